@@ -1,0 +1,116 @@
+"""Graftwork: small trained parts grafted onto frozen models, exactly.
+
+Names load on first use, so that `import graftwork` costs nothing and light commands never import
+torch. See `docs/architecture.md` for the public surface.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from graftwork.errors import GraftError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "graft": "graftwork.graft",
+    "graft_from_spec": "graftwork.graft",
+    "get": "graftwork.handle",
+    "grafts": "graftwork.handle",
+    "activate": "graftwork.handle",
+    "remove": "graftwork.handle",
+    "Graft": "graftwork.handle",
+    "merge": "graftwork.merging",
+    "unmerge": "graftwork.merging",
+    "check_reach": "graftwork.reach",
+    "NewRows": "graftwork.beside",
+    "register_layer": "graftwork.algebra.recognise",
+    "register_reader": "graftwork.fused",
+    "save": "graftwork.store",
+    "load": "graftwork.store",
+    "inspect": "graftwork.store.passport",
+    "cards": "graftwork.cards",
+}
+
+if TYPE_CHECKING:
+    from graftwork.algebra.recognise import register_layer
+    from graftwork.beside import NewRows
+    from graftwork.cards import cards
+    from graftwork.fused import register_reader
+    from graftwork.graft import graft, graft_from_spec
+    from graftwork.handle import Graft, activate, get, grafts, remove
+    from graftwork.merging import merge, unmerge
+    from graftwork.methods.adaptformer import AdaptFormer
+    from graftwork.methods.bitfit import BitFit
+    from graftwork.methods.diablo import DiaBlo
+    from graftwork.methods.dora import DoRA
+    from graftwork.methods.ia3 import IA3
+    from graftwork.methods.lora import LoRA
+    from graftwork.methods.norm_affine import NormAffine
+    from graftwork.reach import check_reach
+    from graftwork.store import load, save
+    from graftwork.store.passport import inspect
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        from graftwork.cards import cards as _cards
+
+        home = next((c["module"] for c in _cards() if c["class"] == name), None)
+    if home is None:
+        raise AttributeError(f"module 'graftwork' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+class _Package(ModuleType):
+    """Keeps `graftwork.graft` and `graftwork.cards` the functions, whoever imports the modules of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # the import system binds a submodule to its package under the submodule's name
+        if isinstance(value, ModuleType) and _HOMES.get(name) == value.__name__:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> list[str]:
+    from graftwork.cards import cards as _cards
+
+    return sorted({*_HOMES, "GraftError", "__version__", *(c["class"] for c in _cards())})
+
+
+__all__ = [
+    "IA3",
+    "AdaptFormer",
+    "BitFit",
+    "DiaBlo",
+    "DoRA",
+    "Graft",
+    "GraftError",
+    "LoRA",
+    "NewRows",
+    "NormAffine",
+    "activate",
+    "cards",
+    "check_reach",
+    "get",
+    "graft",
+    "graft_from_spec",
+    "grafts",
+    "inspect",
+    "load",
+    "merge",
+    "register_layer",
+    "register_reader",
+    "remove",
+    "save",
+    "unmerge",
+]

@@ -1,0 +1,126 @@
+"""Linear maps: `nn.Linear`, transformers' transposed `Conv1D`, `nn.Embedding`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from graftwork.algebra.geometry import BlockPlan, Geometry, fit
+
+
+@dataclass(frozen=True)
+class Linear(Geometry):
+    """`y = x W^T + b`, W `(out, in)`; x of any leading shape."""
+
+    out_attribute: ClassVar[str] = "out_features"
+
+    @property
+    def kind(self) -> str:
+        return "linear"
+
+    def run(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor | None = None
+    ) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def canonical(self, weight: Tensor) -> Tensor:
+        return weight.unsqueeze(0)
+
+    def layout(self, canonical: Tensor) -> Tensor:
+        return canonical.squeeze(0)
+
+    def _through(self, x: Tensor, a: Tensor, groups: int, y: Tensor) -> Tensor:
+        return F.linear(x, a)
+
+    def _mix(self, h: Tensor, b: Tensor, groups: int) -> Tensor:
+        return F.linear(h, b)
+
+    def run_blocks(self, x: Tensor, d: Tensor, plan: BlockPlan, y: Tensor) -> Tensor:
+        x = fit(x, -1, plan.count * plan.cols).unflatten(-1, (plan.count, plan.cols))
+        h = torch.einsum("...ni,noi->...no", x, d.squeeze(0))
+        return fit(h.flatten(-2), -1, self.out)
+
+
+@dataclass(frozen=True)
+class TransposedLinear(Linear):
+    """transformers' `Conv1D` (GPT-2): the same map with W stored `(in, out)`."""
+
+    out_attribute: ClassVar[str] = "nf"
+
+    @property
+    def kind(self) -> str:
+        return "transposed_linear"
+
+    def run(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor | None = None
+    ) -> Tensor:
+        return F.linear(x, weight.transpose(0, 1), bias)
+
+    def canonical(self, weight: Tensor) -> Tensor:
+        return weight.transpose(0, 1).unsqueeze(0)
+
+    def layout(self, canonical: Tensor) -> Tensor:
+        return canonical.squeeze(0).transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class Embedding(Geometry):
+    """A table of `in` tokens x `out` features: the map of one-hot inputs, W stored `(in, out)`."""
+
+    padding_idx: int | None = None
+    scale_grad_by_freq: bool = False
+    out_attribute: ClassVar[str] = "num_embeddings"
+
+    @property
+    def kind(self) -> str:
+        return "embedding"
+
+    def run(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor | None = None
+    ) -> Tensor:
+        return F.embedding(x, weight, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
+
+    def canonical(self, weight: Tensor) -> Tensor:
+        return weight.transpose(0, 1).unsqueeze(0)
+
+    def layout(self, canonical: Tensor) -> Tensor:
+        return canonical.squeeze(0).transpose(0, 1)
+
+    def scale_in(self, x: Tensor, vector: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+        return self.run(x, weight, None) * self.run(x, vector.unsqueeze(1), None)
+
+    def _through(self, x: Tensor, a: Tensor, groups: int, y: Tensor) -> Tensor:
+        return self.run(x, a.transpose(0, 1), None)
+
+    def _mix(self, h: Tensor, b: Tensor, groups: int) -> Tensor:
+        return F.linear(h, b)
+
+    def run_blocks(self, x: Tensor, d: Tensor, plan: BlockPlan, y: Tensor) -> Tensor:
+        # token t lies in block t // cols; its column of that block lands in the block's output rows
+        table = d.squeeze(0).transpose(1, 2).flatten(0, 1)
+        table = fit(table, 0, max(self.in_, table.shape[0]))
+        values = self.run(x, table, None)
+        block = torch.div(x, plan.cols, rounding_mode="floor").clamp(max=plan.count)
+        slot = F.one_hot(block, plan.count + 1)[..., : plan.count].to(values.dtype)
+        return fit((slot.unsqueeze(-1) * values.unsqueeze(-2)).flatten(-2), -1, self.out)
+
+
+@dataclass(frozen=True)
+class Block(Linear):
+    """A whole sub-module seen from outside: features in and out on the last axis, weights unknown.
+
+    Only activation branches can sit here; there is no one weight to change.
+    """
+
+    @property
+    def kind(self) -> str:
+        return "block"
+
+    def run(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor | None = None
+    ) -> Tensor:
+        raise NotImplementedError("a block has no single weight")

@@ -1,0 +1,168 @@
+"""Which layer kind is this module? Told by the forward its class resolves to, never by isinstance.
+
+timm's `StdConv2d` is an `nn.Conv2d` and standardises its weight first; treating it as one is wrong
+by whole units. So a class counts as a kind only if it computes the kind's own forward; any other
+subclass is refused by name until `register_layer` vouches for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from graftwork.algebra.conv import Conv, ConvTranspose
+from graftwork.algebra.geometry import Geometry
+from graftwork.algebra.linear import Block, Embedding, Linear, TransposedLinear
+from graftwork.algebra.norm import Norm
+from graftwork.errors import GraftError
+
+Reader = Callable[[Any], Geometry | str]
+
+
+def _linear(m: nn.Linear) -> Geometry:
+    return Linear(out=m.out_features, in_=m.in_features)
+
+
+def _embedding(m: nn.Embedding) -> Geometry | str:
+    if m.max_norm is not None:
+        return "Embedding(max_norm=...) rewrites the frozen table in its forward; set max_norm=None"
+    if m.sparse:
+        return "Embedding(sparse=True) gives sparse gradients; build it with sparse=False"
+    return Embedding(
+        out=m.embedding_dim,
+        in_=m.num_embeddings,
+        padding_idx=m.padding_idx,
+        scale_grad_by_freq=m.scale_grad_by_freq,
+    )
+
+
+def _conv(m: Any) -> Geometry:
+    return Conv(
+        out=m.out_channels,
+        in_=m.in_channels,
+        groups=m.groups,
+        kernel=tuple(m.kernel_size),
+        stride=tuple(m.stride),
+        padding=m.padding if isinstance(m.padding, str) else tuple(m.padding),
+        dilation=tuple(m.dilation),
+        padding_mode=m.padding_mode,
+        pad=tuple(m._reversed_padding_repeated_twice),
+    )
+
+
+def _conv_transpose(m: Any) -> Geometry:
+    return ConvTranspose(
+        out=m.out_channels,
+        in_=m.in_channels,
+        groups=m.groups,
+        kernel=tuple(m.kernel_size),
+        stride=tuple(m.stride),
+        padding=tuple(m.padding),
+        dilation=tuple(m.dilation),
+    )
+
+
+def _norm(m: Any) -> Geometry | str:
+    if m.bias is None:
+        return "it has no bias"
+    shape = tuple(m.bias.shape)
+    spatial = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}.get(type(m))
+    first = not isinstance(m, nn.LayerNorm)
+    n = m.bias.numel()
+    return Norm(out=n, in_=n, shape=shape, channel_first=first, spatial_dims=spatial)
+
+
+def _transposed_linear(m: Any) -> Geometry:
+    return TransposedLinear(out=m.weight.shape[1], in_=m.weight.shape[0])
+
+
+#: forward function -> reader. Keys are the functions themselves, or "module.Class" for optional
+#: libraries.
+_FORWARDS: dict[Any, Reader] = {
+    nn.Linear.forward: _linear,
+    nn.Embedding.forward: _embedding,
+    nn.Conv1d.forward: _conv,
+    nn.Conv2d.forward: _conv,
+    nn.Conv3d.forward: _conv,
+    nn.ConvTranspose1d.forward: _conv_transpose,
+    nn.ConvTranspose2d.forward: _conv_transpose,
+    nn.ConvTranspose3d.forward: _conv_transpose,
+    nn.LayerNorm.forward: _norm,
+    nn.GroupNorm.forward: _norm,
+    nn.modules.batchnorm._BatchNorm.forward: _norm,
+    nn.modules.instancenorm._InstanceNorm.forward: _norm,
+}
+_CONV_FORWARDS: dict[Any, Any] = {
+    c.forward: c._conv_forward for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+}
+_BY_NAME: dict[str, Reader] = {
+    "transformers.pytorch_utils.Conv1D": _transposed_linear,
+    # computes F.linear of its own weight and bias, with casts for scripting
+    "timm.layers.linear.Linear": _linear,
+}
+_REGISTERED: dict[type, Reader] = {}
+_BASES = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)
+
+
+def register_layer(cls: type[nn.Module], like: type[nn.Module]) -> None:
+    """Vouch that `cls` computes exactly the forward of `like` (for example `nn.Conv2d`).
+
+    Raises:
+        GraftError: `like` is not a layer that Graftwork knows.
+    """
+    reader = _FORWARDS.get(like.forward)
+    if reader is None:
+        raise GraftError(f"register_layer: {like.__name__} is not a known layer kind")
+    _REGISTERED[cls] = reader
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """The module's own class, looking through a graft."""
+    return getattr(type(module), "_base_class", None) or type(module)
+
+
+def recognise(module: nn.Module) -> Geometry | str | None:
+    """The module's geometry; or the reason why a layer-like module is refused; or `None`."""
+    cls = plain_class(module)
+    reader = _REGISTERED.get(cls) or _BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}")
+    if reader is None:
+        reader = _FORWARDS.get(cls.forward)
+        conv = _CONV_FORWARDS.get(cls.forward)
+        if conv is not None and inspect.getattr_static(cls, "_conv_forward") is not conv:
+            reader = None
+        if reader is None:
+            if isinstance(module, _BASES):
+                return (
+                    f"{cls.__name__} overrides the forward of its layer kind; if it computes the "
+                    f"same function, call graftwork.register_layer({cls.__name__}, like=...)"
+                )
+            return None
+    if "forward" in module.__dict__:
+        return "its forward was replaced on the instance; remove that wrapper first"
+    if hasattr(module, "parametrizations"):
+        return "its weight is parametrised (torch.nn.utils.parametrize); remove that first"
+    weight = module._parameters.get("weight")
+    if weight is None:
+        if reader is _norm:
+            return "it has no affine weight"
+        return "its weight is computed by a hook (weight_norm or spectral_norm); remove that first"
+    if isinstance(weight, nn.UninitializedParameter) or not weight.is_floating_point():
+        return "its weight is lazy, quantised or not floating point"
+    return reader(module)
+
+
+def recognise_block(module: nn.Module) -> Geometry | str:
+    """A sub-module as a block: features in of its first linear layer, features out of its last."""
+    linear = [g for g in map(recognise, module.modules()) if isinstance(g, Linear)]
+    if not linear:
+        return "no linear layer inside tells its feature sizes"
+    return Block(out=linear[-1].out, in_=linear[0].in_)
+
+
+def is_norm_with_statistics(module: nn.Module) -> bool:
+    """Whether the module keeps running statistics that a training-mode forward would move."""
+    return isinstance(module._buffers.get("running_mean"), torch.Tensor)

@@ -1,0 +1,247 @@
+"""How a site's class changes, and how adapter tensors hide from the base's `state_dict`.
+
+A grafted layer becomes an instance of a generated, importable, cached subclass of its own class, so
+isinstance, deepcopy, pickle, `torch.compile` and wrappers go on working; exact-type checks
+(`type(m) is nn.Linear`) see the subclass. All that the graft keeps hangs on one hidden child,
+`_graft`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from torch import Tensor, nn
+
+from graftwork.errors import GraftError
+from graftwork.states import CopyState, Hidden, MethodState, SiteState
+
+CHILD = "_graft"
+CALL, ROWS = "", "new_rows"  # slots of a site: its own call, and rows appended to its output
+
+
+class SiteGrafts(Hidden):
+    """Everything that hangs on one site: states by graft name and slot, and what is switched on.
+
+    Attributes:
+        active: (graft name, weight) pairs in force, in order; empty means the base.
+        frozen_norm: the site keeps running statistics and stays in eval mode.
+        serves: dotted paths (from this module) of sites whose weights this module's forward reads.
+        open: whether such an owner's forward is running, so that `.weight` is the effective weight.
+        seen: names of active grafts that were reached, while a reach check listens.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: tuple[tuple[str, float], ...] = ()
+        self.frozen_norm = False
+        self.serves: tuple[str, ...] = ()
+        self.open = False
+        self.seen: set[tuple[str, str]] | None = None
+        self._read: dict[str, Tensor | None] = {}
+
+    def add(self, name: str, slot: str, state: SiteState) -> None:
+        self.add_module(f"{name}:{slot}" if slot else name, state)
+
+    def drop(self, name: str) -> None:
+        for key in [k for k in self._modules if k.split(":")[0] == name]:
+            del self._modules[key]
+        self.active = tuple(a for a in self.active if a[0] != name)
+
+    def state(self, name: str, slot: str = CALL) -> SiteState | None:
+        found = self._modules.get(f"{name}:{slot}" if slot else name)
+        assert found is None or isinstance(found, SiteState)
+        return found
+
+    def slots(self, name: str) -> dict[str, SiteState]:
+        """This graft's states here, by slot."""
+        out: dict[str, SiteState] = {}
+        for key, state in self._modules.items():
+            graft, _, slot = key.partition(":")
+            if graft == name and isinstance(state, SiteState):
+                out[slot] = state
+        return out
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is left that needs the generated class."""
+        return not self._modules and not self.frozen_norm and not self.serves
+
+    def run(self, layer: nn.Module, base: Any, args: Any, kwargs: Any) -> Any:
+        """The site's call under the active grafts."""
+        call, rows = base, base
+        for name, weight in self.active:
+            state = self.state(name)
+            if state is not None:
+                self._mark(name, CALL)
+                if weight == 1.0 and len(self.active) == 1:
+                    call = functools.partial(_one, state, layer, base)
+                else:
+                    call = functools.partial(_summed, self, layer, base)
+                    for other, _ in self.active:
+                        self._mark(other, CALL)
+                break
+        for name, _ in self.active:
+            extra = self.state(name, ROWS)
+            if extra is not None:
+                self._mark(name, ROWS)
+                rows = functools.partial(_one, extra, layer, call)
+                return rows(*args, **kwargs)
+        return call(*args, **kwargs)
+
+    def effective(self, layer: nn.Module, name: str) -> Tensor | None:
+        """The parameter `name` with the active grafts' changes, for an owner that reads it."""
+        if name in self._read:
+            return self._read[name]
+        value: Tensor | None = layer._parameters[name]
+        for graft, weight in self.active:
+            for slot, state in self.slots(graft).items():
+                if isinstance(state, CopyState):
+                    value = dict(state.own_tensors_of_module())[name]
+                elif isinstance(state, MethodState) and name in (
+                    state.weight_name,
+                    state.bias_name,
+                ):
+                    self._mark(graft, slot)
+                    d = state.delta(layer)
+                    change = d.weight if name == state.weight_name else d.bias
+                    if change is not None:
+                        change = change if weight == 1.0 else weight * change
+                        dtype = state.base(layer)[0].dtype
+                        value = (change if value is None else value.to(change.dtype) + change).to(
+                            dtype
+                        )
+        self._read[name] = value
+        return value
+
+    def _mark(self, name: str, slot: str) -> None:
+        if self.seen is not None:
+            self.seen.add((name, slot))
+
+
+def _one(state: SiteState, layer: nn.Module, base: Any, *args: Any, **kwargs: Any) -> Any:
+    return state.call(layer, base, args, kwargs)
+
+
+def _summed(grafts: SiteGrafts, layer: nn.Module, base: Any, *args: Any, **kwargs: Any) -> Any:
+    from graftwork.states import first_input
+
+    y = total = base(*args, **kwargs)
+    for name, weight in grafts.active:
+        state = grafts.state(name)
+        if isinstance(state, MethodState):
+            total = total + weight * state.change(layer, first_input(args, kwargs), y)
+        elif state is not None:
+            raise GraftError(
+                f"graft {name!r} owns whole modules; it cannot be part of a weighted sum"
+            )
+    return total
+
+
+class GraftedSite(nn.Module):
+    """Mixin of every generated class: routes the call, keeps frozen norms in eval mode."""
+
+    _base_class: type[nn.Module]
+    _gated: tuple[str, ...]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        grafts: SiteGrafts = self._modules[CHILD]  # type: ignore[assignment]
+        base = super().forward
+        if grafts.serves:
+            base = functools.partial(_serve, self, grafts, base)
+        if not grafts.active:
+            return base(*args, **kwargs)
+        if grafts.open:
+            # called by an owner that also reads weights: the branch is added once, here
+            grafts.open = False
+            try:
+                return grafts.run(self, base, args, kwargs)
+            finally:
+                grafts.open = True
+        return grafts.run(self, base, args, kwargs)
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        if self._modules[CHILD].frozen_norm:  # type: ignore[union-attr]
+            self.training = False
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _blank, (self._base_class, self._gated), self.__getstate__()  # type: ignore[no-untyped-call]
+
+
+def _serve(owner: nn.Module, grafts: SiteGrafts, base: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run a fused owner's forward while the sites it reads show their effective weights."""
+    sites = [grafts_of(owner.get_submodule(path)) for path in grafts.serves]
+    opened = [s for s in sites if s is not None and not s.open and s.active]
+    try:
+        for s in opened:
+            s._read = {}
+            s.open = True
+        return base(*args, **kwargs)
+    finally:
+        for s in opened:
+            s.open = False
+            s._read = {}
+
+
+def _reader(name: str) -> property:
+    def read(self: nn.Module) -> Tensor | None:
+        grafts = self._modules.get(CHILD)
+        if isinstance(grafts, SiteGrafts) and grafts.open:
+            return grafts.effective(self, name)
+        return self._parameters[name]
+
+    return property(read)
+
+
+_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
+
+
+def site_class(base: type[nn.Module], gated: tuple[str, ...]) -> type[nn.Module]:
+    """The generated subclass of `base`; `gated` parameters show effective to fused owners."""
+    made = _CLASSES.get((base, gated))
+    if made is not None:
+        return made
+    body: dict[str, Any] = {name: _reader(name) for name in gated}
+    body |= {"_base_class": base, "_gated": gated, "__module__": __name__, "__doc__": base.__doc__}
+    made = type(f"Grafted{base.__name__}", (GraftedSite, base), body)
+    _CLASSES[base, gated] = made
+    return made
+
+
+def _blank(base: type[nn.Module], gated: tuple[str, ...]) -> nn.Module:
+    cls = site_class(base, gated)
+    made: nn.Module = cls.__new__(cls)
+    return made
+
+
+def grafts_of(module: nn.Module) -> SiteGrafts | None:
+    """What hangs on this module, or `None`."""
+    found = module._modules.get(CHILD)
+    return found if isinstance(found, SiteGrafts) else None
+
+
+def ensure(module: nn.Module, gated: tuple[str, ...] = ()) -> SiteGrafts:
+    """Give the module its generated class and hidden child, once."""
+    grafts = grafts_of(module)
+    if grafts is None:
+        if hasattr(module, CHILD):
+            raise GraftError(
+                f"{type(module).__name__} already has an attribute {CHILD!r}; rename it first"
+            )
+        grafts = SiteGrafts()
+        grafts.training = module.training
+        module.add_module(CHILD, grafts)
+    base = getattr(type(module), "_base_class", type(module))
+    had: tuple[str, ...] = getattr(type(module), "_gated", ())
+    module.__class__ = site_class(base, tuple(sorted({*had, *gated})))
+    return grafts
+
+
+def release(module: nn.Module) -> None:
+    """Give the module its own class back when nothing hangs on it any more."""
+    grafts = grafts_of(module)
+    if grafts is not None and grafts.idle:
+        del module._modules[CHILD]
+        module.__class__ = module._base_class  # type: ignore[assignment]

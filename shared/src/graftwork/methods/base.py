@@ -1,0 +1,170 @@
+"""What a method is: a typed, ranged, immutable dataclass and the algebra it adds to a layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graftwork.algebra.geometry import Geometry
+from graftwork.errors import GraftError
+
+Params = Mapping[str, Tensor]
+
+
+class Call(NamedTuple):
+    """One call of a grafted layer: its input and output, and its frozen weight and bias."""
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    training: bool
+
+
+class Delta(NamedTuple):
+    """A change of a layer's weight and bias; `None` leaves the tensor as it is."""
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+def setting(
+    default: Any, *, low: float | None = None, high: float | None = None, **extra: Any
+) -> Any:
+    """A dataclass field with an inclusive range that is checked at construction."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, **extra})
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all methods.
+
+    Subclasses are frozen dataclasses with plain fields (JSON and YAML round trip) and the four
+    functions below. `changes` says what they touch: "weight" (mergeable delta), "activation" (a
+    branch) or "module" (the graft owns a copy of the module).
+    """
+
+    id: ClassVar[str]
+    changes: ClassVar[str]
+    layer_kinds: ClassVar[tuple[str, ...]]
+    #: kinds that are grafted when no sites are named
+    default_kinds: ClassVar[tuple[str, ...]]
+    #: globs that are grafted when no sites are named; overrides `default_kinds`
+    default_globs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            _check(
+                f"{type(self).__name__}.{f.name}", getattr(self, f.name), hints[f.name], f.metadata
+            )
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether the change is one of the layer's own tensors."""
+        return self.changes != "activation"
+
+    # -- the algebra ------------------------------------------------------------------------------
+
+    def refuses(self, geo: Geometry, bias: Tensor | None) -> str | None:
+        """Why this layer cannot be served, or `None`."""
+        return None
+
+    def refuses_fused(self, geo: Geometry) -> str | None:
+        """Why a layer whose weight is read without being called cannot be served, or `None`."""
+        if self.changes != "weight":
+            return f"{type(self).__name__} changes activations, and this layer is never called"
+        return None
+
+    def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+        """Trainable tensors at their start values, float32 (float64 on a float64 base)."""
+        raise NotImplementedError
+
+    def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
+        """What is added to the layer's output `c.y`."""
+        raise NotImplementedError
+
+    def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
+        """The same change as tensors. `weight` and `bias` come in float32 or wider, as do `p`."""
+        raise GraftError(
+            f"{type(self).__name__} cannot be merged: it changes activations, not weights"
+        )
+
+    # -- configuration ----------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """Fields as plain JSON values."""
+        return {
+            f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v
+            for f in dataclasses.fields(self)
+        }
+
+    def with_fields(self, **fields: Any) -> Method:
+        """The same method with some fields changed.
+
+        Raises:
+            GraftError: an unknown field or a value out of range.
+        """
+        return from_config(type(self), {**self.config(), **fields})
+
+
+def from_config(cls: type[Method], config: Mapping[str, Any]) -> Method:
+    """Build a method from plain values, strictly.
+
+    Raises:
+        GraftError: unknown field, wrong type, value out of range or not finite.
+    """
+    fields = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(config) - fields)
+    if unknown:
+        raise GraftError(f"{cls.__name__}: unknown field {unknown[0]!r}; it has {sorted(fields)}")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+
+
+def _check(name: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> None:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if not any(_fits(value, option) for option in options):
+        raise GraftError(f"{name} must be {_words(hint)}, not {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise GraftError(f"{name} must be finite, not {value!r}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        low, high = limits.get("low"), limits.get("high")
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise GraftError(
+                f"{name} must lie in [{low}, {'...' if high is None else high}], not {value!r}"
+            )
+    choices = limits.get("choices")
+    if choices is not None and value not in choices:
+        raise GraftError(f"{name} must be one of {list(choices)}, not {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        return isinstance(value, tuple) and all(_fits(v, item) for v in value)
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    return (
+        getattr(hint, "__name__", str(hint)) if not isinstance(hint, types.UnionType) else str(hint)
+    )
+
+
+def work_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype adapter tensors are kept and merged in: float32, or float64 on a float64 base."""
+    return torch.promote_types(weight.dtype, torch.float32)

@@ -1,0 +1,107 @@
+"""LoRA: low-rank adaptation (Hu et al. 2021, arXiv 2106.09685), with the rsLoRA scale (2312.03732).
+
+    W = W0 + s B A,   s = alpha / r   (rsLoRA: alpha / sqrt(r))          (paper, eq. 3)
+
+Shapes: A `(r, in/g, *kernel)`, B `(out, r/g, 1...)`: A takes the layer's own geometry, B mixes
+channels at each position. Where the groups g do not divide r, all groups share A and B is `(out,
+r, 1...)`. An embedding sees one-hot tokens: A `(r, tokens)`, B `(features, r)`.
+
+Initialisation: A uniform in +-1/sqrt(fan in) (Kaiming, a = sqrt 5), B zero: the start is the base.
+On an embedding A is zero and B standard normal, because gradients reach A one token at a time.
+
+Departures: none for linear layers; convolutions and embeddings as in Hugging Face PEFT, plus
+dilation, padding modes, groups and transposed convolutions, which it lacks.
+Refuses: Embedding(max_norm) and Embedding(sparse) (the algebra does); dropout > 0 where a fused
+owner reads the weight without calling the layer, because dropout acts on an input nobody passes in.
+
+Invariants:
+1. The start equals the base bit for bit.
+2. forward = merged forward = W0 + s B A by hand.
+3. r(in/g * prod(kernel)) + out * r/g parameters per site.
+4. A has no gradient on the first step, B has.
+5. rsLoRA at r = 1 equals LoRA at r = 1.
+6. Dropout acts in training only, on the branch only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from graftwork.algebra.geometry import Geometry
+from graftwork.algebra.linear import Embedding
+from graftwork.cards import expand_kinds
+from graftwork.methods.base import Call, Delta, Method, Params, setting, work_dtype
+
+CARD: dict[str, Any] = {
+    "id": "lora",
+    "class": "LoRA",
+    "kind": "low-rank",
+    "changes": "weight",
+    "mergeable": True,
+    "layer_kinds": ["layers"],
+    "parameters": "r (in/g k + out/g)",
+    "paper": "arXiv 2106.09685; rsLoRA arXiv 2312.03732",
+}
+
+
+@dataclass(frozen=True)
+class LoRA(Method):
+    """Low-rank adaptation.
+
+    Args:
+        rank: r, the width of the update.
+        alpha: numerator of the scale; `None` means alpha = rank, that is s = 1.
+        rslora: divide by sqrt(rank) instead of rank.
+        dropout: probability of zeroing an input element of the branch in training.
+    """
+
+    rank: int = setting(8, low=1)
+    alpha: float | None = None
+    rslora: bool = False
+    dropout: float = setting(0.0, low=0.0, high=0.999)
+
+    id: ClassVar[str] = "lora"
+    changes: ClassVar[str] = "weight"
+    layer_kinds: ClassVar[tuple[str, ...]] = expand_kinds(CARD["layer_kinds"])
+    default_kinds: ClassVar[tuple[str, ...]] = tuple(k for k in layer_kinds if k != "embedding")
+
+    @property
+    def scale(self) -> float:
+        """s of the equation."""
+        alpha = float(self.rank if self.alpha is None else self.alpha)
+        return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def refuses_fused(self, geo: Geometry) -> str | None:
+        if self.dropout > 0:
+            return "LoRA.dropout > 0 cannot act on a layer that is never called; set it to 0 there"
+        return super().refuses_fused(geo)
+
+    def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+        a_shape, b_shape = geo.factor_shapes(self.rank)
+        a = torch.zeros(a_shape, dtype=work_dtype(weight), device=weight.device)
+        b = torch.zeros(b_shape, dtype=a.dtype, device=a.device)
+        if isinstance(geo, Embedding):
+            torch.nn.init.normal_(b)
+        else:
+            bound = 1 / math.sqrt(max(1, a[0].numel()))
+            torch.nn.init.uniform_(a, -bound, bound)
+        return {"A": a, "B": b}
+
+    def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
+        return self.scale * self.branch(geo, p, c)
+
+    def branch(self, geo: Geometry, p: Params, c: Call) -> Tensor:
+        """`B A x`, unscaled."""
+        a, b = p["A"].to(c.y.dtype), p["B"].to(c.y.dtype)
+        if isinstance(geo, Embedding):  # tokens cannot be dropped out, their features can
+            return geo.up(F.dropout(geo.down(c.x, a, c.y), self.dropout, c.training), b)
+        return geo.lowrank(F.dropout(c.x, self.dropout, c.training), a, b, c.y)
+
+    def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
+        return Delta(weight=self.scale * geo.product(p["A"], p["B"]))

@@ -1,0 +1,221 @@
+"""What a graft keeps at one site, and how it changes that site's call.
+
+A state is a child module of the site that `state_dict` does not see. Three forms: tensors of a
+method (`MethodState`), a copy of the whole module (`CopyState`), new output or token rows
+(`RowsState`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graftwork.algebra.geometry import Geometry
+from graftwork.algebra.linear import Embedding
+from graftwork.errors import GraftError
+from graftwork.methods.base import Call, Delta, Method, work_dtype
+
+Base = Callable[..., Any]
+
+
+class Hidden(nn.Module):
+    """A module that `parameters()` and `.to()` see and the base's `state_dict` does not."""
+
+    _prefix: str = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_post_hook(_forget_missing)  # type: ignore[no-untyped-call]
+
+    def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
+        # a destination means that a parent collects; then this child has nothing to add
+        if destination is not None:
+            return destination
+        return super().state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        self._prefix = prefix
+
+
+def _forget_missing(module: nn.Module, keys: Any) -> None:
+    # children of a hidden module report their tensors as missing; they were never in the file
+    assert isinstance(module, Hidden)
+    if module._prefix:
+        keys.missing_keys[:] = [k for k in keys.missing_keys if not k.startswith(module._prefix)]
+
+
+class SiteState(Hidden):
+    """Base of the three forms. `kind` is the word in passports and summaries."""
+
+    kind: str = ""
+
+    def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
+        """The site's output with this state active."""
+        raise NotImplementedError
+
+    def own_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor that belongs to the graft, buffers included, by a stable name."""
+        yield from self.named_parameters()
+        yield from self.named_buffers()
+
+    def merged(self, layer: nn.Module) -> dict[str, Tensor]:
+        """New tensors of the layer, by name, in the dtypes they will have."""
+        raise NotImplementedError
+
+
+class MethodState(SiteState):
+    """A method's tensors at one layer, or at one raw parameter such as `in_proj_weight`.
+
+    Args:
+        method: the method with this site's own settings.
+        geo: the layer's geometry.
+        weight_name, bias_name: the layer's parameters that the method changes.
+    """
+
+    kind = "method"
+
+    def __init__(
+        self, method: Method, geo: Geometry, layer: nn.Module, weight_name: str, bias_name: str
+    ) -> None:
+        super().__init__()
+        self.method, self.geo = method, geo
+        self.weight_name, self.bias_name = weight_name, bias_name
+        weight, bias = self.base(layer)
+        for name, value in method.start(geo, weight, bias).items():
+            self.register_parameter(name, nn.Parameter(value))
+        self.names = tuple(self._parameters)
+
+    def base(self, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+        """The frozen weight and bias (for a block: any tensor of it, for dtype and device)."""
+        weight = layer._parameters.get(self.weight_name)
+        if weight is None:
+            weight = next(layer.parameters())
+        return weight, layer._parameters.get(self.bias_name)
+
+    def params(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.names}
+
+    def change(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """What this graft adds to the layer's output."""
+        weight, bias = self.base(layer)
+        c = Call(x, y, weight, bias, self.training)
+        return self.method.change(self.geo, self.params(), c).to(y.dtype)
+
+    def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
+        y = base(*args, **kwargs)
+        return y + self.change(layer, first_input(args, kwargs), y)
+
+    def delta(self, layer: nn.Module) -> Delta:
+        """The change of weight and bias, in float32 or wider."""
+        weight, bias = self.base(layer)
+        wide = work_dtype(weight)
+        params = {k: v.to(wide) for k, v in self.params().items()}
+        return self.method.weight_change(
+            self.geo,
+            params,
+            weight.detach().to(wide),
+            None if bias is None else bias.detach().to(wide),
+        )
+
+    def merged(self, layer: nn.Module) -> dict[str, Tensor]:
+        weight, bias = self.base(layer)
+        with torch.no_grad():
+            d = self.delta(layer)
+            out: dict[str, Tensor] = {}
+            if d.weight is not None:
+                out[self.weight_name] = (weight.to(d.weight.dtype) + d.weight).to(weight.dtype)
+            if d.bias is not None:
+                total = d.bias if bias is None else bias.to(d.bias.dtype) + d.bias
+                out[self.bias_name] = total.to(weight.dtype)
+        return out
+
+
+class CopyState(SiteState):
+    """The graft owns a copy of the whole module: its tensors train, its buffers move."""
+
+    kind = "module"
+
+    def __init__(self, method: Method | None, layer: nn.Module) -> None:
+        super().__init__()
+        self.method = method
+        self.module = copy.deepcopy(layer)
+        for p in self.module.parameters():
+            p.requires_grad_(p.is_floating_point())
+
+    def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def merged(self, layer: nn.Module) -> dict[str, Tensor]:
+        return {n: t.detach().clone() for n, t in self.own_tensors_of_module()}
+
+    def own_tensors_of_module(self) -> Iterator[tuple[str, Tensor]]:
+        """The copy's tensors by their names inside the module."""
+        yield from self.module.named_parameters()
+        yield from self.module.named_buffers()
+
+
+class RowsState(SiteState):
+    """New output channels behind a layer's own, or new tokens behind an embedding's."""
+
+    kind = "rows"
+
+    def __init__(self, new: int, geo: Geometry, layer: nn.Module) -> None:
+        super().__init__()
+        self.new, self.geo = new, geo
+        self.embedding = isinstance(geo, Embedding)
+        weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+        assert weight is not None
+        zero = torch.zeros((), dtype=work_dtype(weight), device=weight.device)
+        # new outputs start at zero (their logit is 0 everywhere); new tokens like the table's mean
+        # token, which is where an untrained token does least harm
+        if self.embedding:
+            rows = weight.detach().to(work_dtype(weight)).mean(0, keepdim=True).repeat(new, 1)
+        else:
+            shape = geo.with_out(new).weight_shape()
+            rows = zero.new_zeros(shape)
+        self.weight = nn.Parameter(rows)
+        self.bias = None if bias is None else nn.Parameter(zero.new_zeros(new))
+
+    def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
+        x = first_input(args, kwargs)
+        if self.embedding:
+            old = x < self.geo.in_
+            y = base(torch.where(old, x, 0))
+            rows = nn.functional.embedding(
+                torch.where(old, 0, x - self.geo.in_), self.weight.to(y.dtype)
+            )
+            return torch.where(old.unsqueeze(-1), y, rows)
+        y = base(*args, **kwargs)
+        bias = None if self.bias is None else self.bias.to(y.dtype)
+        rows = self.geo.with_out(self.new).run(x, self.weight.to(y.dtype), bias, y)
+        return torch.cat([y, rows], dim=self.geo.axis)
+
+    def merged(self, layer: nn.Module) -> dict[str, Tensor]:
+        weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+        assert weight is not None
+        return self.widen(weight, bias)
+
+    def widen(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+        """`weight` and `bias` with the new rows appended."""
+        if self.embedding:
+            return {"weight": torch.cat([weight.detach(), self.weight.detach().to(weight.dtype)])}
+        joined = [self.geo.canonical(weight), self.geo.with_out(self.new).canonical(self.weight)]
+        with torch.no_grad():
+            out = {
+                "weight": self.geo.layout(torch.cat([t.to(weight.dtype) for t in joined], dim=1))
+            }
+            if bias is not None and self.bias is not None:
+                out["bias"] = torch.cat([bias, self.bias.to(bias.dtype)])
+        return {k: v.contiguous() for k, v in out.items()}
+
+
+def first_input(args: Any, kwargs: Any) -> Tensor:
+    """The tensor a layer was called with, however it was passed."""
+    x = args[0] if args else kwargs.get("input", kwargs.get("x", next(iter(kwargs.values()), None)))
+    if not isinstance(x, Tensor):
+        raise GraftError("a grafted layer was called without an input tensor")
+    return x
