@@ -85,8 +85,8 @@ def main(chosen: list[str]) -> None:
     wheels = {pyproject(m)["project"]["name"]: build(m, DIST) for m in members()}
     for member in [ROOT / folder for folder in chosen] or members():
         try_out(member, wheels)
-    for wheel in wheels.values():
-        print(f"{wheel.relative_to(ROOT)}: {wheel.stat().st_size / 1e6:.1f} MB, installed and run")
+        wheel = wheels[pyproject(member)["project"]["name"]]
+        print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB, installed and run", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""What every test shares: one thread per worker, and a fresh, printed seed of generated cases."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+# Before anything imports numpy or torch: two workers on two cores must not start four threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+# No test may ask a model hub; those that load a named architecture build it from its configuration.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Pictures are drawn to files.
+os.environ["MPLBACKEND"] = "Agg"
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# pytest-timeout sets the limits: a deadline per example would fail on a busy machine only.
+settings.register_profile(
+    "graftwork", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("graftwork")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # Workers get the controller's options, so that one seed holds for the whole run.
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(secrets.randbits(32))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    seed = config.option.hypothesis_seed
+    return f"generated cases: seed {seed} (the same again: --hypothesis-seed={seed})"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(pytest_report_header(terminalreporter.config))
