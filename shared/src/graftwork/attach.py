@@ -9,12 +9,13 @@ isinstance, deepcopy, pickle, `torch.compile` and wrappers go on working; exact-
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 from graftwork.errors import GraftError
-from graftwork.states import CopyState, Hidden, MethodState, SiteState
+from graftwork.states import CopyState, Hidden, MethodState, SiteState, first_input
 
 CHILD = "_graft"
 CALL, ROWS = "", "new_rows"  # slots of a site: its own call, and rows appended to its output
@@ -25,7 +26,8 @@ class SiteGrafts(Hidden):
 
     Attributes:
         active: (graft name, weight) pairs in force, in order; empty means the base.
-        frozen_norm: the site keeps running statistics and stays in eval mode.
+        frozen_norm: the site keeps running statistics and stays in eval mode; `training` of this
+            child is the mode that it would have without the graft.
         serves: dotted paths (from this module) of sites whose weights this module's forward reads.
         open: whether such an owner's forward is running, so that `.weight` is the effective weight.
         seen: names of active grafts that were reached, while a reach check listens.
@@ -69,10 +71,11 @@ class SiteGrafts(Hidden):
 
     def run(self, layer: nn.Module, base: Any, args: Any, kwargs: Any) -> Any:
         """The site's call under the active grafts."""
-        call, rows = base, base
+        call = base
         for name, weight in self.active:
             state = self.state(name)
             if state is not None:
+                state.check(layer)
                 self._mark(name, CALL)
                 if weight == 1.0 and len(self.active) == 1:
                     call = functools.partial(_one, state, layer, base)
@@ -84,9 +87,9 @@ class SiteGrafts(Hidden):
         for name, _ in self.active:
             extra = self.state(name, ROWS)
             if extra is not None:
+                extra.check(layer)
                 self._mark(name, ROWS)
-                rows = functools.partial(_one, extra, layer, call)
-                return rows(*args, **kwargs)
+                return extra.call(layer, call, args, kwargs)
         return call(*args, **kwargs)
 
     def effective(self, layer: nn.Module, name: str) -> Tensor | None:
@@ -97,7 +100,8 @@ class SiteGrafts(Hidden):
         for graft, weight in self.active:
             for slot, state in self.slots(graft).items():
                 if isinstance(state, CopyState):
-                    value = dict(state.own_tensors_of_module())[name]
+                    self._mark(graft, slot)
+                    value = state.module._parameters[name]
                 elif isinstance(state, MethodState) and name in (
                     state.weight_name,
                     state.bias_name,
@@ -124,8 +128,6 @@ def _one(state: SiteState, layer: nn.Module, base: Any, *args: Any, **kwargs: An
 
 
 def _summed(grafts: SiteGrafts, layer: nn.Module, base: Any, *args: Any, **kwargs: Any) -> Any:
-    from graftwork.states import first_input
-
     y = total = base(*args, **kwargs)
     for name, weight in grafts.active:
         state = grafts.state(name)
@@ -135,7 +137,7 @@ def _summed(grafts: SiteGrafts, layer: nn.Module, base: Any, *args: Any, **kwarg
             raise GraftError(
                 f"graft {name!r} owns whole modules; it cannot be part of a weighted sum"
             )
-    return total
+    return total.to(y.dtype)
 
 
 class GraftedSite(nn.Module):
@@ -168,6 +170,50 @@ class GraftedSite(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _blank, (self._base_class, self._gated), self.__getstate__()  # type: ignore[no-untyped-call]
+
+
+class GraftedContainer(GraftedSite):
+    """A grafted `nn.Sequential` or `nn.ModuleList` runs, counts and indexes its own children."""
+
+    def own_children(self) -> dict[str, nn.Module]:
+        """The children by name, without the graft's."""
+        return {n: m for n, m in self._modules.items() if n != CHILD and m is not None}
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(self.own_children().values()))
+
+    def __len__(self) -> int:
+        return len(self.own_children())
+
+    def __getitem__(self, index: Any) -> Any:
+        plain = nn.Sequential() if isinstance(self, nn.Sequential) else nn.ModuleList()
+        plain._modules.update(self.own_children())
+        return plain[index]
+
+
+class GraftedDict(GraftedContainer):
+    """The same for `nn.ModuleDict`."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.own_children())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.own_children()[index]
+
+    def keys(self) -> Any:
+        return self.own_children().keys()
+
+    def values(self) -> Any:
+        return self.own_children().values()
+
+    def items(self) -> Any:
+        return self.own_children().items()
+
+
+def _mixin(base: type[nn.Module]) -> type[GraftedSite]:
+    if issubclass(base, nn.ModuleDict):
+        return GraftedDict
+    return GraftedContainer if issubclass(base, nn.Sequential | nn.ModuleList) else GraftedSite
 
 
 def _serve(owner: nn.Module, grafts: SiteGrafts, base: Any, *args: Any, **kwargs: Any) -> Any:
@@ -205,7 +251,7 @@ def site_class(base: type[nn.Module], gated: tuple[str, ...]) -> type[nn.Module]
         return made
     body: dict[str, Any] = {name: _reader(name) for name in gated}
     body |= {"_base_class": base, "_gated": gated, "__module__": __name__, "__doc__": base.__doc__}
-    made = type(f"Grafted{base.__name__}", (GraftedSite, base), body)
+    made = type(f"Grafted{base.__name__}", (_mixin(base), base), body)
     _CLASSES[base, gated] = made
     return made
 
@@ -226,10 +272,6 @@ def ensure(module: nn.Module, gated: tuple[str, ...] = ()) -> SiteGrafts:
     """Give the module its generated class and hidden child, once."""
     grafts = grafts_of(module)
     if grafts is None:
-        if hasattr(module, CHILD):
-            raise GraftError(
-                f"{type(module).__name__} already has an attribute {CHILD!r}; rename it first"
-            )
         grafts = SiteGrafts()
         grafts.training = module.training
         module.add_module(CHILD, grafts)

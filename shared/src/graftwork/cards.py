@@ -32,7 +32,7 @@ def cards() -> tuple[dict[str, Any], ...]:
         ValueError: a card lacks a field, has an unknown one, or repeats an id or class.
     """
     found: dict[str, dict[str, Any]] = {}
-    for entry in sorted(files("graftwork.methods").iterdir(), key=lambda e: e.name):
+    for entry in sorted(files("graftwork").joinpath("methods").iterdir(), key=lambda e: e.name):
         if not entry.name.endswith(".py") or entry.name.startswith("_"):
             continue
         card = _literal_card(entry.read_text(encoding="utf8"))

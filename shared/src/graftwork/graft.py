@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftwork.algebra.recognise import is_norm_with_statistics, recognise
+from graftwork.algebra.recognise import has_statistics, plain_class, recognise
 from graftwork.attach import CALL, CHILD, ROWS, ensure, grafts_of
 from graftwork.beside import NewRows
 from graftwork.errors import GraftError
-from graftwork.fused import owners
-from graftwork.handle import Graft, activate, get
-from graftwork.ledger import ATTRIBUTE, Beside, Entry, Ledger, root_of
+from graftwork.handle import Graft, activate, fill, get
+from graftwork.ledger import ATTRIBUTE, Beside, Entry, Ledger
 from graftwork.methods import method_class
 from graftwork.methods.base import Method, from_config
+from graftwork.refusals import check_entry, check_name, check_root, obstacle
 from graftwork.sites import (
     Pattern,
     Site,
@@ -62,12 +62,14 @@ def graft(
         GraftError: bad name, pattern without a match, a layer that cannot be served exactly, a name
             already in use. Nothing has changed then.
     """
-    if isinstance(sites, str | type):
-        sites = [sites]
+    if not isinstance(model, nn.Module):
+        raise GraftError(f"model: pass a torch.nn.Module, not {type(model).__name__}")
+    if not isinstance(method, Method):
+        raise GraftError(f"method: pass an instance such as LoRA(8), not {method!r}")
     beside = _beside(model, also_train)
     outside = {b.name for b in beside if b.new is None}
     chosen, left = select(model, method, sites, outside)
-    pairs = _with_overrides(chosen, method, overrides or {})
+    pairs = _with_overrides(model, chosen, method, overrides or {})
     return _attach(model, name, Entry(method, pairs, beside, left), seed)
 
 
@@ -82,6 +84,23 @@ def graft_from_spec(
     Raises:
         GraftError: a site that the model lacks or that is another kind of layer (all are listed),
             a bad method config, or tensors that do not fit.
+    """
+    entry, faults = resolve(model, spec)
+    if faults:
+        raise GraftError(
+            f"the graft does not fit {type(model).__name__}:\n  " + "\n  ".join(faults)
+        )
+    return _attach(model, name, entry, None, tensors)
+
+
+def resolve(model: nn.Module, spec: Mapping[str, Any]) -> tuple[Entry, list[str]]:
+    """Find a spec's sites and modules on a model, without touching it.
+
+    Returns:
+        What was found, and one line for everything that the model lacks or that is of another kind.
+
+    Raises:
+        GraftError: a method that is unknown or whose config is bad.
     """
     method = _method(spec["method"])
     layers = candidates(model)
@@ -99,19 +118,9 @@ def graft_from_spec(
     for item in spec["also_train"]:
         if item["name"] not in modules:
             faults.append(f"{item['name']}: the model has no such module")
-        beside.append(Beside(item["name"], item.get("new")))
-    if faults:
-        raise GraftError(
-            f"the graft does not fit {type(model).__name__}:\n  " + "\n  ".join(faults)
-        )
-    made = _attach(model, name, Entry(method, pairs, beside, {}), None)
-    if tensors is not None:
-        try:
-            made.load_tensors(tensors)
-        except GraftError:
-            made.remove()
-            raise
-    return made
+        else:
+            beside.append(Beside(item["name"], item.get("new")))
+    return Entry(method, pairs, beside, {}), faults
 
 
 def _method(item: Mapping[str, Any]) -> Method:
@@ -131,22 +140,33 @@ def _named_site(
         good = name in modules and is_norm(modules[name])
         return Site(name, name, None) if good else "the model has no such norm"
     if kind == "block":
+        if "block" not in method.layer_kinds:
+            return f"{method.id} does not serve a block"
         block = (
             recognise_block(modules[name]) if name in modules else "the model has no such module"
         )
         return block if isinstance(block, str) else Site(name, name, block)
     site = layers.get(name, "the model has no such layer")
-    if isinstance(site, Site) and site.geo is not None and site.geo.kind != kind:
+    if isinstance(site, str) or site.geo is None:
+        return site
+    if site.geo.kind != kind:
         return f"a {site.geo.kind} here, a {kind} in the graft"
-    return site
+    if kind not in method.layer_kinds:
+        return f"{method.id} does not serve a {kind}"
+    return method.refuses(site.geo, modules[site.module]._parameters.get(site.bias)) or site
 
 
 def _with_overrides(
-    chosen: list[Site], method: Method, overrides: Mapping[str, Mapping[str, Any] | Method]
+    model: nn.Module,
+    chosen: list[Site],
+    method: Method,
+    overrides: Mapping[str, Mapping[str, Any] | Method],
 ) -> list[tuple[Site, Method]]:
     methods = {s.name: method for s in chosen}
     for pattern, change in overrides.items():
-        hits = [s for s in chosen if matches(pattern, s.name, nn.Identity())]
+        if not isinstance(change, Mapping | Method):
+            raise GraftError(f"overrides: {pattern!r} must give fields or a method, not {change!r}")
+        hits = [s for s in chosen if matches(pattern, s.name, model.get_submodule(s.module))]
         if not hits:
             raise no_match(pattern, methods, "overrides")
         for site in hits:
@@ -159,6 +179,10 @@ def _with_overrides(
                 raise GraftError(
                     f"overrides: {new.id} does not serve {site.name} ({site.geo.kind})"
                 )
+            bias = model.get_submodule(site.module)._parameters.get(site.bias)
+            why = new.refuses(site.geo, bias)
+            if why is not None:
+                raise GraftError(f"overrides: {new.id} refuses {site.name}: {why}")
             methods[site.name] = new
     return [(s, methods[s.name]) for s in chosen]
 
@@ -181,26 +205,37 @@ def _beside(model: nn.Module, also_train: Iterable[str | NewRows] | str | NewRow
                 )
             rows.append(Beside(hits[0], item.new))
         else:
-            copied += [n for n in hits if not within(n, {h for h in hits if h != n} | set(copied))]
+            copied += [part for n in hits for part in _callable_parts(n, modules)]
     whole = [Beside(n) for n in dict.fromkeys(copied) if not within(n, set(copied) - {n})]
     return whole + rows
+
+
+def _callable_parts(name: str, modules: Mapping[str, nn.Module]) -> list[str]:
+    """The module itself; for a list or dict of modules, which is never called, its children."""
+    if plain_class(modules[name]).forward is not nn.Module.forward:
+        return [name]
+    children = [
+        f"{name}.{child}".lstrip(".")
+        for child, m in modules[name].named_children()
+        if child != CHILD and _has_tensors(m)
+    ]
+    return [part for child in children for part in _callable_parts(child, modules)]
 
 
 def _has_tensors(module: nn.Module) -> bool:
     return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
 
 
-def _attach(model: nn.Module, name: str, entry: Entry, seed: int | None) -> Graft:
+def _attach(
+    model: nn.Module,
+    name: str,
+    entry: Entry,
+    seed: int | None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Graft:
     """Build every state first, then touch the model: a refusal leaves it as it was."""
-    if not name or any(c in name for c in ".:/\\") or not name.isprintable() or len(name) > 100:
-        raise GraftError(
-            f"name: {name!r} is not a graft name (no dots, colons or slashes; up to 100 characters)"
-        )
-    root = root_of(model)
-    if root is not None and root is not model:
-        raise GraftError(
-            "a module inside this one is already grafted; graft that one, or remove its graft"
-        )
+    check_name(name)
+    check_root(model)
     ledger: Ledger = model.__dict__.get(ATTRIBUTE) or Ledger()
     if name in ledger.entries:
         raise GraftError(
@@ -208,53 +243,42 @@ def _attach(model: nn.Module, name: str, entry: Entry, seed: int | None) -> Graf
         )
     if ledger.merged is not None:
         raise GraftError("a graft is merged; call unmerge() before grafting another")
-    readers = [(site, method, _owners(model, site, method)) for site, method in entry.sites]
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+    readings = check_entry(model, entry)
+    first = ATTRIBUTE not in model.__dict__
+    norms = [m for _, m in own_modules(model) if has_statistics(m)] if first else []
+    for norm in norms:
+        why = obstacle(norm, called=False)
+        if why is not None:
+            raise GraftError(f"{type(norm).__name__} cannot be kept in eval mode: {why}")
+    # start values that are replaced at once must not move the caller's generator
+    with torch.random.fork_rng(devices=[], enabled=seed is not None or tensors is not None):
         if seed is not None:
             torch.manual_seed(seed)
         states = _states(model, entry)
+    if tensors is not None:
+        fill(((f"{m}.{slot}".strip("."), state) for m, slot, state in states), tensors)
 
     for module_name, slot, state in states:
         module = model.get_submodule(module_name)
-        state.train(model.training)
-        ensure(module).add(name, slot, state)
-    for site, _, found in readers:
-        for owner, path in found:
-            gate = (site.weight, site.bias) if site.bias else (site.weight,)
-            ensure(model.get_submodule(site.module), gate)
-            serving = ensure(model.get_submodule(owner))
-            serving.serves = tuple(dict.fromkeys([*serving.serves, path]))
-    if ATTRIBUTE not in model.__dict__:
+        grafts = ensure(module)
+        state.training = grafts.training
+        grafts.add(name, slot, state)
+    for site, gated, owner, path in readings:
+        ensure(model.get_submodule(site), gated)
+        serving = ensure(model.get_submodule(owner))
+        serving.serves = tuple(dict.fromkeys([*serving.serves, path]))
+    if first:
         model.__dict__[ATTRIBUTE] = ledger
         for param_name, p in model.named_parameters():
             if CHILD not in param_name.split(".") and p.requires_grad:
                 ledger.trained.append(param_name)
                 p.requires_grad_(False)
-        for _, module in list(own_modules(model)):
-            if is_norm_with_statistics(module):
-                ensure(module).frozen_norm = True
-                module.training = False
+        for norm in norms:
+            ensure(norm).frozen_norm = True
+            norm.training = False
     ledger.entries[name] = entry
     activate(model, name)
     return get(model, name)
-
-
-def _owners(model: nn.Module, site: Site, method: Method) -> list[tuple[str, str]]:
-    """Modules that read this site's weight; refused by name if the method cannot serve them."""
-    names = (site.weight, site.bias) if site.bias else (site.weight,)
-    found = list(owners(model, site.module, names))
-    if found and site.geo is not None:
-        why = method.refuses_fused(site.geo)
-        if why is not None:
-            kind = type(model.get_submodule(found[0][0])).__name__
-            raise GraftError(
-                f"{method.id} refuses {site.name}: {kind} reads its weight directly. {why}"
-            )
-    if site.raw and not found:
-        raise GraftError(
-            f"{site.name}: its module's forward is unknown; declare it with register_reader"
-        )
-    return found
 
 
 def _states(model: nn.Module, entry: Entry) -> list[tuple[str, str, SiteState]]:
@@ -262,7 +286,7 @@ def _states(model: nn.Module, entry: Entry) -> list[tuple[str, str, SiteState]]:
     for site, method in entry.sites:
         module = model.get_submodule(site.module)
         if site.geo is None:
-            made.append((site.module, CALL, CopyState(method, plain_copy(module, model.training))))
+            made.append((site.module, CALL, CopyState(module, plain_copy(site.name, module))))
         else:
             slot = site.weight if site.raw else CALL
             made.append(
@@ -271,21 +295,25 @@ def _states(model: nn.Module, entry: Entry) -> list[tuple[str, str, SiteState]]:
     for item in entry.beside:
         module = model.get_submodule(item.name)
         if item.new is None:
-            made.append((item.name, CALL, CopyState(None, plain_copy(module, model.training))))
+            made.append((item.name, CALL, CopyState(module, plain_copy(item.name, module))))
             continue
         geo = recognise(module)
-        if geo is None or isinstance(geo, str) or geo.groups != 1 or geo.kind == "norm":
-            why = geo if isinstance(geo, str) else "it is no layer with rows, or has groups"
-            raise GraftError(f"NewRows({item.name!r}): {why}")
+        assert geo is not None and not isinstance(geo, str)  # check_entry refused the rest
         made.append((item.name, ROWS, RowsState(item.new, geo, module)))
     return made
 
 
-def plain_copy(module: nn.Module, training: bool) -> nn.Module:
-    """A deep copy without anything that a graft added, in the model's own mode."""
-    copied = copy.deepcopy(module)
+def plain_copy(name: str, module: nn.Module) -> nn.Module:
+    """A deep copy without anything that a graft added, each part in the mode it would have."""
+    try:
+        copied = copy.deepcopy(module)
+    except RuntimeError as error:  # torch: a tensor that was computed cannot be copied
+        raise GraftError(f"also_train: {name or 'the model'} cannot be copied: {error}") from None
     for m in list(copied.modules()):
-        if grafts_of(m) is not None:
+        grafts = grafts_of(m)
+        if grafts is not None:
+            if grafts.frozen_norm:
+                m.training = grafts.training
             del m._modules[CHILD]
             m.__class__ = m._base_class  # type: ignore[assignment]
-    return copied.train(training)
+    return copied

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,10 +44,22 @@ class Graft:
     def states(self) -> Iterator[tuple[str, SiteState]]:
         """(site name, state) for everything that belongs to this graft."""
         for module_name in self.entry.modules():
-            grafts = grafts_of(self.model.get_submodule(module_name))
-            assert grafts is not None
-            for slot, state in grafts.slots(self.name).items():
+            for slot, state in self.site(module_name).slots(self.name).items():
                 yield _join(module_name, slot), state
+
+    def site(self, module_name: str) -> SiteGrafts:
+        """What hangs on one of this graft's modules.
+
+        Raises:
+            GraftError: somebody put another module in its place.
+        """
+        grafts = grafts_of(self.model.get_submodule(module_name))
+        if grafts is None or not grafts.slots(self.name):
+            raise GraftError(
+                f"{module_name or 'the model'} was replaced after graft {self.name!r} was attached; "
+                "change the base first (resize its embeddings, say) and graft then"
+            )
+        return grafts
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This graft's trainable tensors by stable key."""
@@ -74,18 +86,15 @@ class Graft:
         Raises:
             GraftError: missing, extra, wrongly shaped or non-finite tensors; all are listed.
         """
-        mine = {
-            _join(site, name): t for site, state in self.states() for name, t in state.own_tensors()
-        }
-        faults = tensor_faults({k: tuple(t.shape) for k, t in mine.items()}, tensors)
-        if faults:
-            raise GraftError("the tensors do not fit this graft:\n  " + "\n  ".join(faults))
-        with torch.no_grad():
-            for key, t in mine.items():
-                t.copy_(tensors[key])
+        fill(self.states(), tensors)
 
     def base_tensors(self) -> dict[str, Tensor]:
-        """The frozen tensors under each site, by `<site>.<parameter>`; for fingerprints."""
+        """The frozen tensors under each site, by `<site>.<parameter>`; for fingerprints.
+
+        Raises:
+            GraftError: a graft is merged; the base's own tensors are not in place then.
+        """
+        _refuse_merged(ledger_of(self.model), "base_tensors()")
         out: dict[str, Tensor] = {}
         for name in self.entry.modules():
             module = self.model.get_submodule(name)
@@ -103,6 +112,8 @@ class Graft:
                 "name": site.name,
                 "kind": site.geo.kind if site.geo else "norm",
             }
+            if site.geo and site.geo.groups > 1:
+                item["groups"] = site.geo.groups  # so that a file can be merged without the model
             if method != self.method:
                 item["method"] = {"id": method.id, "config": method.config()}
             sites.append(item)
@@ -126,8 +137,7 @@ class Graft:
         Raises:
             GraftError: a graft is merged; the base's own tensors are not in place then.
         """
-        if ledger_of(self.model).merged is not None:
-            raise GraftError("off(): a graft is merged; call unmerge() first")
+        _refuse_merged(ledger_of(self.model), "off()")
         sites = list(_all_sites(self.model))
         before = [s.active for s in sites]
         for s in sites:
@@ -199,8 +209,7 @@ def activate(model: nn.Module, which: str | Mapping[str, float] | None) -> None:
             return
         raise GraftError(f"{type(model).__name__} carries no graft")
     root = next(iter(there.values())).model
-    if ledger_of(root).merged is not None:
-        raise GraftError("activate: a graft is merged; call unmerge() first")
+    _refuse_merged(ledger_of(root), "activate")
     for here in _all_sites(root):
         here.active = tuple((n, float(w)) for n, w in weights.items() if here.slots(n))
 
@@ -213,12 +222,12 @@ def remove(graft: Graft | nn.Module, name: str = "default") -> None:
     """
     graft = graft if isinstance(graft, Graft) else get(graft, name)
     model, ledger = graft.model, ledger_of(graft.model)
-    if ledger.merged is not None and not (graft.merged and ledger.merged.final):
-        raise GraftError("remove: a graft is merged; call unmerge() first")
+    if not (graft.merged and ledger.merged.final):
+        _refuse_merged(ledger, "remove")
     for module_name in graft.entry.modules():
         site = grafts_of(model.get_submodule(module_name))
-        assert site is not None
-        site.drop(graft.name)
+        if site is not None:  # else the layer was replaced, and its graft went with it
+            site.drop(graft.name)
     del ledger.entries[graft.name]
     ledger.merged = None
     tidy(model, ledger)
@@ -233,7 +242,7 @@ def tidy(model: nn.Module, ledger: Ledger) -> None:
         site.serves = tuple(p for p in site.serves if _carries(module, p))
         if not ledger.entries and site.frozen_norm:
             site.frozen_norm = False
-            module.training = model.training
+            module.training = site.training
         release(module)
     if not ledger.entries:
         named = dict(model.named_parameters())
@@ -243,10 +252,32 @@ def tidy(model: nn.Module, ledger: Ledger) -> None:
         del model.__dict__[ATTRIBUTE]
 
 
+def fill(states: Iterable[tuple[str, SiteState]], tensors: Mapping[str, Tensor]) -> None:
+    """Copy `tensors` into (site name, state) pairs, strictly; on error nothing has changed.
+
+    Raises:
+        GraftError: missing, extra, wrongly shaped or non-finite tensors; all are listed.
+    """
+    mine = {_join(site, name): t for site, state in states for name, t in state.own_tensors()}
+    faults = tensor_faults({k: tuple(t.shape) for k, t in mine.items()}, tensors, mine)
+    if faults:
+        raise GraftError("the tensors do not fit this graft:\n  " + "\n  ".join(faults))
+    with torch.no_grad():
+        for key, t in mine.items():
+            t.copy_(tensors[key])
+
+
 def tensor_faults(
-    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, Tensor],
+    now: Mapping[str, Tensor] | None = None,
 ) -> list[str]:
-    """Everything wrong with `tensors` for a graft of these shapes, one line each."""
+    """Everything wrong with `tensors` for a graft of these shapes, one line each.
+
+    Args:
+        now: the graft's present tensors; an infinity that stands there already (in a mask that
+            came with a copied module) is no fault.
+    """
     faults = [f"{k}: missing" for k in shapes if k not in tensors]
     faults += [f"{k}: not part of this graft" for k in tensors if k not in shapes]
     for key, shape in shapes.items():
@@ -255,9 +286,24 @@ def tensor_faults(
             continue
         if tuple(t.shape) != shape:
             faults.append(f"{key}: shape {tuple(t.shape)}, expected {shape}")
-        elif t.is_floating_point() and not bool(torch.isfinite(t).all()):
+        elif not is_sound(t, None if now is None else now[key]):
             faults.append(f"{key}: holds NaN or infinite values")
     return faults
+
+
+def is_sound(value: Tensor, old: Tensor | None) -> bool:
+    """Finite everywhere, or infinite just where `old` is (a mask in a buffer)."""
+    if not value.is_floating_point():
+        return True
+    finite = torch.isfinite(value)
+    if old is not None and old.shape == value.shape:
+        finite |= value == old.to(value.device)
+    return bool(finite.all())
+
+
+def _refuse_merged(ledger: Ledger, verb: str) -> None:
+    if ledger.merged is not None:
+        raise GraftError(f"{verb}: graft {ledger.merged.name!r} is merged; call unmerge() first")
 
 
 def _carries(owner: nn.Module, path: str) -> bool:

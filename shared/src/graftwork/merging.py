@@ -7,34 +7,33 @@ back, so bits and tying are restored by identity, not by arithmetic.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from graftwork.attach import ROWS, grafts_of
 from graftwork.errors import GraftError
-from graftwork.handle import Graft, get
+from graftwork.handle import Graft, get, is_sound
 from graftwork.ledger import Ledger, ledger_of
+from graftwork.parking import Parked
 from graftwork.states import CopyState, MethodState, RowsState
 
+Batch = list[tuple[str, str, Tensor]]  # (module, leaf, new tensor) of one grafted module
 KEEP = ("device", "cpu", "disk", False)
 
 
 @dataclass
 class Swap:
-    """One tensor that a merge put aside: where it sat, and where its values are now."""
+    """One tensor that a merge put aside: where it sat, and the old one (`None`: there was none)."""
 
     module: str
     leaf: str
-    old: Tensor | None
-    device: torch.device | None = None
-    file: str | None = None
+    old: Parked | None
+    new_device: torch.device
+    new_dtype: torch.dtype
 
 
 @dataclass
@@ -54,8 +53,8 @@ def merge(graft: Graft | nn.Module, name: str = "default", *, keep: str | bool =
     Args:
         graft: a handle, or a model and the graft's `name`.
         keep: where the old tensors wait for `unmerge`: "device" (beside the new ones), "cpu",
-            "disk"; `False` writes in place, needs no extra memory beyond one layer, and cannot be
-            undone.
+            "disk"; `False` writes in place and cannot be undone. All but "device" need no more
+            extra memory on the device than the work on one layer.
 
     Raises:
         GraftError: the method changes activations, a merge is in force, or a merged tensor is not
@@ -72,19 +71,21 @@ def merge(graft: Graft | nn.Module, name: str = "default", *, keep: str | bool =
             raise GraftError(
                 f"merge: {site.name or 'the model'}: {method.id} changes activations, not weights"
             )
-    if keep is False:
-        for _ in _new_tensors(
-            graft
-        ):  # refuse before the first write; one layer in memory at a time
-            pass
-        new: Any = _new_tensors(graft)
-    else:
+    # Refuse before the first write. Where the old tensors leave the device, or are overwritten, a
+    # second pass computes the new ones again, so that one layer at a time is there twice.
+    new: Iterable[Batch]
+    if keep == "device":
         new = list(_new_tensors(graft))
+    else:
+        for _ in _new_tensors(graft):
+            pass
+        new = _new_tensors(graft)
     record = Record(graft.name, final=keep is False)
-    uses = _uses(graft.model)
-    for module_name, leaf, value in new:
-        module = graft.model.get_submodule(module_name)
-        _place(record, module_name, module, leaf, value, keep, uses)
+    try:
+        _swap(graft.model, record, new, keep)
+    except BaseException:  # the disk is full, say: put back what was swapped so far
+        _put_back(graft.model, record)
+        raise
     _widen(graft, record)
     for module_name, module in graft.model.named_modules():
         site_grafts = grafts_of(module)
@@ -109,8 +110,7 @@ def unmerge(graft: Graft | nn.Module, name: str = "default") -> None:
         raise GraftError(
             "unmerge: merged with keep=False, so the old tensors are gone; load the base again"
         )
-    for swap in record.swaps:
-        _restore(graft.model.get_submodule(swap.module), swap)
+    _put_back(graft.model, record)
     for module_name, attribute, value in record.widths:
         setattr(graft.model.get_submodule(module_name), attribute, value)
     for module_name, active in record.active:
@@ -120,91 +120,88 @@ def unmerge(graft: Graft | nn.Module, name: str = "default") -> None:
     ledger.merged = None
 
 
-def _new_tensors(graft: Graft) -> Iterator[tuple[str, str, Tensor]]:
-    """(module, leaf, merged tensor) for everything the graft changes, checked to be finite."""
+def _new_tensors(graft: Graft) -> Iterator[Batch]:
+    """Everything that the graft changes, module by module, checked to be finite."""
     for module_name in graft.entry.modules():
         module = graft.model.get_submodule(module_name)
-        site = grafts_of(module)
-        assert site is not None
         new: dict[str, Tensor] = {}
-        slots = site.slots(graft.name)
+        slots = graft.site(module_name).slots(graft.name)
         for _, state in sorted(slots.items(), key=lambda s: s[0] == ROWS):
+            state.check(module)
             if isinstance(state, RowsState):
                 weight, bias = (new.get(k, module._parameters.get(k)) for k in ("weight", "bias"))
                 assert weight is not None
                 new |= state.widen(weight, bias)
             elif isinstance(state, MethodState | CopyState):
                 new |= state.merged(module)
+        batch: Batch = []
         for leaf, value in new.items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise GraftError(f"merge: {module_name}.{leaf} would hold NaN or infinite values")
             path, _, own = leaf.rpartition(".")
-            yield ".".join(p for p in (module_name, path) if p), own, value
+            if not is_sound(value, _old(module.get_submodule(path), own)):
+                raise GraftError(f"merge: {module_name}.{leaf} would hold NaN or infinite values")
+            batch.append((".".join(p for p in (module_name, path) if p), own, value))
+        yield batch
 
 
-def _uses(model: nn.Module) -> dict[int, int]:
-    """How many places hold each tensor (tied weights have more than one)."""
-    count: dict[int, int] = {}
+def _old(module: nn.Module, leaf: str) -> Tensor | None:
+    return module._buffers[leaf] if leaf in module._buffers else module._parameters.get(leaf)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _shared(model: nn.Module) -> set[int]:
+    """Storages that more than one place of the model holds (tied weights)."""
+    count: Counter[int] = Counter()
     for module in model.modules():
         for t in (*module._parameters.values(), *module._buffers.values()):
             if t is not None:
-                count[id(t)] = count.get(id(t), 0) + 1
-    return count
+                count[_storage(t)] += 1
+    return {s for s, n in count.items() if n > 1}
 
 
-def _place(
-    record: Record,
-    where: str,
-    module: nn.Module,
-    leaf: str,
-    value: Tensor,
-    keep: str | bool,
-    uses: dict[int, int],
-) -> None:
-    home: dict[str, Any] = module._buffers if leaf in module._buffers else module._parameters
-    old = home.get(leaf)
-    shared = old is not None and uses.get(id(old), 0) > 1
-    if old is not None and old.shape == value.shape:
-        # keep the old tensor's memory format
-        value = torch.empty_like(old).copy_(value) if keep is not False else value
-    if keep is False and old is not None and not shared and old.shape == value.shape:
-        with torch.no_grad():
-            old.copy_(value)
-        return
-    home[leaf] = nn.Parameter(value, requires_grad=False) if home is module._parameters else value
-    if keep is False:
-        return
-    swap = Swap(where, leaf, old, old.device if old is not None else None)
-    if old is not None and not shared and keep in ("cpu", "disk"):
-        _park(swap, old, str(keep))
-    record.swaps.append(swap)
+def _swap(model: nn.Module, record: Record, new: Iterable[Batch], keep: str | bool) -> None:
+    """Put every new tensor in its place; what was there goes into the record."""
+    shared = _shared(model)
+    for batch in new:
+        placed: dict[int, Tensor] = {}  # what is tied inside a graft's own copy stays tied
+        for where, leaf, value in batch:
+            module = model.get_submodule(where)
+            old = _old(module, leaf)
+            tied = old is not None and _storage(old) in shared
+            if keep is False and old is not None and not tied and old.shape == value.shape:
+                with torch.no_grad():
+                    old.copy_(value)
+                continue
+            if id(value) not in placed:
+                ours = _like(value, old)
+                buffer = leaf in module._buffers
+                placed[id(value)] = ours if buffer else nn.Parameter(ours, requires_grad=False)
+            if keep is not False:
+                # where tied, another place still needs the old values
+                parked = None if old is None else Parked(old, "device" if tied else str(keep))
+                record.swaps.append(Swap(where, leaf, parked, value.device, value.dtype))
+            setattr(module, leaf, placed[id(value)])
 
 
-def _park(swap: Swap, old: Tensor, keep: str) -> None:
-    """Move a tensor's values off its device; the object stays, so that unmerge is identity."""
-    if keep == "cpu":
-        old.data = old.data.cpu()
-        return
-    from safetensors.torch import save_file
-
-    handle, swap.file = tempfile.mkstemp(prefix="graftwork-", suffix=".safetensors")
-    os.close(handle)
-    save_file({"t": old.data.contiguous()}, swap.file)
-    old.data = torch.empty(0, dtype=old.dtype, device=old.device)
+def _like(value: Tensor, old: Tensor | None) -> Tensor:
+    """`value` in the memory format of the tensor that it takes over from."""
+    if old is None or old.shape != value.shape or old.stride() == value.stride():
+        return value
+    return torch.empty_like(old).copy_(value)
 
 
-def _restore(module: nn.Module, swap: Swap) -> None:
-    home: dict[str, Any] = module._buffers if swap.leaf in module._buffers else module._parameters
-    if swap.old is not None:
-        if swap.file is not None:
-            from safetensors.torch import load_file
-
-            swap.old.data = load_file(swap.file)["t"].to(swap.device)
-            with contextlib.suppress(OSError):
-                os.unlink(swap.file)
-        else:
-            swap.old.data = swap.old.data.to(swap.device)
-    home[swap.leaf] = swap.old
+def _put_back(model: nn.Module, record: Record) -> None:
+    for swap in reversed(record.swaps):
+        module = model.get_submodule(swap.module)
+        if swap.old is None:
+            setattr(module, swap.leaf, None)
+            continue
+        # where the model was moved or cast while merged, the old tensor follows
+        now = _old(module, swap.leaf)
+        moved = now is not None and (now.device, now.dtype) != (swap.new_device, swap.new_dtype)
+        setattr(module, swap.leaf, swap.old.fetch(now if moved else None))
 
 
 def _widen(graft: Graft, record: Record) -> None:
@@ -213,8 +210,7 @@ def _widen(graft: Graft, record: Record) -> None:
         if beside.new is None:
             continue
         module = graft.model.get_submodule(beside.name)
-        site = grafts_of(module)
-        state = site.state(graft.name, ROWS) if site is not None else None
+        state = graft.site(beside.name).state(graft.name, ROWS)
         assert isinstance(state, RowsState)
         attribute = state.geo.out_attribute
         record.widths.append((beside.name, attribute, getattr(module, attribute)))

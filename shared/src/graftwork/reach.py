@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from graftwork.attach import CALL, grafts_of
+from graftwork.attach import grafts_of
 from graftwork.errors import GraftError
 from graftwork.handle import grafts
+from graftwork.ledger import root_of
 from graftwork.states import SiteState
+
+_NO_GRADIENT = (
+    "the output needs no gradient: the model detaches it, or checkpoints in torch's re-entrant form "
+    "over a frozen embedding (use_reentrant=False mends that, or an embedding output that requires "
+    "a gradient: transformers' enable_input_require_grads)"
+)
 
 
 def check_reach(model: nn.Module, *args: Any, **kwargs: Any) -> None:
     """Run the model once in train mode with gradients and once in eval mode without.
 
-    Nothing stays changed: mode, gradients, random state and the graft's own buffers are put back.
+    Nothing stays changed: modes, gradients, torch's random state and all buffers are put back.
 
     Args:
         model: a grafted model.
@@ -28,80 +36,93 @@ def check_reach(model: nn.Module, *args: Any, **kwargs: Any) -> None:
         GraftError: names every active graft's site that was not reached in a mode, and every
             trained tensor whose gradient is None.
     """
-    faults: list[str] = []
-    active = list(_active_states(model))
-    if not active:
+    root = root_of(model)
+    active = [] if root is None else list(_active_states(root))
+    if root is None or not active:
         raise GraftError(f"{type(model).__name__} has no active graft to check")
-    mode = model.training
-    grads = {id(p): p.grad for p in model.parameters()}
-    buffers = [(b, b.clone()) for _, _, s in active for b in s.buffers()]
-    try:
-        with torch.random.fork_rng(devices=_devices(model)):
-            model.train()
-            for p in model.parameters():
-                p.grad = None
-            with _listening(model) as seen, torch.enable_grad():
-                total = sum(
-                    (t.float().sum() for t in _floats(model(*args, **kwargs))), torch.zeros(())
-                )
-            faults += _unreached(active, seen, "training mode")
-            if isinstance(total, Tensor) and total.requires_grad:
-                total.backward()
-            for site, name, state in active:
-                for leaf, p in state.named_parameters():
-                    if p.requires_grad and p.grad is None:
-                        faults.append(f"{site or '(model)'} ({name}): {leaf} has no gradient")
-            model.eval()
-            with _listening(model) as seen, torch.no_grad():
-                model(*args, **kwargs)
-            faults += _unreached(active, seen, "eval mode under no_grad")
-    finally:
-        model.train(mode)
+    faults: list[str] = []
+    with _undone(model), torch.random.fork_rng(devices=_devices(model)):
+        model.train()
         for p in model.parameters():
-            p.grad = grads.get(id(p))
-        with torch.no_grad():
-            for b, value in buffers:
-                b.copy_(value)
+            p.grad = None
+        with _listening(root) as seen, torch.enable_grad():
+            total = sum((t.float().sum() for t in _floats(model(*args, **kwargs))), torch.zeros(()))
+        faults += _unreached(active, seen, "training mode")
+        if total.requires_grad:
+            total.backward()
+        else:
+            faults.append(_NO_GRADIENT)
+        for site, name, state in active:
+            for leaf, p in state.named_parameters():
+                if p.requires_grad and p.grad is None:
+                    faults.append(f"{_where(site)} ({name}): {leaf} has no gradient")
+        model.eval()
+        with _listening(root) as seen, torch.no_grad():
+            model(*args, **kwargs)
+        faults += _unreached(active, seen, "eval mode under no_grad")
     if faults:
         raise GraftError("grafts out of reach:\n  " + "\n  ".join(faults))
 
 
-def _active_states(model: nn.Module) -> Iterator[tuple[str, tuple[str, str], SiteState]]:
-    for graft in grafts(model).values():
+@contextlib.contextmanager
+def _undone(model: nn.Module) -> Iterator[None]:
+    """Put back modes, gradients and buffers, whatever happens inside."""
+    modes = [(m, m.training) for m in model.modules()]
+    grads = [(p, p.grad) for p in model.parameters()]
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    try:
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        for p, grad in grads:
+            p.grad = grad
+        with torch.no_grad():
+            for b, value in buffers:
+                if not torch.equal(b, value):
+                    b.copy_(value)
+
+
+Key = tuple[str, str]  # a site's name and a graft's
+
+
+def _active_states(root: nn.Module) -> Iterator[tuple[str, str, SiteState]]:
+    for graft in grafts(root).values():
         for module_name in graft.entry.modules():
-            site = grafts_of(graft.model.get_submodule(module_name))
-            if site is not None and graft.name in dict(site.active):
+            site = graft.site(module_name)
+            if graft.name in dict(site.active):
                 for slot, state in site.slots(graft.name).items():
-                    yield _site_name(module_name, slot), (graft.name, slot), state
+                    yield _site_name(module_name, slot), graft.name, state
 
 
 def _site_name(module_name: str, slot: str) -> str:
-    return module_name if slot == CALL else f"{module_name}.{slot}".lstrip(".")
+    return ".".join(part for part in (module_name, slot) if part)
+
+
+def _where(site: str) -> str:
+    return site or "(model)"
 
 
 @contextlib.contextmanager
-def _listening(model: nn.Module) -> Iterator[set[tuple[str, str, str]]]:
-    """Collect (module, graft, slot) of everything that is reached inside the block."""
-    reached: set[tuple[str, str, str]] = set()
-    sites = [(n, g) for n, m in model.named_modules() if (g := grafts_of(m)) is not None]
+def _listening(root: nn.Module) -> Iterator[set[Key]]:
+    """Collect (site, graft) of everything that is reached inside the block."""
+    reached: set[Key] = set()
+    sites = [(n, g) for n, m in root.named_modules() if (g := grafts_of(m)) is not None]
     for _, g in sites:
         g.seen = set()
     try:
         yield reached
     finally:
         for n, g in sites:
-            reached |= {(n, name, slot) for name, slot in g.seen or ()}
+            reached |= {(_site_name(n, slot), name) for name, slot in g.seen or ()}
             g.seen = None
 
 
-def _unreached(
-    active: list[tuple[str, tuple[str, str], SiteState]], seen: set[tuple[str, str, str]], mode: str
-) -> list[str]:
-    reached = {_site_name(n, slot) + "\0" + name for n, name, slot in seen}
+def _unreached(active: list[tuple[str, str, SiteState]], seen: set[Key], mode: str) -> list[str]:
     return [
-        f"{site or '(model)'} ({name}): not reached in {mode}"
-        for site, (name, _), _ in active
-        if not any(r == f"{site}\0{name}" or r.endswith(f".{site}\0{name}") for r in reached)
+        f"{_where(site)} ({name}): not reached in {mode}"
+        for site, name, _ in active
+        if (site, name) not in seen
     ]
 
 
@@ -115,6 +136,8 @@ def _floats(out: Any) -> Iterator[Tensor]:
     elif isinstance(out, list | tuple):
         for v in out:
             yield from _floats(v)
+    elif dataclasses.is_dataclass(out):
+        yield from _floats(vars(out))
 
 
 def _devices(model: nn.Module) -> list[torch.device]:

@@ -49,7 +49,7 @@ class Site:
 
 
 #: bare parameters that are linear maps: attribute -> its bias (torch.nn.MultiheadAttention)
-_PACKED = {
+PACKED = {
     "in_proj_weight": "in_proj_bias",
     "q_proj_weight": "",
     "k_proj_weight": "",
@@ -74,7 +74,7 @@ def candidates(model: nn.Module) -> dict[str, Site | str]:
         elif geo is not None:
             found[name] = Site(name, name, geo)
         if isinstance(module, nn.MultiheadAttention):
-            for weight, bias in _PACKED.items():
+            for weight, bias in PACKED.items():
                 p = module._parameters.get(weight)
                 if p is not None:
                     site = f"{name}.{weight}" if name else weight
@@ -92,7 +92,7 @@ def matches(pattern: Pattern, name: str, module: nn.Module) -> bool:
     return fnmatch.fnmatchcase(name, pattern)
 
 
-def check_patterns(patterns: Iterable[Pattern], field: str) -> list[Pattern]:
+def check_patterns(patterns: Iterable[Pattern] | Pattern, field: str) -> list[Pattern]:
     """Patterns as a list, refused if one is not a glob or a class."""
     if isinstance(patterns, str | type):
         patterns = [patterns]
@@ -124,7 +124,10 @@ def no_match(pattern: Pattern, names: Iterable[str], field: str) -> GraftError:
 
 
 def select(
-    model: nn.Module, method: Method, patterns: Iterable[Pattern] | None, outside: set[str]
+    model: nn.Module,
+    method: Method,
+    patterns: Iterable[Pattern] | Pattern | None,
+    outside: set[str],
 ) -> tuple[list[Site], dict[str, str]]:
     """Sites for a method, and what was left out with the reason.
 
@@ -182,7 +185,12 @@ def _matching(
 
 def within(name: str, outside: set[str]) -> bool:
     """Whether `name` is one of these modules or lies inside one."""
-    return any(o == "" or name == o or name.startswith(o + ".") for o in outside)
+    return any(is_within(name, o) for o in outside)
+
+
+def is_within(name: str, module: str) -> bool:
+    """Whether `name` is this module or lies inside it."""
+    return module == "" or name == module or name.startswith(module + ".")
 
 
 _OTHER_KIND = "(another kind of layer)"

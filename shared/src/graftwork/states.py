@@ -7,7 +7,6 @@ method (`MethodState`), a copy of the whole module (`CopyState`), new output or 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from graftwork.errors import GraftError
 from graftwork.methods.base import Call, Delta, Method, work_dtype
 
 Base = Callable[..., Any]
+_EXACT = (torch.float32, torch.float64)
 
 
 class Hidden(nn.Module):
@@ -49,18 +49,46 @@ def _forget_missing(module: nn.Module, keys: Any) -> None:
 
 
 class SiteState(Hidden):
-    """Base of the three forms. `kind` is the word in passports and summaries."""
+    """Base of the three forms. `kind` is the word in passports and summaries.
+
+    Args:
+        layer: the module that the state sits on.
+        weight_name: its parameter whose shape must stay.
+    """
 
     kind: str = ""
+
+    def __init__(self, layer: nn.Module, weight_name: str = "weight") -> None:
+        super().__init__()
+        self.weight_name = weight_name
+        weight = layer._parameters.get(weight_name)
+        self.shape = None if weight is None else weight.shape
+
+    def check(self, layer: nn.Module) -> None:
+        """Refuse a layer that was resized after grafting.
+
+        Raises:
+            GraftError: its weight has another shape than it had.
+        """
+        weight = layer._parameters.get(self.weight_name)
+        if self.shape is not None and weight is not None and weight.shape != self.shape:
+            raise GraftError(
+                f"a grafted {type(layer).__mro__[2].__name__} was resized from {tuple(self.shape)} "
+                f"to {tuple(weight.shape)}; remove the graft, resize, and graft again, or give the "
+                "graft new tokens and outputs of its own with NewRows"
+            )
 
     def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
         """The site's output with this state active."""
         raise NotImplementedError
 
     def own_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor that belongs to the graft, buffers included, by a stable name."""
+        """Every tensor that belongs to the graft, persistent buffers included, by a stable name."""
         yield from self.named_parameters()
-        yield from self.named_buffers()
+        for name, buffer in self.named_buffers():
+            path, _, leaf = name.rpartition(".")
+            if leaf not in self.get_submodule(path)._non_persistent_buffers_set:
+                yield name, buffer
 
     def merged(self, layer: nn.Module) -> dict[str, Tensor]:
         """New tensors of the layer, by name, in the dtypes they will have."""
@@ -81,13 +109,15 @@ class MethodState(SiteState):
     def __init__(
         self, method: Method, geo: Geometry, layer: nn.Module, weight_name: str, bias_name: str
     ) -> None:
-        super().__init__()
-        self.method, self.geo = method, geo
-        self.weight_name, self.bias_name = weight_name, bias_name
+        super().__init__(layer, weight_name)
+        self.method, self.geo, self.bias_name = method, geo, bias_name
         weight, bias = self.base(layer)
         for name, value in method.start(geo, weight, bias).items():
             self.register_parameter(name, nn.Parameter(value))
         self.names = tuple(self._parameters)
+        # a transposed convolution needs its output's size, which only a call tells
+        self.dense = geo.kind.startswith("conv") and not geo.kind.startswith("conv_transpose")
+        self.dense = self.dense and method.changes == "weight" and method.dense_pays(geo)
 
     def base(self, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
         """The frozen weight and bias (for a block: any tensor of it, for dtype and device)."""
@@ -100,14 +130,27 @@ class MethodState(SiteState):
         return {name: getattr(self, name) for name in self.names}
 
     def change(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """What this graft adds to the layer's output."""
+        """What this graft adds to the layer's output; may be wider than `y`, so round after the sum."""
         weight, bias = self.base(layer)
         c = Call(x, y, weight, bias, self.training)
-        return self.method.change(self.geo, self.params(), c).to(y.dtype)
+        return self.geo.graded(self.method.change(self.geo, self.params(), c), x)
 
     def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
+        x = first_input(args, kwargs)
+        if self.dense and x.dtype in _EXACT and not torch.is_autocast_enabled(x.device.type):
+            return self._run_dense(layer, x)
         y = base(*args, **kwargs)
-        return y + self.change(layer, first_input(args, kwargs), y)
+        return (y + self.change(layer, x, y)).to(y.dtype)
+
+    def _run_dense(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """One pass with the changed weight; in half precision it would round small updates away."""
+        weight, bias = self.base(layer)
+        d = self.delta(layer)
+        if d.weight is not None:
+            weight = weight + d.weight
+        if d.bias is not None:
+            bias = d.bias if bias is None else bias + d.bias
+        return self.geo.run(x, weight, bias)
 
     def delta(self, layer: nn.Module) -> Delta:
         """The change of weight and bias, in float32 or wider."""
@@ -135,27 +178,33 @@ class MethodState(SiteState):
 
 
 class CopyState(SiteState):
-    """The graft owns a copy of the whole module: its tensors train, its buffers move."""
+    """The graft owns a copy of the whole module: its tensors train, its buffers move.
+
+    Args:
+        layer: the module.
+        copied: its copy.
+    """
 
     kind = "module"
 
-    def __init__(self, method: Method | None, layer: nn.Module) -> None:
-        super().__init__()
-        self.method = method
-        self.module = copy.deepcopy(layer)
+    def __init__(self, layer: nn.Module, copied: nn.Module) -> None:
+        super().__init__(layer)
+        self.module = copied
         for p in self.module.parameters():
             p.requires_grad_(p.is_floating_point())
 
     def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
-        return self.module(*args, **kwargs)
+        # not through __call__: the site's own call runs the hooks that somebody put on the layer
+        return self.module.forward(*args, **kwargs)
 
     def merged(self, layer: nn.Module) -> dict[str, Tensor]:
-        return {n: t.detach().clone() for n, t in self.own_tensors_of_module()}
-
-    def own_tensors_of_module(self) -> Iterator[tuple[str, Tensor]]:
-        """The copy's tensors by their names inside the module."""
-        yield from self.module.named_parameters()
-        yield from self.module.named_buffers()
+        module = self.module
+        named = [
+            *module.named_parameters(remove_duplicate=False),
+            *module.named_buffers(remove_duplicate=False),
+        ]
+        tied: dict[int, Tensor] = {}  # what is tied inside the copy stays tied
+        return {n: tied.setdefault(id(t), t.detach().clone()) for n, t in named}
 
 
 class RowsState(SiteState):
@@ -164,7 +213,7 @@ class RowsState(SiteState):
     kind = "rows"
 
     def __init__(self, new: int, geo: Geometry, layer: nn.Module) -> None:
-        super().__init__()
+        super().__init__(layer)
         self.new, self.geo = new, geo
         self.embedding = isinstance(geo, Embedding)
         weight, bias = layer._parameters["weight"], layer._parameters.get("bias")

@@ -107,19 +107,21 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def commit() -> str | None:
-    """The commit of the tree this code runs from; "+changes" when tracked files differ from it.
+def commit(source: Path = Path(__file__)) -> str | None:
+    """The commit of the tree that `source` belongs to; "+changes" when tracked files differ from it.
 
-    None when this file is not tracked: an installed package may lie inside somebody else's
-    repository, whose commit would say nothing.
+    Records and Markdown pages do not count as changes: measuring rewrites them. None when the file
+    is not tracked: an installed package may lie inside somebody else's repository, whose commit
+    would say nothing.
     """
-    here = Path(__file__).resolve()
+    here = source.resolve()
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None
     head = _git(here.parent, "rev-parse", "HEAD")
     if head is None:
         return None
-    changed = _git(here.parent, "status", "--porcelain", "--untracked-files=no")
+    written = (":(top,exclude)benchmarks/records", ":(top,exclude)*.md")
+    changed = _git(here.parent, "status", "--porcelain", "-uno", "--", ":(top)", *written)
     return head + ("+changes" if changed else "")
 
 

@@ -74,7 +74,8 @@ class Geometry:
 
     def scale_in(self, x: Tensor, vector: Tensor, weight: Tensor, y: Tensor) -> Tensor:
         """Output (without bias) when each input channel is multiplied by `vector` `(in,)` first."""
-        return self.run(x * vector.reshape(self.in_, *[1] * self.spatial), weight, None, y)
+        scaled = (x * vector.reshape(self.in_, *[1] * self.spatial)).to(x.dtype)
+        return self.run(scaled, weight, None, y)
 
     def _through(self, x: Tensor, a: Tensor, groups: int, y: Tensor) -> Tensor:
         """`x` through a weight given canonically as `(rows, in/groups, *kernel)` over `groups`."""
@@ -87,6 +88,10 @@ class Geometry:
     def run_blocks(self, x: Tensor, d: Tensor, plan: BlockPlan, y: Tensor) -> Tensor:
         """`x` through diagonal blocks `d` `(groups, count, rows, cols, *kernel)`, never dense."""
         raise NotImplementedError
+
+    def graded(self, change: Tensor, x: Tensor) -> Tensor:
+        """`change`, with the gradient that the layer would pass to its own weight at input `x`."""
+        return change
 
     # -- derived once for all kinds -----------------------------------------------------------
 

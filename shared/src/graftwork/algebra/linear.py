@@ -82,7 +82,23 @@ class Embedding(Geometry):
     def run(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor | None = None
     ) -> Tensor:
-        return F.embedding(x, weight, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
+        return F.embedding(x, weight)
+
+    def graded(self, change: Tensor, x: Tensor) -> Tensor:
+        # torch gives the padding token's row no gradient, and may divide a row's by its occurrences;
+        # factors that all tokens share (B, magnitudes, scales) must see the same
+        if self.padding_idx is None and not self.scale_grad_by_freq:
+            return change
+        factor = torch.ones_like(x, dtype=change.dtype)
+        if self.scale_grad_by_freq:
+            tokens = x.flatten().long()
+            ones = torch.ones_like(tokens, dtype=change.dtype)
+            count = torch.zeros(self.in_, dtype=change.dtype, device=x.device)
+            factor = 1 / count.index_add(0, tokens, ones)[x.long()]
+        if self.padding_idx is not None:
+            factor = torch.where(x == self.padding_idx, 0, factor)
+        fixed = change.detach()
+        return fixed + (change - fixed) * factor.unsqueeze(-1)
 
     def canonical(self, weight: Tensor) -> Tensor:
         return weight.transpose(0, 1).unsqueeze(0)
@@ -104,7 +120,7 @@ class Embedding(Geometry):
         table = d.squeeze(0).transpose(1, 2).flatten(0, 1)
         table = fit(table, 0, max(self.in_, table.shape[0]))
         values = self.run(x, table, None)
-        block = torch.div(x, plan.cols, rounding_mode="floor").clamp(max=plan.count)
+        block = torch.div(x.long(), plan.cols, rounding_mode="floor").clamp(max=plan.count)
         slot = F.one_hot(block, plan.count + 1)[..., : plan.count].to(values.dtype)
         return fit((slot.unsqueeze(-1) * values.unsqueeze(-2)).flatten(-2), -1, self.out)
 

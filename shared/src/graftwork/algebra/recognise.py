@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from graftwork.algebra.conv import Conv, ConvTranspose
 from graftwork.algebra.geometry import Geometry
@@ -70,7 +72,8 @@ def _norm(m: Any) -> Geometry | str:
     if m.bias is None:
         return "it has no bias"
     shape = tuple(m.bias.shape)
-    spatial = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}.get(type(m))
+    dims = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}
+    spatial = next((n for cls, n in dims.items() if isinstance(m, cls)), None)
     first = not isinstance(m, nn.LayerNorm)
     n = m.bias.numel()
     return Norm(out=n, in_=n, shape=shape, channel_first=first, spatial_dims=spatial)
@@ -127,6 +130,8 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 
 def recognise(module: nn.Module) -> Geometry | str | None:
     """The module's geometry; or the reason why a layer-like module is refused; or `None`."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is compiled TorchScript; graft the module it was made from"
     cls = plain_class(module)
     reader = _REGISTERED.get(cls) or _BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}")
     if reader is None:
@@ -163,6 +168,13 @@ def recognise_block(module: nn.Module) -> Geometry | str:
     return Block(out=linear[-1].out, in_=linear[0].in_)
 
 
-def is_norm_with_statistics(module: nn.Module) -> bool:
-    """Whether the module keeps running statistics that a training-mode forward would move."""
-    return isinstance(module._buffers.get("running_mean"), torch.Tensor)
+def has_statistics(module: nn.Module) -> bool:
+    """Whether a training-mode forward would move the module's own buffers.
+
+    Norms with running statistics, and spectral norm (old and new), which iterates its vectors.
+    """
+    return (
+        isinstance(module._buffers.get("running_mean"), torch.Tensor)
+        or isinstance(module, _SpectralNorm)
+        or any(isinstance(h, SpectralNorm) for h in module._forward_pre_hooks.values())
+    )

@@ -84,6 +84,13 @@ class Method:
             return f"{type(self).__name__} changes activations, and this layer is never called"
         return None
 
+    def dense_pays(self, geo: Geometry) -> bool:
+        """Whether one pass with the changed weight is cheaper than a pass and a branch.
+
+        Only asked where the two are the same function to float32 rounding.
+        """
+        return False
+
     def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """Trainable tensors at their start values, float32 (float64 on a float64 base)."""
         raise NotImplementedError

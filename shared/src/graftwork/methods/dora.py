@@ -70,10 +70,10 @@ class DoRA(LoRA):
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         with torch.no_grad():
             delta = self.scale * geo.product(p["A"], p["B"])
-        g = self.ratio(geo, p, c.weight, delta).to(c.y.dtype)
-        g = geo.channels(g, c.y)
-        y = c.y if c.bias is None else c.y - geo.channels(c.bias.to(c.y.dtype), c.y)
-        return (g - 1) * y + g * (self.scale * self.branch(geo, p, c))
+        # g stays wide: rounded to half precision it would cost as much as the whole layer does
+        g = geo.channels(self.ratio(geo, p, c.weight, delta), c.y)
+        y = c.y if c.bias is None else c.y - geo.channels(c.bias.to(g.dtype), c.y)
+        return (g - 1) * y + (self.scale * g) * self.branch(geo, p, c)
 
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
         delta = self.scale * geo.product(p["A"], p["B"])

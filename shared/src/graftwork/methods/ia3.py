@@ -61,7 +61,7 @@ class IA3(Method):
         return {"scale": torch.ones(size, dtype=work_dtype(weight), device=weight.device)}
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
-        offset = (p["scale"] - 1).to(c.y.dtype)
+        offset = p["scale"] - 1  # stays wide: y + (l - 1) y cancels where l is small
         if self.scale == "output":
             return geo.channels(offset, c.y) * c.y
         return geo.scale_in(c.x, offset, c.weight, c.y)

@@ -82,6 +82,12 @@ class LoRA(Method):
             return "LoRA.dropout > 0 cannot act on a layer that is never called; set it to 0 there"
         return super().refuses_fused(geo)
 
+    def dense_pays(self, geo: Geometry) -> bool:
+        # A's k^n kernel makes the branch cost rank/out of the layer three times over, at a width that
+        # convolutions run badly at; the product costs one weight gradient more, once
+        narrow = geo.out <= 16 * self.rank
+        return self.dropout == 0 and math.prod(geo.kernel) > 1 and narrow
+
     def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         a_shape, b_shape = geo.factor_shapes(self.rank)
         a = torch.zeros(a_shape, dtype=work_dtype(weight), device=weight.device)

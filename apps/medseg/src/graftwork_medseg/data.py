@@ -1,0 +1,295 @@
+"""Data modules: simulated scans (the embedded default), a folder with dataset.json, or bare image files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from graftwork.errors import GraftError
+from graftwork.lightning.data import ResumableLoader, sample_generator
+
+from . import fewshot, sim
+from .folder import CaseFiles, read_case, read_dataset
+from .nifti import Array, Header, Placement, place, place_label, spacing_of, working_image
+from .patches import sample
+
+
+class Volume:
+    """One case, ready for the network and for scoring.
+
+    `image` (C, x, y, z) and `label` (x, y, z) lie on the working grid; `truth` (X, Y, Z) holds the labels
+    on the file's own grid with voxel size `spacing`, where cases are scored. `label` and `truth` are None
+    for an unlabelled case; `like` is the file's header, None for a simulated case.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image: Tensor,
+        label: Tensor | None,
+        truth: Array | None,
+        placement: Placement,
+        like: Header | None = None,
+    ) -> None:
+        self.name, self.image, self.label, self.truth = name, image, label, truth
+        self.placement, self.like = placement, like
+
+    @property
+    def spacing(self) -> Array:
+        """Voxel size of the file's grid in mm."""
+        return spacing_of(self.placement.affine)
+
+
+def simulated(site: str, subject: int, seed: int = sim.SEED) -> Volume:
+    """A simulated scan as a case; its working grid is its own grid."""
+    scan = sim.simulate(site, subject, seed=seed)
+    _, placement = place(scan.label.numpy(), scan.affine, None)
+    image = sim.normalise(scan.image)[None]
+    return Volume(scan.name, image, scan.label, scan.label.numpy(), placement)
+
+
+def load(
+    case: CaseFiles, classes: int, spacing: float | None, *, allow_empty: bool = False
+) -> Volume:
+    """Read, check and place one case of files; see `read_case` for what it raises."""
+    channels, truth, header = read_case(case, classes, spacing=spacing, allow_empty=allow_empty)
+    placed = [place(channel, header.affine, spacing) for channel in channels]
+    image, placement = working_image([p[0] for p in placed]), placed[0][1]
+    label = None
+    if truth is not None:
+        label = torch.from_numpy(place_label(truth, placement, image.shape[1:], classes))
+    return Volume(case.name, image, label, truth, placement, header)
+
+
+class Patches(Dataset[tuple[Tensor, Tensor]]):
+    """`length` random patches an epoch, patch (epoch, index) a pure function of the seed."""
+
+    def __init__(
+        self, volumes: Sequence[Volume], roi: Sequence[int], length: int, seed: int
+    ) -> None:
+        self.volumes, self.roi, self.length, self.seed = volumes, tuple(roi), length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        volume = self.volumes[index % len(self.volumes)]
+        assert volume.label is not None
+        draw = sample_generator(self.seed, epoch, index)
+        x, y = sample([volume.image], [volume.label], self.roi, 1, draw)
+        return x[0], y[0]
+
+
+class _Lazy(Dataset[Volume]):
+    """Whole cases, read when asked for: a test set need not fit into memory."""
+
+    def __init__(self, readers: Sequence[Callable[[], Volume]]) -> None:
+        self.readers = readers
+
+    def __len__(self) -> int:
+        return len(self.readers)
+
+    def __getitem__(self, index: int) -> Volume:
+        return self.readers[index]()
+
+
+def _only(batch: list[Volume]) -> Volume:
+    return batch[0]
+
+
+class VolumeData(LightningDataModule):
+    """What every data module of medseg shares: patches to train on, whole cases to measure on.
+
+    Args:
+        roi: patch size in voxels of the working grid.
+        batch_size: patches per step.
+        patches_per_epoch: patches that count as one epoch.
+        num_workers: processes that cut patches.
+        seed: of the patches and their order.
+    """
+
+    classes: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        roi: Sequence[int] = fewshot.PATCH,
+        batch_size: int = fewshot.BATCH,
+        patches_per_epoch: int = 20,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if len(roi) != 3 or min(roi) < 8:
+            raise GraftError(f"data.roi {list(roi)} must be three sizes of at least 8 voxels")
+        if batch_size < 1 or patches_per_epoch < batch_size:
+            raise GraftError(
+                f"data.patches_per_epoch {patches_per_epoch} must be at least data.batch_size "
+                f"{batch_size}, and both positive"
+            )
+        self.roi, self.batch_size, self.patches_per_epoch = (
+            tuple(roi),
+            batch_size,
+            patches_per_epoch,
+        )
+        self.num_workers, self.seed = num_workers, seed
+
+    def readers(self, group: str) -> list[Callable[[], Volume]]:
+        """Functions that read the cases of `group`: train, validate, test or predict."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> Any:
+        volumes = [read() for read in self.readers("train")]
+        patches = Patches(volumes, self.roi, self.patches_per_epoch, self.seed)
+        return ResumableLoader(
+            patches,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            num_workers=self.num_workers,
+            drop_last=True,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _whole(self, group: str) -> Any:
+        return DataLoader(_Lazy(self.readers(group)), batch_size=1, collate_fn=_only)
+
+    def val_dataloader(self) -> Any:
+        return self._whole("validate")
+
+    def test_dataloader(self) -> Any:
+        return self._whole("test")
+
+    def predict_dataloader(self) -> Any:
+        return self._whole("predict")
+
+
+class SimulatedData(VolumeData):
+    """Simulated subjects of one site on real anatomy: the embedded default. Nothing is downloaded.
+
+    Args:
+        site: simulated scanner, "a" or "b".
+        train, validate, test: how many subjects each group has; they are drawn by a hash.
+        options: see `VolumeData`.
+    """
+
+    classes = sim.CLASSES
+
+    def __init__(
+        self, site: str = "b", train: int = 5, validate: int = 2, test: int = 8, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        if site not in sim.SITES:
+            raise GraftError(f"data.site {site!r}: choose one of {', '.join(sim.SITES)}")
+        if min(train, validate, test) < 1:
+            raise GraftError("data.train, data.validate and data.test must be at least 1")
+        self.site = site
+        self.groups = sim.split(fewshot.POOL, train=train, validate=validate, test=test)
+        self.groups["predict"] = self.groups["test"]
+
+    def readers(self, group: str) -> list[Callable[[], Volume]]:
+        return [
+            lambda subject=fewshot.FIRST + i: simulated(self.site, subject)  # type: ignore[misc]
+            for i in self.groups[group]
+        ]
+
+
+class FolderData(VolumeData):
+    """A folder of NIfTI files with an MSD or nnU-Net `dataset.json`.
+
+    Args:
+        path: the folder.
+        spacing: working voxel size in mm; null keeps each image's own. The shipped base wants 2.
+        held_out: training cases kept for validation, chosen by a hash of their names; null: a fifth, at
+            least one when there are two or more.
+        allow_empty: accept labels without any foreground.
+        options: see `VolumeData`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        spacing: float | None = sim.SPACING,
+        held_out: int | None = None,
+        allow_empty: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if spacing is not None and not (np.isfinite(spacing) and spacing > 0):
+            raise GraftError(f"data.spacing {spacing} must be a positive number of mm, or null")
+        self.dataset = read_dataset(path)
+        self.spacing, self.allow_empty = spacing, allow_empty
+        self.classes = self.dataset.classes  # type: ignore[misc]
+        cases = sorted(
+            self.dataset.training, key=lambda c: hashlib.sha256(c.name.encode()).digest()
+        )
+        if held_out is None:
+            held_out = max(1, len(cases) // 5) if len(cases) > 1 else 0
+        if not 0 <= held_out < len(cases):
+            raise GraftError(
+                f"data.held_out {held_out}: the folder has {len(cases)} training cases, and at least "
+                "one must be left to train on"
+            )
+        labelled = [c for c in self.dataset.test if c.label is not None]
+        self.groups = {
+            "train": cases[held_out:],
+            "validate": cases[:held_out],
+            "test": labelled,
+            "predict": list(self.dataset.test or self.dataset.training),
+        }
+
+    def readers(self, group: str) -> list[Callable[[], Volume]]:
+        if group == "test" and not self.groups["test"]:
+            raise GraftError(
+                f"{self.dataset.path}: no labelled test case; list some as "
+                '{"image", "label"} under "test" of dataset.json, or put labels into labelsTs/'
+            )
+        return [
+            lambda case=case: load(  # type: ignore[misc]
+                case, len(self.classes), self.spacing, allow_empty=self.allow_empty
+            )
+            for case in self.groups[group]
+        ]
+
+
+class ImageFiles(VolumeData):
+    """Bare NIfTI files to predict, one channel each.
+
+    Args:
+        files: image files, or folders whose .nii and .nii.gz files are all taken.
+        spacing: working voxel size in mm; null keeps each image's own.
+        options: see `VolumeData`.
+    """
+
+    def __init__(
+        self, files: Sequence[str], spacing: float | None = sim.SPACING, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        found: list[Path] = []
+        for name in files:
+            path = Path(name)
+            found += sorted(path.glob("*.nii*")) if path.is_dir() else [path]
+        if not found:
+            raise GraftError(f"data.files {list(files)}: names no NIfTI file")
+        self.files, self.spacing = found, spacing
+
+    def readers(self, group: str) -> list[Callable[[], Volume]]:
+        if group != "predict":
+            raise GraftError(
+                f"data: bare image files have no labels, so they cannot serve {group!r}"
+            )
+        return [
+            lambda path=path: load(  # type: ignore[misc]
+                CaseFiles(path.name.removesuffix(".gz").removesuffix(".nii"), (path,), None),
+                4,
+                self.spacing,
+            )
+            for path in self.files
+        ]

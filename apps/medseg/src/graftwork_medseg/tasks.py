@@ -1,0 +1,182 @@
+"""What the verbs do beyond training: merged export with a parity check, record and report of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import graftwork as gw
+from graftwork_runs import Case, Figure, Measure, Record, Report, Row, Text, environment
+from graftwork_runs import Volume as Shown
+
+from . import metrics
+from .data import VolumeData
+from .module import Segmenter
+from .network import NetworkConfig, load_pretrained, save_weights
+from .nifti import apply_orientation, spacing_of
+
+PICTURES = 8  # cases shown with images; the others with their scores alone
+
+
+def export_merged(model: Segmenter, graft: gw.Graft, target: Path) -> float:
+    """Write the network with the graft merged in; the live network is left as it was, bit for bit.
+
+    The file carries its configuration and loads again as `model.weights`. Returns the largest difference
+    between the scores of the file, read back, and of the live graft, relative to the largest score.
+    Raises GraftError when the graft cannot be merged or the file cannot be written.
+    """
+    network = model.network.eval()
+    x = torch.randn(1, _channels(network), 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = network(x)
+        graft.merge(keep="cpu")
+        try:
+            tensors = {k: t.detach().clone() for k, t in network.state_dict().items()}
+        finally:
+            graft.unmerge()
+    outputs = tensors[f"{model.head}.weight"].shape[0]
+    config = _with_outputs(model.config, outputs)
+    save_weights(tensors, target, config=config, classes=model.classes)
+    with torch.inference_mode():
+        found = load_pretrained(target).model(x)
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def _channels(network: torch.nn.Module) -> int:
+    first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv3d))
+    return int(first.in_channels)
+
+
+def _with_outputs(config: NetworkConfig, outputs: int) -> NetworkConfig:
+    args = dict(config.args)
+    args["out_channels"] = outputs
+    return NetworkConfig(config.name, args)
+
+
+def write_report(
+    model: Segmenter,
+    data: VolumeData,
+    graft: gw.Graft | None,
+    folder: Path,
+    verb: str,
+    *,
+    command: str,
+) -> Path:
+    """Write report.html and, last, record.json of a run; returns the report's path."""
+    rows = []
+    cases = list(model.scores.values())
+    for name in (None, *model.classes[1:]) if cases else ():
+        means = metrics.average(cases, name)
+        for metric in ("dice", "hd95", "nsd"):
+            values = [getattr(s, metric) for c in cases for k, s in c.items() if name in (None, k)]
+            rows.append(
+                Row(case=name or "mean", variant=verb, metric=metric, value=round(means[metric], 4),
+                    lo=round(min(values), 4), hi=round(max(values), 4), n=int(means["n"]),
+                    unit="mm" if metric == "hd95" else None)
+            )  # fmt: skip
+        for kind in ("empty_both", "empty_one"):
+            rows.append(Row(case=name or "mean", variant=verb, metric=kind, value=means[kind]))
+    trained = sum(p.numel() for p in graft.parameters()) if graft else 0
+    total = sum(p.numel() for p in model.network.parameters())
+    rows.append(Row(case="network", variant=verb, metric="graft parameters", value=trained))
+    record = Record(
+        record=f"medseg/{verb}",
+        claim=f"scores of medseg {verb} on {len(cases)} case(s)" if cases else f"medseg {verb}",
+        command=command,
+        **environment(model.device),
+        rows=rows,
+        notes=[
+            "lo and hi are the worst and best case",
+            "empty masks: both empty counts Dice 1, NSD 1 and HD95 0; one empty Dice 0, NSD 0 and HD95 "
+            "the image's diagonal",
+        ],
+        details={"scores": model.scores_json(), "masks": [str(p) for p in model.written]},
+    )
+    report = Report(f"medseg {verb}", kicker="medseg")
+    report.figures(_figures(cases, trained, total))
+    if cases:
+        report.cases(_cases(model, data, verb), score="Dice")
+        report.table(
+            "Scores by class",
+            ["class", "Dice", "HD95", "NSD", "both empty", "one empty"],
+            [_class_row(cases, name) for name in model.classes[1:]],
+            caption=f"Means over {len(cases)} cases; NSD at {model.tolerance_mm} mm.",
+        )
+    if model.written:
+        report.block("Masks", Text("\n".join(str(p) for p in model.written)))
+    curve = _curve(folder / "metrics.csv")
+    if curve:
+        report.curves("Training", {"loss": curve}, x="step", y="loss (Dice + cross-entropy)")
+    path = report.notes(record.notes).record(record).write(folder / "report.html")
+    record.write(folder / "record.json")
+    return path
+
+
+def _figures(cases: list[dict[str, metrics.Score]], trained: int, total: int) -> list[Figure]:
+    figures = []
+    if cases:
+        means = metrics.average(cases)
+        figures += [
+            Figure("Dice", Measure(means["dice"])),
+            Figure("HD95", Measure(means["hd95"], digits=1, unit="mm")),
+            Figure("NSD", Measure(means["nsd"])),
+        ]
+    share = Measure(100 * trained / max(1, total), digits=2, unit="%")
+    return [*figures, Figure("Graft", trained, f"{share.number()} of the network")]
+
+
+def _class_row(cases: list[dict[str, metrics.Score]], name: str) -> list[Any]:
+    means = metrics.average(cases, name)
+    return [
+        name,
+        Measure(means["dice"]),
+        Measure(means["hd95"], digits=2, unit="mm"),
+        Measure(means["nsd"]),
+        int(means["empty_both"]),
+        int(means["empty_one"]),
+    ]
+
+
+def _cases(model: Segmenter, data: VolumeData, verb: str) -> list[Case]:
+    worst = sorted(model.scores, key=lambda name: metrics.case_dice(model.scores[name]))
+    pictured = set(worst[:PICTURES])
+    shown: dict[str, Shown] = {}
+    for read in data.readers("test" if verb == "test" else "validate"):
+        volume = read()
+        if volume.name in pictured and volume.truth is not None:
+            turn = volume.placement.orientation
+            mask = model.segment(volume)
+            ras = [apply_orientation(a, turn) for a in (_native(volume), volume.truth, mask)]
+            spacing = spacing_of(volume.placement.affine)[np.argsort(turn[:, 0])]
+            shown[volume.name] = Shown(
+                ras[0],
+                {"reference": ras[1], "prediction": ras[2]},
+                [float(s) for s in spacing],
+                dict(enumerate(model.classes)),
+            )
+    return [
+        Case(
+            name,
+            metrics.case_dice(scores),
+            [shown[name]] if name in shown else [],
+            {f"{k} Dice": Measure(s.dice) for k, s in scores.items()},
+        )
+        for name, scores in model.scores.items()
+    ]
+
+
+def _native(volume: Any) -> Any:
+    """The first channel on the file's grid."""
+    if volume.like is not None:
+        return np.asarray(volume.like.dataobj, dtype=np.float32)
+    return volume.placement.to_file_order(volume.image[0].numpy())
+
+
+def _curve(file: Path) -> list[tuple[float, float]]:
+    if not file.is_file():
+        return []
+    rows = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()[1:]]
+    return [(float(r[0]), float(r[3])) for r in rows if len(r) == 4 and r[2] == "loss"]

@@ -1,0 +1,1 @@
+"""Benchmarks: commands that measure, write records, and turn records into the published tables."""

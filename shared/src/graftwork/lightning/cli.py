@@ -1,0 +1,379 @@
+"""The command line every app shares: LightningCLI plus grafts, an allow-list, run folders and verbs.
+
+An app writes one class and one light declaration (see `graftwork.lightning.app`):
+
+    # graftwork_medseg/cli.py
+    from graftwork.lightning.cli import AppCLI
+    from graftwork.lightning.verbs import verb
+
+    class MedsegCLI(AppCLI):
+        module = Segmenter                  # a LightningModule; its attribute `network` is what is grafted
+        data = VolumeData                   # a LightningDataModule, or the base of several ...
+        data_subclasses = True              # ... then the config says which: data.class_path
+        allow = (FolderData, SimulatedData, "monai.networks.nets")   # what configs may name beside the common list
+
+        @verb
+        def demo(self, seeds: int = 3) -> None:
+            '''A complete example on the embedded data.
+
+            Args:
+                seeds: how many times to repeat the training.
+            '''
+            self.fit(); self.test()
+
+The config of each verb has the fields: seed_everything, trainer, model, data, graft, sites,
+also_train, adapter, optimizer, lr_scheduler, run_dir, resume, dry_run, and the verb's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import MethodType
+from typing import Any, ClassVar
+
+import torch
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
+
+import graftwork as gw
+from graftwork.errors import GraftError
+from graftwork.lightning import allow, run_folder
+from graftwork.lightning.app import App
+from graftwork.lightning.blame import blame
+from graftwork.lightning.checkpoint_io import load_checkpoint
+from graftwork.lightning.curve import CurveLogger
+from graftwork.lightning.export import export_merged
+from graftwork.lightning.fields import ALWAYS_SKIPPED, DRY_RUN, SKIPPED, add_fields
+from graftwork.lightning.output import settle_output
+from graftwork.lightning.resume import ExactResume
+from graftwork.lightning.step_checkpoint import StepCheckpoint
+from graftwork.lightning.verbs import trainer_with, verb, verbs_of
+
+#: verbs that use an adapter and never start a new graft
+_MEASURING = {"validate", "test", "predict", "export"}
+
+
+class AppCLI(LightningCLI):
+    """Base class of an app's command line.
+
+    Subclasses set the class attributes and add or replace verbs. Inside a verb: `self.app`, `self.verb`,
+    `self.model`, `self.datamodule`, `self.trainer`, `self.graft`, `self.run_dir`, `self.dry_run`,
+    `self.quiet`, `self.verbose`.
+
+    Attributes:
+        module: the LightningModule class; its attribute `network` is what is grafted.
+        data: the LightningDataModule class, or `None`.
+        module_subclasses, data_subclasses: the config chooses a subclass by `class_path`.
+        allow: classes, or dotted paths, that a config may name beside the common ones.
+        trainer_settings: defaults of `trainer.*`.
+        graft_default: the graft when the config names none; `None` for no graft.
+        checkpoint_every: optimizer steps between two checkpoints.
+    """
+
+    module: ClassVar[type[LightningModule]]
+    data: ClassVar[type[LightningDataModule] | None] = None
+    module_subclasses: ClassVar[bool] = False
+    data_subclasses: ClassVar[bool] = False
+    allow: ClassVar[Sequence[type | str]] = ()
+    trainer_settings: ClassVar[dict[str, Any]] = {}
+    graft_default: ClassVar[dict[str, Any] | None] = {
+        "class_path": "graftwork.LoRA",
+        "init_args": {"rank": 8},
+    }
+    checkpoint_every: ClassVar[int] = 100
+
+    def __init__(self, app: App, args: list[str] | None) -> None:
+        self.app = app
+        self.graft: gw.Graft | None = None
+        allow.allow_only([*allow.common(), *self._own_classes()])
+        self._args = args
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        defaults = {
+            v: {"default_config_files": [app.default_config(v)], "exit_on_error": False}
+            for v in self.subcommands()
+        }
+        try:
+            super().__init__(
+                model_class=self.module,
+                datamodule_class=self.data,
+                subclass_mode_model=self.module_subclasses,
+                subclass_mode_data=self.data_subclasses,
+                trainer_class=trainer_with(verbs_of(type(self))),
+                trainer_defaults={"enable_model_summary": False, **self.trainer_settings},
+                seed_everything_default=0,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                parser_kwargs={"prog": app.name, "exit_on_error": False, **defaults},
+            )
+        finally:
+            if self._scratch is not None:
+                self._scratch.cleanup()
+
+    # -- what apps may replace --------------------------------------------------------------------
+
+    def graft_target(self) -> nn.Module:
+        """The module that is grafted: the LightningModule's `network`, or itself if it has none."""
+        network = getattr(self.model, "network", self.model)
+        assert isinstance(network, nn.Module)
+        return network
+
+    def finished(self, verb: str) -> None:
+        """Called after a verb succeeded; an app writes its record and report here."""
+
+    def fit(self, **_: Any) -> None:
+        """Train, then write the graft to `<run_dir>/graft`."""
+        checkpoint = self.run_dir / run_folder.CHECKPOINT
+        self.trainer.fit(
+            self.model, datamodule=self.datamodule, ckpt_path=checkpoint if self.resume else None
+        )
+        self.save_graft()
+        if self.dry_run:
+            self._check_round_trip(checkpoint)
+
+    def validate(self, **_: Any) -> None:
+        """Measure on the validation set."""
+        self.trainer.validate(self.model, datamodule=self.datamodule, verbose=not self.quiet)
+
+    def test(self, **_: Any) -> None:
+        """Measure on the test set."""
+        self.trainer.test(self.model, datamodule=self.datamodule, verbose=not self.quiet)
+
+    def predict(self, **_: Any) -> None:
+        """Predict; writing is the module's or a callback's part."""
+        self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
+
+    @verb
+    def adapt(self) -> None:
+        """Few-shot: train on a handful of examples, write the adapter, measure it."""
+        self.fit()
+        self.validate()
+
+    @verb
+    def export(self, output: str | None = None, merged: bool = False) -> None:
+        """Write the adapter folder, or the base's weights with the graft merged in.
+
+        Args:
+            output: a new folder (or, merged, a safetensors file); `null` puts it into the run folder.
+            merged: write the whole network's weights.
+        """
+        if self.graft is None:
+            raise GraftError("export: nothing to export; name an adapter folder with --adapter")
+        if merged:
+            target = Path(output) if output else self.run_dir / "merged.safetensors"
+            export_merged(self.graft, target)
+        else:
+            target = Path(output) if output else self.run_dir / "graft"
+            gw.save(self.graft, target)
+        self.say(f"exported: {target}")
+
+    @verb
+    def demo(self) -> None:
+        """A complete example on the embedded data: train, then measure."""
+        self.fit()
+        self.test()
+
+    # -- what verbs may use -----------------------------------------------------------------------
+
+    def say(self, line: str) -> None:
+        """Print one line for the user, unless `--quiet`."""
+        if not self.quiet:
+            print(line, flush=True)
+
+    def new_trainer(self, **overrides: Any) -> Trainer:
+        """A further trainer from the same config, for verbs that train more than once."""
+        return self.instantiate_trainer(**overrides)
+
+    def save_graft(self, folder: Path | None = None, **passport: Any) -> Path | None:
+        """Write the graft as an adapter folder, by default `<run_dir>/graft`; `None` without a graft.
+
+        Args:
+            folder: where.
+            passport: further arguments of `graftwork.save`, such as `metrics` and `data_card`.
+        """
+        if self.graft is None:
+            return None
+        folder = folder or self.run_dir / "graft"
+        gw.save(self.graft, folder, overwrite=True, **passport)
+        self.say(f"adapter: {folder}")
+        return folder
+
+    # -- LightningCLI's hooks ---------------------------------------------------------------------
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Lightning's verbs and the app's, with the arguments that are no options."""
+        own = {name: set[str]() for name in verbs_of(type(self))}
+        return {v: SKIPPED.get(v, set()) | ALWAYS_SKIPPED for v in [*super().subcommands(), *own]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The config fields that every verb shares."""
+        add_fields(parser, self.graft_default)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse what the light door handed over, or stop here when only the parser is wanted."""
+        if self._args is None:
+            raise _ParserOnly(self)
+        try:
+            self.config = parser.parse_args(self._args)
+        except ArgumentError as error:
+            verb = self._subcommand_parsers[self._args[0]]
+            raise GraftError(blame(verb, self._args[1:], error)) from None
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the switches and the run folder."""
+        self.verb = str(self.subcommand)
+        self.dry_run, self.resume = bool(self._setting("dry_run")), bool(self._setting("resume"))
+        self.quiet, self.verbose = bool(self._setting("quiet")), bool(self._setting("verbose"))
+        if self.dry_run:
+            self._scratch = tempfile.TemporaryDirectory(prefix=f"{self.app.name}-dry-run-")
+            self.run_dir = Path(self._scratch.name)
+        else:
+            self.run_dir = run_folder.choose(
+                self._setting("run_dir"), self.app.name, self.verb, self.resume
+            )
+
+    def instantiate_classes(self) -> None:
+        """Build data, module, graft and trainer; only if all fit together is the run folder made."""
+        super().instantiate_classes()
+        self._attach()
+        run_folder.create(self.run_dir, self._parser(self.verb), self.config[self.verb])
+        self.say(f"run folder: {self.run_dir}")
+
+    def instantiate_trainer(self, **overrides: Any) -> Trainer:
+        """A trainer that checkpoints into the run folder and resumes exactly."""
+        config = dict(self._get(self.config_init, "trainer"))
+        given = config.get("callbacks") or []
+        callbacks = [
+            *(given if isinstance(given, list) else [given]),
+            *overrides.pop("callbacks", []),
+        ]
+        callbacks.append(ExactResume(int(self._setting("seed_everything"))))
+        if config.get("enable_checkpointing") is not False:
+            folder = self.run_dir / run_folder.CHECKPOINT.parent
+            callbacks.append(StepCheckpoint(folder, every=self.checkpoint_every))
+        settings = {
+            "callbacks": callbacks,
+            "default_root_dir": self.run_dir,
+            "enable_progress_bar": config.get("enable_progress_bar") is not False
+            and not self.quiet
+            and sys.stderr.isatty(),
+        }
+        if config.get("logger") in (None, True):
+            settings["logger"] = self._loggers()
+        try:
+            return super().instantiate_trainer(
+                **{**settings, **(DRY_RUN if self.dry_run else {}), **overrides}
+            )
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise GraftError(f"trainer: {error}") from None
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        super()._run_subcommand(subcommand)
+        if not self.dry_run:
+            self.finished(subcommand)
+        else:
+            self.say("dry run: all right")
+
+    # -- light-door calls -------------------------------------------------------------------------
+
+    @classmethod
+    def launch(cls, app: App, args: list[str]) -> AppCLI:
+        """Parse, build and run one verb; called by `App.main`."""
+        settle_output(quiet="--quiet" in args, verbose="--verbose" in args)
+        return cls(app, args)
+
+    @classmethod
+    def meta(cls, app: App, action: str, args: list[str]) -> int:
+        """`schema`, `completion` and `config validate`: what needs the parser but no run.
+
+        Raises:
+            GraftError: bad usage, or a config that does not fit.
+        """
+        from graftwork.lightning.meta import run_meta
+
+        settle_output(quiet=True, verbose=False)
+        return run_meta(cls, app, action, args)
+
+    @classmethod
+    def parser_only(cls, app: App) -> AppCLI:
+        """The CLI with its parsers and nothing else: no config, module, data or trainer."""
+        try:
+            return cls(app, None)
+        except _ParserOnly as ready:
+            return ready.cli
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _own_classes(self) -> list[type | str]:
+        return [*self.allow, self.module, *([self.data] if self.data is not None else [])]
+
+    def _setting(self, name: str) -> Any:
+        value = self.config[self.verb][name]
+        return [value] if name == "also_train" and isinstance(value, str) else value
+
+    def _loggers(self) -> list[Any]:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return [
+            CurveLogger(self.run_dir),
+            TensorBoardLogger(
+                self.run_dir, name="", version="tensorboard", default_hp_metric=False
+            ),
+        ]
+
+    def _attach(self) -> None:
+        target = self.graft_target()
+        method, adapter = self._get(self.config_init, "graft"), self._setting("adapter")
+        if adapter is not None:
+            self.graft = gw.load(target, adapter)
+        elif method is not None and self.verb not in _MEASURING:
+            seed = int(self._setting("seed_everything"))
+            self.graft = gw.graft(
+                target,
+                method,
+                sites=self._setting("sites"),
+                also_train=self._setting("also_train"),
+                seed=seed,
+            )
+        if self.graft is not None and self.verbose:
+            print(self.graft.summary())
+        if not is_overridden("configure_optimizers", self.model):
+            self.model.configure_optimizers = MethodType(self._optimizers(), self.model)
+
+    def _optimizers(self) -> Callable[[LightningModule], Any]:
+        optimizer_for = self._get(self.config_init, "optimizer")
+        schedule_for = self._get(self.config_init, "lr_scheduler")
+
+        def configure_optimizers(module: LightningModule) -> Any:
+            optimizer = optimizer_for([p for p in module.parameters() if p.requires_grad])
+            if schedule_for is None:
+                return optimizer
+            return [optimizer], [{"scheduler": schedule_for(optimizer), "interval": "step"}]
+
+        return configure_optimizers
+
+    def _check_round_trip(self, checkpoint: Path) -> None:
+        saved = load_checkpoint(checkpoint)
+        if self.graft is None:
+            return
+        live = self.graft.tensors()
+        fresh = copy.deepcopy(self.graft.model)
+        gw.get(fresh, self.graft.name).remove()
+        read = gw.load(fresh, self.run_dir / "graft").tensors()
+        for name, tensors in (("checkpoint", saved["grafts"][0]["tensors"]), ("adapter", read)):
+            if not all(torch.equal(t.cpu(), tensors[k].cpu()) for k, t in live.items()):
+                raise RuntimeError(
+                    f"dry run: the {name} read back is not the graft that was written"
+                )
+
+
+class _ParserOnly(Exception):
+    def __init__(self, cli: AppCLI) -> None:
+        self.cli = cli

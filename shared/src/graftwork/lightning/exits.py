@@ -1,0 +1,83 @@
+"""Exit codes and one-line errors for every command line. Imports nothing heavy.
+
+0 done, 1 the run failed, 2 bad input, 130 interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+
+from graftwork.errors import GraftError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def guarded(run: Callable[[], int | None], *, prog: str, verbose: bool = False) -> int:
+    """Run a command and turn whatever it raises into an exit code and one line on stderr.
+
+    Args:
+        run: the command; returns its exit code, or `None` for 0.
+        prog: the command's name, the first word of each message.
+        verbose: print the traceback of a failed run (never that of a `GraftError`).
+    """
+    try:
+        return run() or DONE
+    except KeyboardInterrupt:
+        return _interrupted(prog)
+    except GraftError as error:
+        return _say(prog, f"error: {error}", BAD_INPUT)
+    except BrokenPipeError:
+        # the reader of our output went away (`medseg schema | head`): nothing is left to tell it
+        sys.stdout = None
+        return DONE
+    except SystemExit as stop:
+        if _caused_by_interrupt(stop):
+            return _interrupted(prog)
+        if isinstance(stop.code, str):
+            return _say(prog, stop.code, FAILED)
+        return stop.code or DONE
+    except MemoryError:
+        return _say(prog, "failed: out of memory; use a smaller batch or patch", FAILED)
+    except Exception as error:
+        if bad := _bad_input_below(error):
+            return _say(prog, f"error: {bad}", BAD_INPUT)
+        if (
+            type(error).__name__ == "MisconfigurationException"
+        ):  # Lightning's word for a bad setting
+            return _say(prog, f"error: trainer: {error}", BAD_INPUT)
+        if verbose:
+            traceback.print_exc()
+            return FAILED
+        reason = str(error) or "no message"
+        return _say(
+            prog, f"failed: {type(error).__name__}: {reason} (--verbose shows where)", FAILED
+        )
+
+
+def _say(prog: str, text: str, code: int) -> int:
+    print(f"{prog}: {text}", file=sys.stderr, flush=True)
+    return code
+
+
+def _interrupted(prog: str) -> int:
+    return _say(prog, "interrupted", INTERRUPTED)
+
+
+def _caused_by_interrupt(error: BaseException) -> bool:
+    """Lightning answers Ctrl-C with `sys.exit(1)`; the interrupt is then the exit's context."""
+    context = error.__context__
+    return isinstance(context, KeyboardInterrupt) or (
+        context is not None and _caused_by_interrupt(context)
+    )
+
+
+def _bad_input_below(error: BaseException) -> GraftError | None:
+    """A `GraftError` that a library wrapped in its own exception is still the user's to mend."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, GraftError):
+            return below
+        below = below.__cause__
+    return None

@@ -1,0 +1,75 @@
+"""Where a run keeps its files: `runs/<app>/<name>/`, one run per folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from graftwork.errors import GraftError
+from graftwork.lightning.checkpoint_io import write_atomically
+
+CONFIG = "config.yaml"
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+
+
+def choose(wanted: str | None, app: str, verb: str, resume: bool) -> Path:
+    """The folder of this run.
+
+    Args:
+        wanted: the user's choice; `None` takes `runs/<app>/<verb>`, `<verb>-2` and so on: the first free
+            one, or, to resume, the last one that holds a checkpoint.
+        app: name of the app.
+        verb: name of the verb.
+        resume: continue the run in the folder.
+
+    Raises:
+        GraftError: the folder is taken, or there is nothing to resume.
+    """
+    if wanted is not None:
+        folder = Path(wanted)
+        taken = (folder / CONFIG).exists()
+        if taken and not resume:
+            raise GraftError(
+                f"run_dir: {folder} holds a run already; give another folder, or --resume"
+            )
+        if folder.exists() and not folder.is_dir():
+            raise GraftError(f"run_dir: {folder} is a file")
+        if resume and not (folder / CHECKPOINT).exists():
+            raise GraftError(f"resume: {folder / CHECKPOINT} does not exist")
+    elif resume:
+        there = [f for f in _existing(app, verb) if (f / CHECKPOINT).exists()]
+        if not there:
+            raise GraftError(f"resume: no run of {verb!r} under runs/{app} holds {CHECKPOINT}")
+        folder = there[-1]
+    else:
+        folder = next(f for f in _numbered(app, verb) if not f.exists())
+    return folder
+
+
+def _numbered(app: str, verb: str) -> Iterator[Path]:
+    base = Path("runs") / app
+    yield base / verb
+    yield from (base / f"{verb}-{n}" for n in count(2))
+
+
+def _existing(app: str, verb: str) -> Iterator[Path]:
+    for folder in _numbered(app, verb):
+        if not folder.exists():
+            return
+        yield folder
+
+
+def create(folder: Path, parser: Any, config: Any) -> None:
+    """Make the folder and write the resolved config into it.
+
+    Raises:
+        GraftError: it cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GraftError(f"run_dir: cannot create {folder}: {error.strerror}") from None
+    text = parser.dump(config, skip_none=False, format="yaml")
+    write_atomically(folder / CONFIG, text.encode())

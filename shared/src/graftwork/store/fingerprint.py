@@ -1,0 +1,150 @@
+"""Is this the base that the graft was trained on? Names, shapes, and hashes of the adapted tensors.
+
+Each adapted tensor is rounded to bfloat16 and hashed with SHA-256, so a float32 and a bfloat16 load of one
+base agree. A float16 load may round twice (float32 -> float16 -> bfloat16), so where exactly one side is
+float16, 16 sampled values are compared instead, to 2^-7 relative and 2^-24 absolute: this tells another
+base from the same one, but not a base whose values all moved by less than that. The outline counts all
+parameters of the model by name (numbers replaced by "#") and shape, so a deeper or shallower base differs even
+if the adapted layers agree. Modules that the graft replaces whole are not part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graftwork.algebra.recognise import plain_class
+from graftwork.errors import GraftError
+from graftwork.ledger import Entry
+from graftwork.sites import own_modules, within
+
+SAMPLES = 16
+_CHUNK = 2**24  # elements hashed at a time, so that a large tensor costs little memory
+
+
+def fingerprint(model: nn.Module, entry: Entry) -> dict[str, Any]:
+    """The base under a graft, as plain JSON.
+
+    Raises:
+        GraftError: a base tensor holds no values (meta device).
+    """
+    tensors = {}
+    for name, t in adapted(model, entry).items():
+        tensors[name] = {
+            "dtype": _dtype(t),
+            "shape": list(t.shape),
+            "sha256": _hash(t, name),
+            "sketch": _sketch(t),
+        }
+    cls = plain_class(model)
+    named = f"{cls.__module__}.{cls.__qualname__}"[:500]
+    return {"class": named, "outline": outline(model, entry), "tensors": tensors}
+
+
+def differences(saved: Mapping[str, Any], model: nn.Module, entry: Entry) -> list[str]:
+    """How the model's base differs from a saved fingerprint, one line for each tensor or layer group."""
+    lines = []
+    now = adapted(model, entry)
+    for name in saved["tensors"].keys() | now.keys():
+        lines += tensor_difference(name, saved["tensors"].get(name), now.get(name))
+    here, there = outline(model, entry), saved["outline"]
+    for key in here.keys() | there.keys():
+        a, b = here.get(key, 0), there.get(key, 0)
+        if a != b:
+            lines.append(f"{key}: {a} here, {b} in the graft's base")
+    return sorted(lines)
+
+
+def adapted(model: nn.Module, entry: Entry) -> dict[str, Tensor]:
+    """The base's tensors that the graft's function depends on, by full name."""
+    modules = dict(own_modules(model))
+    names = [s.module for s, _ in entry.sites] + [b.name for b in entry.beside if b.new is not None]
+    found: dict[str, Tensor] = {}
+    for name in dict.fromkeys(names):
+        for leaf, t in _parameters(modules[name]):
+            found[f"{name}.{leaf}" if name else leaf] = t.detach()
+    return found
+
+
+def outline(model: nn.Module, entry: Entry) -> dict[str, int]:
+    """How many parameters there are of each name and shape, such as `layers.#.weight 64x64: 12`."""
+    counts: dict[str, int] = {}
+    copied = {b.name for b in entry.beside if b.new is None}
+    for name, t in _parameters(model):
+        if within(name, copied):
+            continue
+        shape = "x".join(map(str, t.shape)) or "scalar"
+        key = re.sub(r"(^|(?<=\.))\d+(?=\.|$)", "#", name) + " " + shape
+        counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+def _parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Base parameters by name, every use of a tied one, without anything that a graft added."""
+    for name, m in own_modules(module):
+        for leaf, p in m._parameters.items():
+            if p is not None:
+                yield f"{name}.{leaf}" if name else leaf, p
+
+
+def tensor_difference(name: str, saved: Mapping[str, Any] | None, t: Tensor | None) -> list[str]:
+    """One line if a base tensor is not the one that was saved, none if it is."""
+    """How one tensor `t` differs from its entry in a saved fingerprint; empty if it does not."""
+    if t is None:
+        return [f"{name}: not in this model"]
+    if saved is None:
+        return [f"{name}: not in the graft's base"]
+    if list(t.shape) != saved["shape"]:
+        return [f"{name}: shape {tuple(t.shape)} here, {tuple(saved['shape'])} in the graft's base"]
+    if _hash(t, name) == saved["sha256"]:
+        return []
+    if (t.dtype == torch.float16) != (saved["dtype"] == "float16") and _close(t, saved["sketch"]):
+        return []
+    return [f"{name}: other values"]
+
+
+def _hash(t: Tensor, name: str) -> str:
+    if t.is_meta:
+        raise GraftError(
+            f"{name}: the base has no values yet (meta device); load its weights first"
+        )
+    digest = hashlib.sha256()
+    for part in t.reshape(-1).split(_CHUNK):
+        digest.update(_bits(part).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _bits(t: Tensor) -> Tensor:
+    # by way of float32, so that a float64 base rounds as its float32 load does
+    rounded = t if t.dtype == torch.bfloat16 else t.to(torch.float32).to(torch.bfloat16)
+    return rounded.contiguous().cpu().view(torch.int16)
+
+
+def _samples(t: Tensor) -> Tensor:
+    flat = t.reshape(-1)
+    n = flat.numel()
+    picks = [i * (n - 1) // (SAMPLES - 1) for i in range(SAMPLES)] if n else []
+    return flat[torch.tensor(picks, dtype=torch.long, device=t.device)]
+
+
+def _sketch(t: Tensor) -> str:
+    return _bits(_samples(t)).numpy().astype("<i2").tobytes().hex()
+
+
+def _close(t: Tensor, sketch: str) -> bool:
+    words = torch.frombuffer(bytearray.fromhex(sketch), dtype=torch.bfloat16) if sketch else None
+    here = _samples(t).to("cpu", torch.float32)
+    if words is None or words.numel() != here.numel():
+        return here.numel() == 0 and not sketch
+    there = words.to(torch.float32)
+    allowed = 2**-7 * torch.maximum(here.abs(), there.abs()) + 2**-24
+    return bool(((here - there).abs() <= allowed).all())
+
+
+def _dtype(t: Tensor) -> str:
+    return str(t.dtype).removeprefix("torch.")

@@ -1,0 +1,26 @@
+"""Lightning's own noise is not ours to mend, and an app's allow-list must not outlive its test."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+from jsonargparse import _common
+
+from graftwork.lightning.output import settle_output
+
+
+@pytest.fixture(autouse=True)
+def quiet_libraries() -> Iterator[None]:
+    with warnings.catch_warnings():
+        settle_output(quiet=False, verbose=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def parser_settings() -> Iterator[None]:
+    before = dict(_common.parsing_settings)
+    yield
+    _common.parsing_settings.clear()
+    _common.parsing_settings.update(before)

@@ -1,0 +1,57 @@
+"""Random settings of any method, read off its dataclass fields: types, ranges and choices."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from graftwork.methods import method_class
+from graftwork.methods.base import Method
+from hypothesis import strategies as st
+
+#: how far above its smallest value a whole number is drawn
+SPREAD = 9
+#: size of numbers without a range
+WIDE = 4.0
+
+
+def settings_of(method_id: str, **fixed: Any) -> st.SearchStrategy[Method]:
+    """Instances of the method with every field drawn from its legal range; `fixed` ones as given."""
+    cls = method_class(method_id)
+    hints = typing.get_type_hints(cls)
+    drawn = {
+        f.name: st.just(f.default) | _values(f"{cls.__name__}.{f.name}", hints[f.name], f.metadata)
+        for f in dataclasses.fields(cls)
+        if f.name not in fixed
+    }
+    return st.fixed_dictionaries(drawn).map(lambda fields: cls(**fields, **fixed))
+
+
+def _values(name: str, hint: Any, limits: Any) -> st.SearchStrategy[Any]:
+    if isinstance(hint, types.UnionType):
+        return st.one_of([_values(name, h, limits) for h in typing.get_args(hint)])
+    if limits.get("choices") is not None:
+        return st.sampled_from(limits["choices"])
+    low, high = limits.get("low"), limits.get("high")
+    if hint is type(None):
+        return st.none()
+    if hint is bool:
+        return st.booleans()
+    if hint is int:
+        start = 0 if low is None else int(low)
+        return st.integers(start, start + SPREAD if high is None else min(int(high), start + SPREAD))
+    if hint is float:
+        return st.floats(
+            -WIDE if low is None else float(low),
+            WIDE if high is None else float(high),
+            allow_nan=False,
+        ).map(lambda v: round(v, 3))  # no halves can hold 1e-140
+    if typing.get_origin(hint) is tuple:
+        item = _values(name, typing.get_args(hint)[0], limits)
+        return st.lists(item, min_size=1, max_size=3).map(tuple)
+    raise NotImplementedError(
+        f"{name}: the suite has no values for {hint}; teach method_settings._values this type, "
+        f"or give the field choices"
+    )
