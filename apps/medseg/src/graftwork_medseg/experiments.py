@@ -25,36 +25,24 @@ from torch import nn
 from graftwork_runs import environment
 
 from . import fewshot, metrics, sim
-from .fewshot import GraftPlan
+from .fewshot import LEVEL, GraftPlan
 from .files import publish
 from .network import load_pretrained
 from .train_base import scans
 
-_LEVEL = {
-    "0": ("down_layers.0.*conv?.conv", "up_layers.2.*conv?.conv"),
-    "1": ("down_layers.1.*conv?.conv", "up_layers.1.*conv?.conv", "down_layers.1.0.conv"),
-    "2": ("down_layers.2.*conv?.conv", "up_layers.0.*conv?.conv", "down_layers.2.0.conv"),
-    "3": ("down_layers.3.*conv?.conv", "down_layers.3.0.conv"),
-}
 _WHOLE = ("convInit.conv", "*.norm?", "conv_final.0")
 PLANS = (
-    # LoRA of larger rank where the channels are few.
-    GraftPlan(
-        "LoRA, levels 0-2",
-        rank=8,
-        sites=_LEVEL["0"] + _LEVEL["1"] + _LEVEL["2"],
-        overrides={g: {"rank": 3} for g in _LEVEL["1"]} | {g: {"rank": 1} for g in _LEVEL["2"]},
-    ),
+    fewshot.PLAN,
     # The small convolutions at full resolution whole, LoRA below: cheaper, no second convolution there.
     GraftPlan(
         "level 0 whole, LoRA below",
         rank=3,
-        sites=_LEVEL["1"] + _LEVEL["2"],
-        overrides={g: {"rank": 1} for g in _LEVEL["2"]},
-        also_train=(*_WHOLE, *_LEVEL["0"]),
+        sites=LEVEL["1"] + LEVEL["2"],
+        overrides={g: {"rank": 1} for g in LEVEL["2"]},
+        also_train=(*_WHOLE, *LEVEL["0"]),
     ),
-    GraftPlan("level 0 whole, LoRA on 1", rank=4, sites=_LEVEL["1"],
-              also_train=(*_WHOLE, *_LEVEL["0"])),
+    GraftPlan("level 0 whole, LoRA on 1", rank=4, sites=LEVEL["1"],
+              also_train=(*_WHOLE, *LEVEL["0"])),
 )  # fmt: skip
 SEARCH: dict[str, list[dict[str, Any]]] = {
     "head": [{"head_rate": h} for h in (3e-2, 1e-1)],

@@ -54,8 +54,20 @@ class GraftPlan:
     rate: float = 1e-2
 
 
+# The network's convolutions by resolution, 0 the full one.
+LEVEL = {
+    "0": ("down_layers.0.*conv?.conv", "up_layers.2.*conv?.conv"),
+    "1": ("down_layers.1.*conv?.conv", "up_layers.1.*conv?.conv", "down_layers.1.0.conv"),
+    "2": ("down_layers.2.*conv?.conv", "up_layers.0.*conv?.conv", "down_layers.2.0.conv"),
+}
 # Chosen on the validation subjects; `experiments` repeats the search.
-PLAN = GraftPlan(rate=1e-2)
+PLAN = GraftPlan(
+    "LoRA, levels 0-2",  # of larger rank where the channels are few
+    rank=8,
+    sites=LEVEL["0"] + LEVEL["1"] + LEVEL["2"],
+    overrides={g: {"rank": 3} for g in LEVEL["1"]} | {g: {"rank": 1} for g in LEVEL["2"]},
+    rate=1e-2,
+)
 HEAD_RATE = 3e-2  # of the last convolution in the graft's arm
 HEAD_ONLY_RATE = 1e-1
 
