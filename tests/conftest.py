@@ -36,3 +36,23 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(pytest_report_header(terminalreporter.config))
+    for title, figures in _figures(terminalreporter).items():
+        shown = ", ".join(
+            f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in figures.items()
+        )
+        terminalreporter.write_line(f"{title}: {shown}")
+
+
+def _figures(terminalreporter: pytest.TerminalReporter) -> dict[str, dict[str, float]]:
+    """What tests recorded as the property "figures", a title and named numbers: counts are added up,
+    of measurements the largest stays."""
+    totals: dict[str, dict[str, float]] = {}
+    for reports in terminalreporter.stats.values():
+        for name, value in (p for r in reports for p in getattr(r, "user_properties", ())):
+            if name == "figures":
+                title, numbers = value
+                total = totals.setdefault(title, {})
+                for key, number in numbers.items():
+                    old = total.get(key, 0)
+                    total[key] = max(old, number) if isinstance(number, float) else old + number
+    return totals

@@ -115,6 +115,20 @@ def hooked() -> nn.Module:
     return nn.utils.spectral_norm(nn.Linear(4, 4))
 
 
+def sharded() -> nn.Module:
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    layer = nn.Linear(4, 4)
+    layer.weight = nn.Parameter(TwoTensor(torch.ones(4, 4), torch.ones(4, 4)))
+    return layer
+
+
+def eight_bits() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    layer.weight = nn.Parameter(torch.ones(4, 4).to(torch.float8_e4m3fn), requires_grad=False)
+    return layer
+
+
 def quantised() -> nn.Module:
     layer = nn.Linear(4, 4)
     layer.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
@@ -130,6 +144,8 @@ def quantised() -> nn.Module:
         (parametrised, "parametri"),
         (hooked, "hook"),
         (quantised, "quantised"),
+        (eight_bits, "quantised"),
+        (sharded, "sharded"),
         (lambda: nn.Embedding(4, 4, max_norm=1.0), "max_norm"),
         (lambda: nn.Embedding(4, 4, sparse=True), "sparse"),
     ],

@@ -260,3 +260,94 @@ def test_inference_mode_and_no_grad() -> None:
         assert torch.equal(model(tokens()), out)
     with torch.no_grad():
         assert torch.equal(model(tokens()), out)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_loading_by_assignment(assign: bool) -> None:
+    for build in (net, lambda seed=0: nn.MultiheadAttention(8, 2)):
+        model, other = build(), build(seed=3)
+        graft = stir(gw.graft(model, gw.LoRA(2)))
+        mine = {k: v.clone() for k, v in graft.tensors().items()}
+        frozen = {n: p.clone() for n, p in other.state_dict().items()}
+        result = model.load_state_dict(frozen, assign=assign)
+        assert not result.missing_keys and not result.unexpected_keys
+        assert base_bits(model) == base_bits(other)
+        assert all(torch.equal(v, mine[k]) for k, v in graft.tensors().items())
+        assert {p.requires_grad for n, p in model.named_parameters() if "_graft" not in n} == {
+            False
+        }
+        loose = model.load_state_dict({}, strict=False)
+        assert loose.missing_keys == other.load_state_dict({}, strict=False).missing_keys
+        graft.remove()
+        assert base_bits(model) == base_bits(other)
+
+
+def test_the_meta_device() -> None:
+    with torch.device("meta"):
+        model = Net()
+    graft = gw.graft(model, gw.LoRA(2))
+    assert {t.device.type for t in graft.tensors().values()} == {"meta"}
+    assert graft.summary().trainable > 0
+    assert gw.graft_from_spec(net(), graft.spec()).spec() == graft.spec()
+
+
+@pytest.mark.parametrize("which", GRAFTS)
+def test_autocast(which: str) -> None:
+    model, graft = grafted(which)
+    plain = net()
+    with torch.autocast("cpu", torch.bfloat16):
+        base = plain(tokens())
+        close(model(tokens())[:, :3].float(), base.float(), 0.05)
+    stir(graft, 0.1)  # outside: inside, autocast would go on using the weights it has cast
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(tokens())
+        out.float().square().sum().backward()
+    assert all(p.grad is not None for p in graft.parameters() if p.requires_grad)
+    close(out.float(), model(tokens()), 0.05)
+    if graft.method.mergeable:  # a merge under autocast is no less exact
+        twin = copy.deepcopy(model)
+        graft.merge()
+        with torch.autocast("cpu", torch.bfloat16):
+            gw.get(twin).merge()
+        assert base_bits(twin) == base_bits(model)
+
+
+def test_a_block_that_returns_no_tensor_is_named() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+            return self.fc(x), 1
+
+    model = nn.Sequential()
+    model.add_module("mlp", Two())
+    gw.graft(model, gw.AdaptFormer(2), sites="mlp")
+    with pytest.raises(gw.GraftError, match="Two returns a tuple"):
+        model(torch.randn(2, 4))
+
+
+def test_averaged_models() -> None:
+    model, graft = grafted("lora")
+    average = torch.optim.swa_utils.AveragedModel(model)
+    start = model(tokens())
+    stir(graft)
+    average.update_parameters(model)
+    average.update_parameters(model)
+    assert not torch.equal(average(tokens()), start)
+    assert list(gw.grafts(average)) == ["default"]
+
+
+@pytest.mark.parametrize("method", [gw.LoRA(4), gw.DoRA(4), gw.DiaBlo(4), gw.IA3(), gw.BitFit()])
+def test_the_start_under_autocast_is_the_base(method: Any) -> None:
+    torch.manual_seed(0)
+    for layer, x in (
+        (nn.Linear(64, 64), torch.randn(8, 64)),
+        (nn.Conv2d(8, 16, 3), torch.randn(2, 8, 6, 6)),
+    ):
+        with torch.autocast("cpu", torch.bfloat16):
+            base = layer(x)
+        gw.graft(layer, method)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(layer(x), base)

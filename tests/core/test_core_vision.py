@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import graftwork as gw
-from tests.core.core_helpers import base_bits, close, picture, stir, train
+from tests.core.core_helpers import close, picture, stir, train
 from tests.core.zoo import MONAI, TIMM
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # monai and timm warn of themselves as they load
@@ -55,7 +55,12 @@ def test_train_merge_remove(which: str, method: str) -> None:
     graft = gw.graft(model, **default)
     if method == "adaptformer" and fused:  # its default sites are the feed-forward blocks
         assert all(name.endswith("mlp") for name, *_ in graft.summary().rows)
-    gw.check_reach(model, x)
+    if "UNETR" in which and method in ("bitfit", "norm_affine"):
+        # MONAI's transformer block holds a norm for a cross attention that it does not have
+        with pytest.raises(gw.GraftError, match=r"norm_cross_attn .*not reached"):
+            gw.check_reach(model, x)
+    else:
+        gw.check_reach(model, x)
     train(model, graft, lambda: out_of(model(x)), steps=2, lr=1e-3)
     stir(graft, 0.01)
     model.eval()
@@ -71,7 +76,6 @@ def test_train_merge_remove(which: str, method: str) -> None:
                 graft.merge()
     graft.remove()
     assert picture(model) == before
-    assert base_bits(model) is not None
 
 
 def norm_with_tensors(module: torch.nn.Module) -> bool:

@@ -41,7 +41,9 @@ def _values(name: str, hint: Any, limits: Any) -> st.SearchStrategy[Any]:
         return st.booleans()
     if hint is int:
         start = 0 if low is None else int(low)
-        return st.integers(start, start + SPREAD if high is None else min(int(high), start + SPREAD))
+        return st.integers(
+            start, start + SPREAD if high is None else min(int(high), start + SPREAD)
+        )
     if hint is float:
         return st.floats(
             -WIDE if low is None else float(low),

@@ -27,8 +27,15 @@ class Graft:
 
     @property
     def entry(self) -> Entry:
-        """What the ledger holds of this graft."""
-        return ledger_of(self.model).entries[self.name]
+        """What the ledger holds of this graft.
+
+        Raises:
+            GraftError: the graft was removed.
+        """
+        entries = ledger_of(self.model).entries
+        if self.name not in entries:
+            raise GraftError(f"no graft {self.name!r} any more; the model has {sorted(entries)}")
+        return entries[self.name]
 
     @property
     def method(self) -> Method:

@@ -140,6 +140,11 @@ class MethodState(SiteState):
         if self.dense and x.dtype in _EXACT and not torch.is_autocast_enabled(x.device.type):
             return self._run_dense(layer, x)
         y = base(*args, **kwargs)
+        if not isinstance(y, Tensor):
+            raise GraftError(
+                f"a grafted {type(layer).__mro__[2].__name__} returns a {type(y).__name__}, not a "
+                "tensor; graft a layer inside it"
+            )
         return (y + self.change(layer, x, y)).to(y.dtype)
 
     def _run_dense(self, layer: nn.Module, x: Tensor) -> Tensor:
@@ -157,12 +162,10 @@ class MethodState(SiteState):
         weight, bias = self.base(layer)
         wide = work_dtype(weight)
         params = {k: v.to(wide) for k, v in self.params().items()}
-        return self.method.weight_change(
-            self.geo,
-            params,
-            weight.detach().to(wide),
-            None if bias is None else bias.detach().to(wide),
-        )
+        weight = weight.detach().to(wide)
+        bias = None if bias is None else bias.detach().to(wide)
+        with torch.autocast(weight.device.type, enabled=False):  # wide means wide
+            return self.method.weight_change(self.geo, params, weight, bias)
 
     def merged(self, layer: nn.Module) -> dict[str, Tensor]:
         weight, bias = self.base(layer)

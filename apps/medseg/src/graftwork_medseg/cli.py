@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.lightning.cli import AppCLI
@@ -89,7 +87,6 @@ class MedsegCLI(AppCLI):
         if self.dry_run:
             plan = demo.DemoPlan(seeds=(0,), steps=2, train=1, test=1)
         progress = Progress(demo.work(plan), quiet=self.quiet)
-        torch.set_grad_enabled(True)
         out = demo.run(plan, self.run_dir / "graft", progress)
         demo_report.write(out, self.run_dir)
         for line in demo_report.lines(out, self.run_dir):

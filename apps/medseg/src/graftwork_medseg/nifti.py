@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import zlib
 from collections.abc import Sequence
@@ -73,12 +74,21 @@ def read_voxels(image: Header, path: str | Path) -> Array:
     Raises GraftError for a damaged or truncated file and for voxels that are NaN or infinite.
     """
     try:
+        if str(path).endswith(".gz"):
+            _check_sum(Path(path))
         data = np.asarray(image.dataobj, dtype=np.float32)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise GraftError(f"{path}: its voxels cannot be read: {error}") from error
     if not np.isfinite(data).all():
         raise GraftError(f"{path}: {int((~np.isfinite(data)).sum())} voxels are NaN or infinite")
     return data
+
+
+def _check_sum(path: Path) -> None:
+    """Read a gzip file to its end: nibabel stops at the last voxel, before the checksum."""
+    with gzip.open(path) as file:
+        while file.read(1 << 20):
+            pass
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import TextIO
 
@@ -32,14 +33,19 @@ class Progress:
         self.begun = time.monotonic()
         self.last = self.begun
         self.width = 0
+        self._lock = threading.Lock()
 
     def advance(self, units: float, what: str) -> None:
-        """Count `units` of finished work; `what` says what is going on."""
-        self.done += units
-        now = time.monotonic()
-        if self.quiet or now - self.last < self.every:
-            return
-        self.last = now
+        """Count `units` of finished work; `what` says what is going on. Threads may call it."""
+        with self._lock:
+            self.done += units
+            now = time.monotonic()
+            if self.quiet or now - self.last < self.every:
+                return
+            self.last = now
+            self._line(now, what)
+
+    def _line(self, now: float, what: str) -> None:
         left = (now - self.begun) / max(self.done, 1e-9) * max(0.0, self.total - self.done)
         share = min(99, int(100 * self.done / self.total))
         self._show(f"{share:3d} %  {what}, about {left:.0f} s left")

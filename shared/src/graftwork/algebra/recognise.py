@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from graftwork.algebra.conv import Conv, ConvTranspose
 from graftwork.algebra.geometry import Geometry
@@ -155,8 +156,13 @@ def recognise(module: nn.Module) -> Geometry | str | None:
         if reader is _norm:
             return "it has no affine weight"
         return "its weight is computed by a hook (weight_norm or spectral_norm); remove that first"
-    if isinstance(weight, nn.UninitializedParameter) or not weight.is_floating_point():
-        return "its weight is lazy, quantised or not floating point"
+    if isinstance(weight, nn.UninitializedParameter):
+        return "its weight is lazy; run the model once first"
+    if is_traceable_wrapper_subclass(weight) or weight.dtype.itemsize < 2:
+        kind = type(weight.data).__name__
+        return f"its weight is quantised or sharded ({kind}, {weight.dtype}); graft before that"
+    if not weight.is_floating_point():
+        return f"its weight is not floating point but {weight.dtype}"
     return reader(module)
 
 

@@ -87,7 +87,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
                 raise GraftError(
                     f"checkpoint {path}: not written by graftwork (format {meta.get('format')!r})"
                 )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in list(file.keys())}
         out = decode(json.loads(meta["plain"]), tensors)
     except OSError as error:
         raise GraftError(f"checkpoint {path}: {error.strerror or error}") from None

@@ -68,7 +68,8 @@ class DoRA(LoRA):
         return torch.where(empty, torch.ones_like(norm), m / torch.where(empty, 1.0, norm))
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
-        with torch.no_grad():
+        # under autocast the norm would be rounded, and the start would not be the base
+        with torch.no_grad(), torch.autocast(c.y.device.type, enabled=False):
             delta = self.scale * geo.product(p["A"], p["B"])
         # g stays wide: rounded to half precision it would cost as much as the whole layer does
         g = geo.channels(self.ratio(geo, p, c.weight, delta), c.y)

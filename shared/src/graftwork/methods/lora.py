@@ -100,14 +100,16 @@ class LoRA(Method):
         return {"A": a, "B": b}
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
-        return self.scale * self.branch(geo, p, c)
+        return self.branch(geo, p, c, self.scale)
 
-    def branch(self, geo: Geometry, p: Params, c: Call) -> Tensor:
-        """`B A x`, unscaled."""
+    def branch(self, geo: Geometry, p: Params, c: Call, scale: float = 1.0) -> Tensor:
+        """`B (scale A x)`: scaled where it is r channels wide, which is cheaper and rounds less."""
         a, b = p["A"].to(c.y.dtype), p["B"].to(c.y.dtype)
         if isinstance(geo, Embedding):  # tokens cannot be dropped out, their features can
-            return geo.up(F.dropout(geo.down(c.x, a, c.y), self.dropout, c.training), b)
-        return geo.lowrank(F.dropout(c.x, self.dropout, c.training), a, b, c.y)
+            h = F.dropout(geo.down(c.x, a, c.y), self.dropout, c.training)
+        else:
+            h = geo.down(F.dropout(c.x, self.dropout, c.training), a, c.y)
+        return geo.up(h if scale == 1.0 else scale * h, b)
 
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
         return Delta(weight=self.scale * geo.product(p["A"], p["B"]))

@@ -1,0 +1,122 @@
+"""LoRA's numbered invariants and its start values."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import graftwork as gw
+import pytest
+import torch
+from method_invariants import invariant
+from torch import nn
+
+LAYERS = [
+    (nn.Linear(6, 10), (4, 6), 3 * 6 + 10 * 3),
+    (nn.Conv2d(4, 6, (3, 2), groups=1), (2, 4, 7, 7), 3 * 4 * 6 + 6 * 3),
+    (nn.Conv3d(6, 9, 3, groups=3), (1, 6, 5, 5, 5), 3 * 2 * 27 + 9 * 1),
+    (nn.ConvTranspose2d(6, 9, 2, groups=3), (1, 6, 5, 5), 3 * 2 * 4 + 9 * 1),
+]
+
+
+def moved(model: nn.Module, size: float = 0.3) -> None:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in gw.get(model).parameters():
+            p.add_(size * torch.randn_like(p))
+
+
+@invariant("lora", 1, 3)
+@pytest.mark.parametrize(("layer", "shape", "count"), LAYERS)
+def test_start_is_the_base_and_the_count_is_the_formula(
+    layer: nn.Module, shape: tuple[int, ...], count: int
+) -> None:
+    model, x = copy.deepcopy(layer), torch.randn(shape)
+    g = gw.graft(model, gw.LoRA(3))
+    assert torch.equal(model(x), layer(x))
+    assert sum(p.numel() for p in g.parameters()) == count
+
+
+@invariant("lora", 2)
+def test_forward_is_the_equation() -> None:
+    layer, x = nn.Linear(5, 7).double(), torch.randn(3, 5, dtype=torch.float64)
+    model = copy.deepcopy(layer)
+    g = gw.graft(model, gw.LoRA(2, alpha=3.0))
+    moved(model)
+    t = g.tensors()
+    by_hand = x @ (layer.weight + 3.0 / 2 * t["B"] @ t["A"]).T + layer.bias
+    torch.testing.assert_close(model(x), by_hand, rtol=0, atol=1e-12)
+    g.merge()
+    torch.testing.assert_close(model(x), by_hand, rtol=0, atol=1e-12)
+
+
+@invariant("lora", 4)
+def test_only_b_has_a_gradient_on_the_first_step() -> None:
+    model = nn.Linear(5, 7)
+    g = gw.graft(model, gw.LoRA(2))
+    model(torch.randn(3, 5)).square().sum().backward()
+    grads = {n: p.grad for n, p in g.named_parameters()}
+    assert not grads["A"].any() and grads["B"].abs().min() > 0
+
+
+@invariant("lora", 5)
+def test_rslora_of_rank_one_is_lora() -> None:
+    x = torch.randn(3, 5)
+    outputs = []
+    for rslora in (False, True):
+        model = nn.Linear(5, 7)
+        torch.nn.init.ones_(model.weight)
+        torch.nn.init.ones_(model.bias)
+        gw.graft(model, gw.LoRA(1, alpha=4.0, rslora=rslora), seed=0)
+        moved(model)
+        outputs.append(model(x))
+    assert torch.equal(*outputs)
+
+
+def test_rslora_divides_by_the_root_of_the_rank() -> None:
+    assert gw.LoRA(9, alpha=6.0, rslora=True).scale == pytest.approx(2.0)
+    assert gw.LoRA(9, alpha=6.0).scale == pytest.approx(2 / 3)
+    assert gw.LoRA(9).scale == 1.0 and gw.LoRA(9, rslora=True).scale == 3.0
+
+
+@invariant("lora", 6)
+@pytest.mark.parametrize("kind", ["linear", "conv", "embedding"])
+def test_dropout_acts_in_training_on_the_branch_only(kind: str) -> None:
+    layer: nn.Module = {
+        "linear": nn.Linear(64, 5),
+        "conv": nn.Conv1d(64, 5, 1),
+        "embedding": nn.Embedding(64, 5),
+    }[kind]
+    x = torch.randint(64, (20,)) if kind == "embedding" else torch.randn(3, 64, 1).squeeze(-1)
+    x = torch.randn(3, 64, 4) if kind == "conv" else x
+    base = layer(x)
+    model = copy.deepcopy(layer)
+    gw.graft(model, gw.LoRA(4, dropout=0.5), sites=["*"])
+    assert torch.equal(model.train()(x), base), "the base path was dropped out"
+    moved(model)
+    model.train()
+    assert not torch.equal(model(x), model(x))
+    mean = torch.stack([model(x) for _ in range(400)]).mean(0)
+    model.eval()
+    assert torch.equal(model(x), model(x))
+    # inverted dropout: its mean is the branch
+    assert (mean - model(x)).abs().max() < 0.35 * (model(x) - base).abs().max()
+
+
+@pytest.mark.parametrize(
+    ("layer", "fan_in"), [(nn.Linear(400, 3), 400), (nn.Conv2d(40, 4, (5, 2), groups=2), 200)]
+)
+def test_a_starts_uniform_and_b_zero(layer: nn.Module, fan_in: int) -> None:
+    t = gw.graft(layer, gw.LoRA(8), sites=["*"]).tensors()
+    bound = 1 / math.sqrt(fan_in)
+    a = t["A"]
+    assert not t["B"].any()
+    assert -bound <= a.min() < -0.98 * bound and 0.98 * bound < a.max() <= bound
+    assert abs(float(a.mean())) < 0.06 * bound
+    assert float(a.std()) == pytest.approx(bound / math.sqrt(3), rel=0.06)
+
+
+def test_an_embedding_starts_with_a_zero_and_b_normal() -> None:
+    t = gw.graft(nn.Embedding(20, 300), gw.LoRA(8), sites=["*"]).tensors()
+    assert not t["A"].any()
+    assert abs(float(t["B"].mean())) < 0.1 and float(t["B"].std()) == pytest.approx(1, rel=0.1)
