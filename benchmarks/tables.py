@@ -14,6 +14,7 @@ from pathlib import Path
 
 from graftwork.cards import cards
 from graftwork.errors import GraftError
+from graftwork_runs import validate_record
 from graftwork_runs.tables import Tables, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +50,53 @@ def _families(kinds: Sequence[str]) -> str:
     return ", ".join(family + "/".join(ends) for family, ends in names.items())
 
 
-GENERATORS = {"methods": methods}
+def demo() -> str:
+    """The medseg demo's table: what each arm reached on the test subjects, and what it trained."""
+    record = validate_record(RECORDS / "medseg" / "demo.json")
+
+    def cell(arm: str, metric: str, case: str = "mean", digits: int = 3) -> str:
+        [row] = record.find(variant=arm, metric=metric, case=case)
+        text = f"{row.value:.{digits}f}"
+        if case == "mean" and row.lo is not None and row.lo != row.hi:
+            text += f" ({row.lo:.{digits}f} to {row.hi:.{digits}f})"
+        return text
+
+    def trained(arm: str) -> int:
+        [row] = record.find(variant=arm, metric="trained parameters")
+        return int(row.value or 0)
+
+    arms = list(dict.fromkeys(row.variant for row in record.rows))
+    # Full fine-tuning trains the base and the one new row of its last convolution.
+    whole = trained("full fine-tuning")
+    rows = [
+        [
+            arm,
+            cell(arm, "dice"),
+            cell(arm, "dice", "CSF"),
+            cell(arm, "hd95", digits=1),
+            f"{trained(arm):,} ({100 * trained(arm) / whole:.3g} %)",
+        ]
+        for arm in arms
+    ]
+    [share] = record.find(metric="share of gap")
+    [size] = record.find(metric="file")
+    cases = share.n
+    columns = [
+        "trained",
+        "Dice (range over seeds)",
+        "Dice of the new tissue",
+        "HD95 mm",
+        "parameters",
+    ]
+    return markdown(columns, rows) + (
+        f"\n\n{cases} simulated test subjects, {len(record.seeds)} seeds, {record.details['steps']} steps. "
+        f"The graft's folder is {(size.value or 0) / 1000:.0f} kB; of the gap between the last convolution "
+        f"alone and full fine-tuning it wins back {100 * (share.value or 0):.0f} % "
+        f"(95 % interval {100 * (share.lo or 0):.0f} to {100 * (share.hi or 0):.0f} %).\n"
+    )
+
+
+GENERATORS = {"demo": demo, "methods": methods}
 
 
 def pages() -> Iterator[Path]:

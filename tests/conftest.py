@@ -48,7 +48,8 @@ def _figures(terminalreporter: pytest.TerminalReporter) -> dict[str, dict[str, f
     of measurements the largest stays."""
     totals: dict[str, dict[str, float]] = {}
     for reports in terminalreporter.stats.values():
-        for name, value in (p for r in reports for p in getattr(r, "user_properties", ())):
+        called = [r for r in reports if getattr(r, "when", None) == "call"]
+        for name, value in (p for r in called for p in r.user_properties):
             if name == "figures":
                 title, numbers = value
                 total = totals.setdefault(title, {})

@@ -80,7 +80,7 @@ def test_channels_are_read_in_order(data_folder: Path) -> None:
         ({"training": "all"}, "must be a list"),
         ({"training": [{"image": "./imagesTr/case0.nii.gz"}]}, "'case0' has no label"),
         ({"training": [{"image": "../../etc/passwd"}]}, "leaves the data folder"),
-        ({"training": [{"image": 5}]}, r"training\[0\].image"),
+        ({"training": [{"image": 5}]}, r"training\[0\]\.image"),
         ({"modality": None}, "field 'modality'"),
         ({"training": None}, "field 'channel_names'"),
         ({"training": None, "channel_names": {"0": "T1"}, "file_ending": ".png"}, "file_ending"),
@@ -95,7 +95,7 @@ def test_bad_dataset_json(data_folder: Path, changes: dict[str, Any], message: s
 def test_missing_folder_and_file(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match="no such data folder"):
         read_dataset(tmp_path / "nowhere")
-    with pytest.raises(GraftError, match="needs a dataset.json"):
+    with pytest.raises(GraftError, match="needs a dataset"):
         read_dataset(tmp_path)
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(GraftError, match="cannot be read as JSON"):

@@ -34,8 +34,7 @@ def test_maps_are_fractions_and_csf_is_what_is_left_of_the_brain() -> None:
     assert maps.min() >= 0 and (gm + wm + csf).max() <= 1 + 1e-6
     # The lateral ventricles, 1 mm right of the midline in the template, are nearly pure CSF.
     x, y, z = (
-        int(round(v))
-        for v in (torch.tensor([8.0, -30.0, 15.0]) - torch.tensor(affine[:3, 3])).tolist()
+        round(v) for v in (torch.tensor([8.0, -30.0, 15.0]) - torch.tensor(affine[:3, 3])).tolist()
     )
     assert csf[x - 2 : x + 3, y - 5 : y + 6, z - 3 : z + 4].max() > 0.9
 

@@ -14,12 +14,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import graftwork as gw
 import torch
-from graftwork.methods.base import Method
 from method_by_hand import REFERENCES, ByHand
 from method_layers import LayerCase
 from torch import Tensor, nn
+
+import graftwork as gw
+from graftwork.methods.base import Method
 
 LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
 HALVES = (torch.bfloat16, torch.float16)

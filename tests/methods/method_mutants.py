@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import torch
+from torch import nn
+
 from graftwork.algebra.linear import Linear
 from graftwork.cards import cards
 from graftwork.methods import method_class
-from torch import nn
 
 KINDS = ("sign", "scale", "transpose", "dropped term", "wrong start")
 #: functions that say what is computed; the others say what is refused, or how fast it is

@@ -7,9 +7,10 @@ import types
 import typing
 from typing import Any
 
+from hypothesis import strategies as st
+
 from graftwork.methods import method_class
 from graftwork.methods.base import Method
-from hypothesis import strategies as st
 
 #: how far above its smallest value a whole number is drawn
 SPREAD = 9

@@ -6,13 +6,14 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import graftwork as gw
 import pytest
 import timm.layers
 import torch
-from graftwork.algebra import recognise
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+
+import graftwork as gw
+from graftwork.algebra import recognise
 
 
 def refused(layer: nn.Module, *words: str) -> None:

@@ -6,13 +6,14 @@ import copy
 import shutil
 from pathlib import Path
 
-import graftwork as gw
 import pytest
 import torch
-from graftwork.cards import cards
-from graftwork.methods import method_class
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+import graftwork as gw
+from graftwork.cards import cards
+from graftwork.methods import method_class
 
 IDS = [c["id"] for c in cards()]
 CARDS = {c["id"]: c for c in cards()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 
-import graftwork as gw
 import pytest
 import torch
 from method_invariants import invariant
 from torch import nn
+
+import graftwork as gw
 
 
 def grafted(layer: nn.Module, blocks: int, size: float = 0.3) -> tuple[nn.Module, gw.Graft]:
@@ -127,3 +128,27 @@ def test_dropout_acts_in_training_only() -> None:
     x = torch.randn(3, 64)
     assert not torch.equal(model.train()(x), model(x))
     assert torch.equal(model.eval()(x), model(x))
+
+
+@pytest.mark.parametrize(("rank", "reaches"), [(3, True), (6, True), (20, False)])
+def test_inputs_of_low_rank_lose_nothing(rank: int, reaches: bool) -> None:
+    """Up to a block's width in rank, the best blocks fit as well as the best full matrix."""
+    layer = nn.Linear(24, 20, bias=False).double()
+    torch.manual_seed(rank)
+    x, y = double(60, rank) @ double(rank, 24), double(60, 20)
+    model, g = grafted(layer, 4, size=0.0)
+    (d,) = g.parameters()
+    columns = []
+    with torch.no_grad():
+        target = (y - layer(x)).flatten()
+        for i in range(d.numel()):  # the output is linear in D
+            d.zero_()
+            d.view(-1)[i] = 1
+            columns.append((model(x) - layer(x)).flatten())
+    design = torch.stack(columns, 1)
+    fitted = torch.linalg.lstsq(design, target, driver="gelsd").solution
+    ours = float((design @ fitted - target).square().sum())
+    best = torch.linalg.lstsq(x, target.view(60, 20), driver="gelsd").solution
+    full = float((x @ best - target.view(60, 20)).square().sum())
+    assert (abs(ours - full) < 1e-8 * full) is reaches
+    assert ours > full * (1 - 1e-9)

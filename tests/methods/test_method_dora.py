@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 
-import graftwork as gw
 import pytest
 import torch
 from method_invariants import invariant
 from torch import nn
+
+import graftwork as gw
 
 
 def grafted(layer: nn.Module, size: float = 0.3, rank: int = 2) -> tuple[nn.Module, gw.Graft]:

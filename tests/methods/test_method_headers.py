@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from method_invariants import CLAIMED, header, stated
+
 from graftwork.cards import cards
 from graftwork.methods import method_class
-from method_invariants import CLAIMED, header, stated
 
 HERE = Path(__file__).parent
 IDS = [c["id"] for c in cards()]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 
-import graftwork as gw
 import pytest
 import torch
 from method_invariants import invariant
 from torch import nn
+
+import graftwork as gw
 
 SIDES = ("output", "input")
 

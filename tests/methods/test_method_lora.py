@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import math
 
-import graftwork as gw
 import pytest
 import torch
 from method_invariants import invariant
 from torch import nn
+
+import graftwork as gw
 
 LAYERS = [
     (nn.Linear(6, 10), (4, 6), 3 * 6 + 10 * 3),

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from graftwork.cards import cards
 from method_mutants import KINDS, mutants
+
+from graftwork.cards import cards
 
 IDS = [c["id"] for c in cards()]
 HUNT = Path(__file__).with_name("hunt_mutants.py")

@@ -7,6 +7,7 @@ cannot outlive the peft it speaks of.
 from __future__ import annotations
 
 import pytest
+
 from benchmarks import versus_peft
 from benchmarks.versus_peft import CASES, Kind, breadth, entries_changed, ours, theirs
 from graftwork_runs import validate_record

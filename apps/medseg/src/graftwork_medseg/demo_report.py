@@ -47,8 +47,10 @@ def lines(out: Outcome, folder: Path) -> list[str]:
     scores = all_scores(out)
     text = [
         "",
-        f"test: {len(out.names)} simulated subjects of site B, {len(out.plan.seeds)} seed(s); mean of "
-        "GM, WM and CSF",
+        (
+            f"test: {len(out.names)} simulated subjects of site B, {len(out.plan.seeds)} seeds, "
+            "mean of GM, WM and CSF"
+        ),
         f"{'':<18}{'Dice':>7}{'seeds':>16}{'CSF Dice':>10}{'HD95 mm':>9}{'trained':>11}{'share':>9}",
     ]
     for arm in ARMS:
@@ -64,11 +66,15 @@ def lines(out: Outcome, folder: Path) -> list[str]:
     share, low, high = demo.share_of_gap(out, scores["full fine-tuning"])
     proof = out.proof
     text += [
-        f"full fine-tuning is from a record ({record.device}, {record.date[:10]}, "
-        f"{record.details['steps']} steps); this run trained {out.plan.steps} steps",
-        f"of the gap between head only and full fine-tuning the graft wins back {100 * share:.0f} % "
-        f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %); its folder is "
-        f"{out.file_bytes / 1000:.0f} kB",
+        (
+            f"full fine-tuning is from a record ({record.device}, {record.date[:10]}, "
+            f"{record.details['steps']} steps); this run trained {out.plan.steps} steps"
+        ),
+        (
+            f"of the gap between head only and full fine-tuning the graft wins back {100 * share:.0f} % "
+            f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %); its folder is "
+            f"{out.file_bytes / 1000:.0f} kB"
+        ),
         "proof: " + "; ".join(f"{what}: {'yes' if ok else 'NO'}" for what, ok in proofs(proof)),
         f"run time: {out.seconds:.0f} s",
         f"report: {folder / 'report.html'}",
@@ -147,13 +153,19 @@ def record_of(out: Outcome, folder: Path) -> Record:
         data={"mni152-sim-base.safetensors": demo.base_sha256()},
         rows=rows,
         notes=[
-            "lo and hi are the smallest and largest seed; of the share of the gap, the 95 % bootstrap "
-            "interval over test subjects",
+            (
+                "lo and hi are the smallest and largest seed; of the share of the gap, the 95 % bootstrap "
+                "interval over test subjects"
+            ),
             "the subjects and both sites are simulated on the MNI152 average brain",
-            "full fine-tuning was trained on a GPU with the same steps and patches; the rates of all "
-            "arms were chosen on validation subjects",
-            "empty masks: both empty counts Dice 1 and HD95 0, one empty Dice 0 and HD95 the image's "
-            "diagonal",
+            (
+                "full fine-tuning was trained on a GPU with the same steps and patches; the rates of all "
+                "arms were chosen on validation subjects"
+            ),
+            (
+                "empty masks: both empty counts Dice 1 and HD95 0, one empty Dice 0 and HD95 the image's "
+                "diagonal"
+            ),
         ],
         details={
             "steps": out.plan.steps,
@@ -182,7 +194,7 @@ def picture(out: Outcome) -> bytes:
     """One axial slice of the middle test case: image, base, head only, graft; the truth as outline."""
     order = np.argsort([metrics.case_dice(c) for c in out.scores["graft"][out.plan.seeds[0]]])
     case = int(order[len(order) // 2])
-    level = int(np.argmax((out.truth[case] == 3).sum((0, 1))))
+    level = int((out.truth[case] == 3).sum((0, 1)).argmax())
     layers = {"scan": None}
     layers |= {arm: out.masks[arm][case, :, :, level].numpy() for arm in ARMS[:3]}
     return side_by_side(

@@ -82,7 +82,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("medseg", "{}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
         meta = json.loads(text)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise GraftError(f"{path}: not a readable safetensors file: {error}") from error

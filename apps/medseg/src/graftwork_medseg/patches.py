@@ -22,8 +22,8 @@ def sample(
     `images[i]` is (C, X, Y, Z) and `labels[i]` (X, Y, Z), the same size in each pair; a volume smaller
     than `size` is padded, image with its minimum and label with background. Volumes are drawn without
     replacement while they last. `inside` centres each patch, as far as it fits, on a random voxel of a
-    random class that the volume has; otherwise every position is equally likely. Returns (count, C, *size) in channels-last memory, twice as fast on a
-    CPU, and (count, *size).
+    random class that the volume has; otherwise every position is equally likely. Returns
+    (count, C, *size) in channels-last memory, twice as fast on a CPU, and (count, *size).
     """
     volumes: list[int] = []
     while len(volumes) < count:

@@ -90,8 +90,10 @@ def write_report(
         rows=rows,
         notes=[
             "lo and hi are the worst and best case",
-            "empty masks: both empty counts Dice 1, NSD 1 and HD95 0; one empty Dice 0, NSD 0 and HD95 "
-            "the image's diagonal",
+            (
+                "empty masks: both empty counts Dice 1, NSD 1 and HD95 0; one empty Dice 0, NSD 0 and HD95 "
+                "the image's diagonal"
+            ),
         ],
         details={"scores": model.scores_json(), "masks": [str(p) for p in model.written]},
     )
