@@ -49,7 +49,7 @@ def test_adapt_then_predict_then_export_on_an_own_folder(
     record = validate_record(tmp_path / "a" / "record.json")
     assert {row.case for row in record.rows} >= {"mean", "GM", "WM", "lesion"}
     # The new class got its output row, and the row is part of the graft.
-    kinds = [item["kind"] for item in gw.inspect(tmp_path / "a" / "graft")["also_train"]]
+    kinds = [item["kind"] for item in gw.inspect(tmp_path / "a" / "graft")["graft"]["also_train"]]
     assert "rows" in kinds
 
     affine = nib.affines.from_matvec(

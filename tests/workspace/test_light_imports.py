@@ -18,7 +18,7 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "module", ["graftwork", "graftwork.cli", "graftwork_runs", "graftwork_medseg.cli"]
+    "module", ["graftwork", "graftwork.cli", "graftwork_runs", "graftwork_medseg.app"]
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     loaded = python(
@@ -27,22 +27,15 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
     assert json.loads(loaded) == []
 
 
-def test_the_core_costs_under_50_ms_beyond_torch() -> None:
-    code = (
-        "import sys, time, torch, numpy, safetensors.torch\n"
-        "begun = time.perf_counter()\n"
-        "import graftwork\n"
+def test_the_core_loads_no_framework() -> None:
+    # what it costs in time is measured by benchmarks/import_cost.py
+    loaded = python(
+        "import sys, json, graftwork\n"
         "graftwork.graft, graftwork.LoRA, graftwork.save, graftwork.load\n"
-        "cost = time.perf_counter() - begun\n"
-        "heavy = [m for m in ('transformers', 'lightning', 'timm', 'monai') if m in sys.modules]\n"
-        "assert not heavy, heavy\n"
-        "print(cost)"
+        "frameworks = ('transformers', 'lightning', 'timm', 'monai')\n"
+        "print(json.dumps([m for m in frameworks if m in sys.modules]))"
     )
-    # The best of five: another worker on the same core can only add to the time.
-    costs: list[float] = []
-    while len(costs) < 5 and min(costs, default=1.0) >= 0.05:
-        costs.append(float(python(code)))
-    assert min(costs) < 0.05, costs
+    assert json.loads(loaded) == []
 
 
 BARE = """

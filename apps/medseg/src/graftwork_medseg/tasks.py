@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import graftwork as gw
-from graftwork_runs import Case, Figure, Measure, Record, Report, Row, Text, environment
+from graftwork_runs import Case, Figure, Measure, Record, Report, Row, environment
 from graftwork_runs import Volume as Shown
 
 from . import metrics
@@ -108,7 +108,7 @@ def write_report(
             caption=f"Means over {len(cases)} cases; NSD at {model.tolerance_mm} mm.",
         )
     if model.written:
-        report.block("Masks", Text("\n".join(str(p) for p in model.written)))
+        report.text("Masks", *(str(p) for p in model.written))
     curve = _curve(folder / "metrics.csv")
     if curve:
         report.curves("Training", {"loss": curve}, x="step", y="loss (Dice + cross-entropy)")
