@@ -57,7 +57,7 @@ class MedsegCLI(AppCLI):
             merged: write the whole network; it loads again as model.weights.
         """
         if not merged:
-            AppCLI.export.__wrapped__(self, output, False)  # type: ignore[attr-defined]
+            super().export(output, False)
             return
         from .tasks import export_merged
 

@@ -164,13 +164,13 @@ class Segmenter(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
 
-    def predict_step(self, volume: Volume, _index: int) -> None:
-        """Write one mask on its image's own grid."""
-        if volume.like is None or self.output is None:
-            self.segment(volume)
-            return
-        target = self.output / f"{volume.name}.nii.gz"
-        self.written.append(write_mask(target, self.segment(volume), volume.like))
+    def predict_step(self, volume: Volume, _index: int) -> str:
+        """Write one mask on its image's own grid; returns the case's name."""
+        mask = self.segment(volume)
+        if volume.like is not None and self.output is not None:
+            target = self.output / f"{volume.name}.nii.gz"
+            self.written.append(write_mask(target, mask, volume.like))
+        return volume.name
 
     def configure_optimizers(self) -> Any:
         """AdamW with a one-cycle rate; the last convolution has its own, larger rate."""
