@@ -107,7 +107,7 @@ def values_for(method: Method, case: LayerCase) -> Values | None:
     """Trained values whose terms do not cancel, the largest of a few draws; `None` if there are none."""
     if method.id not in REFERENCES:
         return Values(0.1, 0)
-    layers = [case.build().to(dtype) for dtype in (torch.float64, *HALVES)]
+    layers = [case.build().to(dtype) for dtype in (torch.float32, *HALVES)]
     for draw in range(12):
         values = Values(0.5 ** (1 + draw / 2), draw)
         if not any(cancels(method, case, layer, values) for layer in layers):

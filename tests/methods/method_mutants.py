@@ -86,9 +86,11 @@ Made = Iterator[tuple[str, str, ast.Module]]
 def _of_algebra(method_id: str, tree: ast.Module, name: str) -> Made:
     names = [f.name for f in _functions(tree, name) if f.name not in NOT_ALGEBRA]
     results = [n for n in names if n in ("change", "weight_change")]
-    sides = [results, *([n] for n in results)] if len(results) > 1 else [results]
-    for side in sides:
+    # both forms alike, and one form alone
+    flipped, scaled = [results, results[:1]], [results, results[-1:]]
+    for side in flipped if len(results) > 1 else [results]:
         yield "sign", f"-({', '.join(side)})", _edited(tree, name, side, _result(-1.0))
+    for side in scaled if len(results) > 1 else [results]:
         yield "scale", f"1.25 ({', '.join(side)})", _edited(tree, name, side, _result(1.25))
     start = _sample_start(method_id)
     for key in start:
