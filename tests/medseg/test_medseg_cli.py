@@ -98,6 +98,14 @@ def test_bad_data_is_one_message_and_exit_code_2(
     assert len([line for line in error.splitlines() if line.startswith("medseg:")]) == 1
 
 
+def test_an_option_that_could_have_no_effect_is_not_offered(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # the Segmenter sets two rates itself
+    assert main(["fit", "--optimizer=torch.optim.SGD"]) == 2
+    assert "optimizer" in capsys.readouterr().err
+
+
 def test_merged_export_reads_back_the_same(tmp_path: Path) -> None:
     model = Segmenter()
     graft, _ = fewshot.graft_arm(model.network, fewshot.PLAN, 0, 0.03)

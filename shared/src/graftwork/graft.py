@@ -251,7 +251,11 @@ def _attach(
         if why is not None:
             raise GraftError(f"{type(norm).__name__} cannot be kept in eval mode: {why}")
     # start values that are replaced at once must not move the caller's generator
-    with torch.random.fork_rng(devices=[], enabled=seed is not None or tensors is not None):
+    cards = {p.device.index for p in model.parameters() if p.is_cuda}
+    with torch.random.fork_rng(
+        devices=sorted(i for i in cards if i is not None),
+        enabled=seed is not None or tensors is not None,
+    ):
         if seed is not None:
             torch.manual_seed(seed)
         states = _states(model, entry)

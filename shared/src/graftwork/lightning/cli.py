@@ -40,7 +40,6 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 import graftwork as gw
@@ -214,7 +213,8 @@ class AppCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The config fields that every verb shares."""
-        add_fields(parser, self.graft_default)
+        own = self.module.configure_optimizers is not LightningModule.configure_optimizers
+        add_fields(parser, self.graft_default, optimizer=not own)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what the light door handed over, or stop here when only the parser is wanted."""
@@ -344,7 +344,7 @@ class AppCLI(LightningCLI):
             )
         if self.graft is not None and self.verbose:
             print(self.graft.summary())
-        if not is_overridden("configure_optimizers", self.model):
+        if type(self.model).configure_optimizers is LightningModule.configure_optimizers:
             self.model.configure_optimizers = MethodType(self._optimizers(), self.model)
 
     def _optimizers(self) -> Callable[[LightningModule], Any]:

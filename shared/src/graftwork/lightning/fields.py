@@ -35,12 +35,16 @@ DRY_RUN: dict[str, Any] = {
 }
 
 
-def add_fields(parser: LightningArgumentParser, graft: dict[str, Any] | None) -> None:
+def add_fields(
+    parser: LightningArgumentParser, graft: dict[str, Any] | None, *, optimizer: bool = True
+) -> None:
     """Add the fields to a verb's parser.
 
     Args:
         parser: the verb's.
         graft: the default of `graft`.
+        optimizer: offer `optimizer` and `lr_scheduler`; not for a module that configures its own,
+            where they would be read and have no effect.
     """
     parser.add_argument("--graft", type=Method | None, default=graft, help="Method and settings.")
     parser.add_argument(
@@ -61,18 +65,19 @@ def add_fields(parser: LightningArgumentParser, graft: dict[str, Any] | None) ->
         default=None,
         help="Adapter folder to load instead of a new graft.",
     )
-    parser.add_argument(
-        "--optimizer",
-        type=OptimizerCallable,
-        default={"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
-        help="Used unless the module configures its own.",
-    )
-    parser.add_argument(
-        "--lr_scheduler",
-        type=LRSchedulerCallable | None,
-        default=None,
-        help="Stepped per step.",
-    )
+    if optimizer:
+        parser.add_argument(
+            "--optimizer",
+            type=OptimizerCallable,
+            default={"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
+            help="Of everything that trains.",
+        )
+        parser.add_argument(
+            "--lr_scheduler",
+            type=LRSchedulerCallable | None,
+            default=None,
+            help="Stepped per step.",
+        )
     parser.add_argument(
         "--run_dir", type=str | None, default=None, help="Run folder; null: runs/<app>/<verb>."
     )
