@@ -152,7 +152,9 @@ def test_merging_works_on_one_layer_at_a_time_unless_it_keeps_on_the_device() ->
 
     def peak(keep: Any) -> float:
         # the model is made inside too, so that its tensors' end is seen
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        with profile(
+            activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+        ) as watched:
             model = nn.Sequential(*[nn.Linear(size, size, bias=False) for _ in range(layers)])
             gw.graft(model, gw.LoRA(1)).merge(keep)
         highest = alive = 0

@@ -75,10 +75,10 @@ class AdaptFormer(Method):
         }
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
-        # the biases stay wide, so that the two sums round once each
-        half, down_bias = c.y.dtype, p["down_bias"]
-        h = geo.down(c.x, p["down"].to(half), c.y)
+        # wide from the first product on: the bottleneck is narrow, and every further rounding in half
+        # precision would be multiplied by the scale
+        h, down_bias = geo.down(c.x, p["down"].to(c.y.dtype), c.y), p["down_bias"]
         if not geo.splits(self.bottleneck):  # every group has its own copy of the shared bottleneck
             down_bias = down_bias.repeat(geo.groups)
-        h = F.relu(h + geo.channels(down_bias, c.y)).to(half)
-        return self.scale * (geo.up(h, p["up"].to(half)) + geo.channels(p["up_bias"], c.y))
+        h = F.relu(h + geo.channels(down_bias, c.y))
+        return self.scale * (geo.up(h, p["up"]) + geo.channels(p["up_bias"], c.y))
