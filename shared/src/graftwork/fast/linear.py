@@ -6,7 +6,8 @@ Plain autograd keeps the branch's intermediate results, reads x once per branch,
 x with n - 1 extra passes. Here x and p = x [A_1; ..; A_n]^T are all that is kept, p is one product, and
 the gradient of x is accumulated inside the products that give it:
 
-    dp_i = s_i dy_i B_i,   dB_i = s_i dy_i^T p_i,   [dA_1; ..] = [dp_1 ..]^T x,   dx = [dp_1 ..] [A_1; ..] + sum dy_i W_i
+    dp_i = s_i dy_i B_i,   dB_i = s_i dy_i^T p_i,   [dA_1; ..] = [dp_1 ..]^T x,
+    dx = [dp_1 ..] [A_1; ..] + sum dy_i W_i
 
 A product that accumulates hides the read of what it adds to behind its arithmetic, so the small product
 goes first and the large one adds to it (dx everywhere, y on a GPU). On a CPU y starts from the layer's own
@@ -46,7 +47,7 @@ class Branch(NamedTuple):
 def lowrank_linear(x: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
     """Outputs (..., out_i) of every branch for x (..., in); all weights have x's dtype."""
     factors = [t for c in branches for t in (c.a, c.b)]
-    out: tuple[Tensor, ...] = _LowRank.apply(x, branches, *factors)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, ...] = _LowRank.apply(x, branches, *factors)
     return out
 
 

@@ -32,7 +32,6 @@ class Family:
         self._ready: dict[int, Tensor] = {}  # outputs that wait for their state, by its id
         self._input: weakref.ref[Tensor] | None = None
         self._version = -1
-        self._replayed = False
 
     def take(self, member: Any, x: Tensor) -> Tensor | None:
         """The output that was computed for `member` from this very tensor, unchanged since; once."""
@@ -42,15 +41,13 @@ class Family:
 
     def led_by(self, member: Any) -> bool:
         """Whether `member` is the one whose call computes for all: the first, while all is as it was seen."""
-        # A recomputation (gradient checkpointing) may stop before the last member; a forward pass may not.
-        if self._ready and not self._replayed:
+        if self._ready:
             self.alone = True
         return not self.alone and self.members[0]() is member
 
     def keep(self, x: Tensor, outputs: dict[int, Tensor]) -> None:
         """Store the outputs of `x` for the members that are called later."""
         self._input, self._version, self._ready = weakref.ref(x), x._version, outputs
-        self._replayed = torch._C._current_graph_task_id() != -1
 
     def __deepcopy__(self, memo: Any) -> Family:
         return Family()
@@ -81,6 +78,14 @@ def watch(x: Tensor, member: Any, own: Family) -> Family:
     return family
 
 
+def apart(x: Tensor) -> bool:
+    """Whether calls must stay apart: where each call's saved tensors are counted, as checkpointing does, a
+    recomputation has to save what the first pass saved, whoever shared with whom by then."""
+    return (
+        x.is_inference() or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    )
+
+
 def plain(x: Tensor) -> bool:
     """Whether hand-written gradients may serve this call: no transform, tracing or tensor subclass is at work."""
     return (
@@ -88,7 +93,7 @@ def plain(x: Tensor) -> bool:
         and x.is_floating_point()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled(x.device.type)
-        and not torch._C._are_functorch_transforms_active()  # type: ignore[attr-defined]
+        and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
-        and not torch.jit.is_tracing()
+        and not torch._C._get_tracing_state()
     )

@@ -10,11 +10,10 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from graftwork.fast.linear import Branch, lowrank_linear
-from graftwork.fast.siblings import Family, plain, watch
+from graftwork.fast.siblings import Family, apart, plain, watch
 
 if TYPE_CHECKING:
     from graftwork.states import MethodState
@@ -43,7 +42,7 @@ class Fast:
         own = branch(state, layer, base, x)
         if own is None:
             return None
-        if x.is_inference() or self.family.alone:
+        if self.family.alone or apart(x):
             return lowrank_linear(x, [own])[0]
         ready = self.family.take(state, x)
         if ready is not None:
