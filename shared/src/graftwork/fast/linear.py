@@ -10,8 +10,9 @@ the gradient of x is accumulated inside the products that give it:
     dx = [dp_1 ..] [A_1; ..] + sum dy_i W_i
 
 A product that accumulates hides the read of what it adds to behind its arithmetic, so the small product
-goes first and the large one adds to it (dx everywhere, y on a GPU). On a CPU y starts from the layer's own
-forward, so that the start is the base bit for bit with any kernel.
+goes first and the large one adds to it: dx everywhere, y on a GPU where the layer has no bias. Elsewhere y
+starts from the layer's own forward: with a bias, or on a CPU, the other order would round otherwise than the base
+does, and the start is to be the base bit for bit.
 
 A and B come in float32 or wider and are rounded to the layer's dtype once per forward.
 """
@@ -61,7 +62,11 @@ class _LowRank(torch.autograd.Function):
         p = rows @ a.t()
         ys = []
         for c, b, part in zip(branches, bs, _parts(p, branches), strict=True):
-            ys.append(_forward_gpu(x, rows, c, part, b) if x.is_cuda else _forward(x, c, part, b))
+            ys.append(
+                _small_first(x, rows, c, part, b)
+                if x.is_cuda and c.bias is None
+                else _forward(x, c, part, b)
+            )
         ctx.save_for_backward(x, p, a, *bs, *factors)
         ctx.branches = branches
         ctx.set_materialize_grads(False)
@@ -119,11 +124,9 @@ def _forward(x: Tensor, c: Branch, p: Tensor, b: Tensor) -> Tensor:
     return _own(y, y.shape)
 
 
-def _forward_gpu(x: Tensor, rows: Tensor, c: Branch, p: Tensor, b: Tensor) -> Tensor:
-    if c.bias is None:  # beta 0: what stands in the first argument is not read
-        y = torch.addmm(p.new_empty(1), p, b.t(), beta=0, alpha=c.scale)
-    else:
-        y = torch.addmm(c.bias, p, b.t(), alpha=c.scale)
+def _small_first(x: Tensor, rows: Tensor, c: Branch, p: Tensor, b: Tensor) -> Tensor:
+    # beta 0: what stands in the first argument is not read
+    y = torch.addmm(p.new_empty(1), p, b.t(), beta=0, alpha=c.scale)
     return _own(y.addmm_(rows, c.weight.t()), (*x.shape[:-1], y.shape[-1]))
 
 

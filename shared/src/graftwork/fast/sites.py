@@ -37,6 +37,9 @@ class Fast:
 
     def call(self, state: MethodState, layer: nn.Module, base: Base, x: Tensor) -> Tensor | None:
         """The layer's output, or `None` where the plain form must do it."""
+        ready = self.family.take(state, x)
+        if ready is not None:  # whoever computed it has looked at all that follows
+            return ready
         if not plain(x):
             return None
         own = branch(state, layer, base, x)
@@ -44,9 +47,6 @@ class Fast:
             return None
         if self.family.alone or apart(x):
             return lowrank_linear(x, [own])[0]
-        ready = self.family.take(state, x)
-        if ready is not None:
-            return ready
         self.layer = weakref.ref(layer)
         self.family = watch(x, state, self.family)
         others = self._siblings(state, x) if self.family.led_by(state) else []
@@ -93,5 +93,5 @@ def branch(state: MethodState, layer: nn.Module, base: Base, x: Tensor) -> Branc
     factors = state.method.factors(state.geo, state.params(), state.training)
     if factors is None or x.shape[-1:] != (state.geo.in_,):
         return None
-    matrix = state.geo.canonical(weight).squeeze(0)
+    matrix = weight if state.geo.kind == "linear" else weight.t()
     return Branch(base, matrix, bias, factors.a, factors.b, factors.scale)
