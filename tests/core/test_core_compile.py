@@ -79,9 +79,12 @@ def test_one_graph_with_the_same_result_and_gradients(case: str, training: bool)
     got = compiled(x)
     close(got, out, 1e-5)
     got.square().sum().backward()
+    # relative to the largest one: a bias in front of a batch norm has a gradient of rounding errors alone
+    largest = max(float(g.abs().max()) for g in plain.values() if g is not None)
     for name, p in graft.named_parameters():
-        assert p.grad is not None and plain[name] is not None, name
-        close(p.grad, plain[name], 1e-4)  # type: ignore[arg-type]
+        wanted = plain[name]
+        assert p.grad is not None and wanted is not None, name
+        assert float((p.grad - wanted).abs().max()) <= 1e-5 * largest, name
 
 
 def test_switching_and_merging_after_compiling() -> None:

@@ -36,6 +36,14 @@ class Delta(NamedTuple):
     bias: Tensor | None = None
 
 
+class Factors(NamedTuple):
+    """A weight change that is `scale * b a` in canonical shape and nothing else; see `Method.factors`."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
 def setting(
     default: Any, *, low: float | None = None, high: float | None = None, **extra: Any
 ) -> Any:
@@ -90,6 +98,13 @@ class Method:
         Only asked where the two are the same function to float32 rounding.
         """
         return False
+
+    def factors(self, geo: Geometry, p: Params, training: bool) -> Factors | None:
+        """The change as low-rank factors, where it is nothing more in this mode; `None` where it is.
+
+        Declaring them is all that a method does to be served by the fast forms of `graftwork.fast`.
+        """
+        return None
 
     def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """Trainable tensors at their start values, float32 (float64 on a float64 base)."""

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from graftwork.algebra.geometry import Geometry
-from graftwork.methods.base import Call, Delta, Params, work_dtype
+from graftwork.methods.base import Call, Delta, Factors, Params, work_dtype
 from graftwork.methods.lora import LoRA
 
 CARD: dict[str, Any] = {
@@ -58,6 +58,9 @@ class DoRA(LoRA):
     def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         magnitude = geo.rows(weight.to(work_dtype(weight))).norm(dim=1)
         return {**super().start(geo, weight, bias), "magnitude": magnitude}
+
+    def factors(self, geo: Geometry, p: Params, training: bool) -> Factors | None:
+        return None  # the magnitude acts on the sum
 
     def ratio(self, geo: Geometry, p: Params, weight: Tensor, delta: Tensor) -> Tensor:
         """m / ||W0 + delta|| per output channel, 1 on rows of norm zero."""

@@ -36,7 +36,15 @@ from torch.nn import functional as F
 from graftwork.algebra.geometry import Geometry
 from graftwork.algebra.linear import Embedding
 from graftwork.cards import expand_kinds
-from graftwork.methods.base import Call, Delta, Method, Params, setting, work_dtype
+from graftwork.methods.base import (
+    Call,
+    Delta,
+    Factors,
+    Method,
+    Params,
+    setting,
+    work_dtype,
+)
 
 CARD: dict[str, Any] = {
     "id": "lora",
@@ -98,6 +106,11 @@ class LoRA(Method):
             bound = 1 / math.sqrt(max(1, a[0].numel()))
             torch.nn.init.uniform_(a, -bound, bound)
         return {"A": a, "B": b}
+
+    def factors(self, geo: Geometry, p: Params, training: bool) -> Factors | None:
+        if self.dropout > 0 and training:
+            return None
+        return Factors(p["A"], p["B"], self.scale)
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         return self.branch(geo, p, c, self.scale)
