@@ -152,15 +152,15 @@ def anatomy(maps: Maps, index: int, draw: torch.Generator) -> Tensor:
 
 def box_of(target: Tensor, draw: torch.Generator) -> tuple[slice, ...]:
     """A box around the mask, with a random margin on each side, inside the volume."""
-    low, high = (int(m) for m in MARGIN)
-    margins = torch.randint(low, high + 1, (3, 2), generator=draw).tolist()
+    margins = torch.randint(MARGIN[0], MARGIN[1] + 1, (3, 2), generator=draw).tolist()
+    # One transfer for the three axes: each waits for the device.
+    lines = torch.cat([target.any(1).any(1), target.any(0).any(1), target.any(0).any(0)]).cpu()
     box = []
-    for axis, (before, after) in enumerate(margins):
-        line = target.amax(tuple(k for k in range(3) if k != axis)).nonzero()[:, 0]
-        if not len(line):
+    for line, (before, after) in zip(lines.split(list(target.shape)), margins, strict=True):
+        where = line.nonzero()[:, 0].tolist()
+        if not where:
             return tuple(slice(0, n) for n in target.shape)
-        start, stop = int(line[0]) - before, int(line[-1]) + 1 + after
-        box.append(slice(max(0, start), min(target.shape[axis], stop)))
+        box.append(slice(max(0, where[0] - before), min(len(line), where[-1] + 1 + after)))
     return tuple(box)
 
 
