@@ -15,7 +15,7 @@ WORDS = {
         "data": "OpenKBP, source site (in-plane spacing up to 4.1 mm), 70 % of its patients; the shifted "
         "site and the labels of larynx and oesophagus were never used. Organs that a case does not annotate "
         "are left out of its loss (see `losses.py`)",
-        "limits": "any clinical use; CT of another body region; images without the preprocessing above; "
+        "limits": "any clinical use; CT of another body region; images not brought to the contract above; "
         "larynx and oesophagus, which it takes for background",
     },
     "synth": {
@@ -41,7 +41,7 @@ kind: checkpoint
 network: {json.dumps(details["network"])}
 parameters: {details["parameters"]}
 classes: {json.dumps(details["classes"])}
-preprocessing: {json.dumps(details["preprocessing"])}
+contract: {json.dumps(details["contract"])}
 licence: {LICENCES[kind]}
 sha256: {record["data"][name]}
 ---

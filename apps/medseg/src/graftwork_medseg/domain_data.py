@@ -106,6 +106,15 @@ class OpenKBP:
                 out.cases.append(score_known(mask, case, self.plan.classes, out))
             yield out
 
+    def ranges(self) -> dict[str, Any]:
+        """Smallest and largest voxel size and extent of the training files, mm; their axes are RAS."""
+        train = self.groups["train"]
+        return {
+            "spacing": spans([case.spacing for case in train]),
+            "extent": spans([case.spacing * case.truth.shape for case in train]),
+            "percentiles": [],
+        }
+
     def content(self) -> dict[str, str]:
         """One hash over the decoded content of every case that was read, by group."""
         return {
@@ -211,6 +220,9 @@ class SynthHippocampus:
             )
         return Scored("measured MR", cases, {organ: 0}, {organ: 0})
 
+    def ranges(self) -> None:
+        """The contract knows no ranges: what was drawn is not what will come."""
+
     def content(self) -> dict[str, str]:
         """One hash over the decoded content of every file that was read, by group."""
         found = {f"synthseg {group}": joined(m.content) for group, m in self.maps.items()}
@@ -225,7 +237,7 @@ def joined(contents: dict[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median and quartiles."""
-    q = np.percentile(np.asarray(values, dtype=np.float64), [50, 25, 75])
-    return float(q[0]), float(q[1]), float(q[2])
+def spans(rows: Sequence[Any]) -> list[list[float]]:
+    """The smallest and the largest value of each column."""
+    table = np.asarray(rows, dtype=np.float64)
+    return [[float(a), float(b)] for a, b in zip(table.min(0), table.max(0), strict=True)]

@@ -8,8 +8,9 @@ The folder is the one that `data_cards/prepare.py` writes: `images/`, `labels/`,
   shifted site (96); the three cases between belong to neither.
 - **Working grid.** RAS, 3 mm: the files have 3.9 x 3.9 x 2.5 (source) to 5.1 x 5.1 x 3 mm, so 2 mm would
   hold 3.4 times the voxels and no more detail, and 96 voxels of 3 mm span head and neck.
-- **Window.** -175 to 250 HU to [0, 1] (as FSEFT, Medical Image Analysis 103, 2025): brainstem and cord lie
-  near 30 to 40, parotids at -40 to 25, larynx and oesophagus at -60 to 60; bone saturates and keeps its shape.
+- **Window.** After resampling, -175 to 250 HU to [0, 1] (as FSEFT, Medical Image Analysis 103, 2025):
+  brainstem and cord lie near 30 to 40, parotids at -40 to 25, larynx and oesophagus at -60 to 60; bone
+  saturates and keeps its shape.
 - **Crop.** The box of what is above -500 HU, two voxels wider: upstream zeroed the CT outside the body.
 """
 
@@ -137,9 +138,9 @@ def body_box(voxels: Array) -> tuple[slice, ...]:
 
 
 def windowed(hounsfield: Array) -> Array:
-    """HU to [0, 1] by `WINDOW`, clipped; float32."""
+    """HU to [0, 1] by `WINDOW`, clipped; float32, contiguous."""
     low, high = WINDOW
-    return np.clip((np.asarray(hounsfield, np.float32) - low) / (high - low), 0.0, 1.0)
+    return np.clip((np.ascontiguousarray(hounsfield, np.float32) - low) / (high - low), 0.0, 1.0)
 
 
 def read(
@@ -159,11 +160,11 @@ def read(
     box = body_box(channels[0])
     affine = np.array(header.affine, dtype=np.float64)
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
-    image, placement = place(windowed(channels[0][box]), affine, SPACING)
+    image, placement = place(channels[0][box], affine, SPACING)
     placed = place_label(truth[box], placement, image.shape, len(organs) + 1)
     return Case(
         files.name,
-        torch.from_numpy(np.ascontiguousarray(image))[None],
+        torch.from_numpy(windowed(image))[None],
         torch.from_numpy(placed),
         (True, *(organ in annotation.organs for organ in organs)),
         truth,

@@ -26,9 +26,11 @@ from .network import NetworkConfig
 class Plan:
     """One base checkpoint.
 
-    `classes` from background on; `patch` in voxels of `preprocessing`'s grid, also the window of the sliding
-    prediction; `batch` patches a step; `rate` the peak rate of AdamW; `average` the decay of the weights'
-    moving average; `steps` a full training, when neither --minutes nor --steps is given.
+    `classes` from background on; `channel` what the image is; `spacing` of the working grid in mm, RAS;
+    `intensity` the rule by which its values become the network's input, on that grid; `patch` in voxels of
+    it, also the window of the sliding prediction; `batch` patches a step; `rate` the peak rate of AdamW;
+    `average` the decay of the weights' moving average; `steps` a full training, when neither --minutes
+    nor --steps is given.
     """
 
     name: str
@@ -38,29 +40,40 @@ class Plan:
     patch: tuple[int, int, int]
     batch: int
     rate: float
-    preprocessing: dict[str, Any]
+    channel: str
+    spacing: float
+    intensity: dict[str, Any]
     weight_decay: float = 1e-2
     average: float = 0.998
     steps: int = 5000
     channels_last: bool = True
     summary: str = ""
 
+    def contract(self, ranges: dict[str, Any] | None) -> dict[str, Any]:
+        """What an image must become before the network sees it: the metadata `contract` of its file.
 
-CT = {
-    "modality": "CT",
-    "orientation": "RAS",
-    "spacing_mm": openkbp.SPACING,
-    "crop": {"above": openkbp.BODY_ABOVE, "margin_voxels": openkbp.BODY_MARGIN},
-    "window": list(openkbp.WINDOW),
-    "scale": [0.0, 1.0],
+        `ranges`: smallest and largest voxel size and extent in mm of the training images, each three pairs.
+        """
+        rule = {"rule": "", "low": None, "high": None, "mean": None, "std": None, "mask": False}
+        return {
+            "version": 1,
+            "classes": list(self.classes),
+            "channels": [self.channel],
+            "spacing": [self.spacing] * 3,
+            "intensity": [rule | self.intensity],
+            "orientation": "RAS",
+            "patch": list(self.patch),
+            "ranges": ranges,
+        }
+
+
+CT: dict[str, Any] = {
+    "channel": "CT",
+    "spacing": openkbp.SPACING,
+    "intensity": {"rule": "window", "low": openkbp.WINDOW[0], "high": openkbp.WINDOW[1]},
 }
-MR = {
-    "modality": "MR",
-    "orientation": "RAS",
-    "spacing_mm": 1.0,
-    "crop": None,
-    "normalise": "zero mean, unit variance over the volume",
-}
+# Zero mean and unit variance over the volume.
+MR: dict[str, Any] = {"channel": "MR", "spacing": 1.0, "intensity": {"rule": "volume"}}
 
 
 def _segresnet(outputs: int) -> NetworkConfig:
@@ -88,7 +101,7 @@ PLANS = {
             (96, 96, 96),
             batch=4,
             rate=1e-3,
-            preprocessing=CT,
+            **CT,
             # Its attention works on (windows, tokens, channels): channels-last convolutions would copy.
             channels_last=False,
             summary="head-and-neck organs on CT, a transformer",
@@ -101,7 +114,7 @@ PLANS = {
             (96, 96, 96),
             batch=4,
             rate=2e-3,
-            preprocessing=CT,
+            **CT,
             summary="head-and-neck organs on CT, a convolutional network",
         ),
         Plan(
@@ -112,7 +125,7 @@ PLANS = {
             synth.SIZE,
             batch=8,
             rate=2e-3,
-            preprocessing=MR,
+            **MR,
             steps=10_000,
             summary="hippocampus on MR of any contrast, trained on synthetic images alone",
         ),

@@ -191,10 +191,10 @@ def write(
     plan: Plan, run: Run, data: Any, scored: list[Scored], args: argparse.Namespace, say: Any
 ) -> dict[str, Any]:
     """Write the weights, the record and the card; the record."""
-    model = run.result()
+    model, contract = run.result(), plan.contract(data.ranges())
     target = save_weights(
         narrow(model.state_dict()), args.out, config=plan.network, classes=plan.classes, dtype=torch.float16,
-        plan=plan.name, preprocessing=plan.preprocessing, roi=list(plan.patch),
+        plan=plan.name, contract=contract,
     )  # fmt: skip
     rows = [row for group in scored for row in rows_of(group)]
     budget = f"--minutes {args.minutes:g}" if args.minutes else f"--steps {run.step}"
@@ -216,7 +216,7 @@ def write(
                   "weights are the moving average, rounded to half precision before scoring"],
         "details": {
             "plan": plan.name, "network": {"name": plan.network.name, "args": plan.network.args},
-            "classes": list(plan.classes), "preprocessing": plan.preprocessing,
+            "classes": list(plan.classes), "contract": contract,
             "patch": list(plan.patch), "steps": run.step, "limit": args.limit,
             "parameters": sum(p.numel() for p in model.parameters()),
             "bytes": target.stat().st_size,
