@@ -76,12 +76,12 @@ def read_list(file: Path, values: bool) -> tuple[Array, Array]:
 
 
 def to_ras(flat: Array) -> Array:
-    """128^3 values in upstream's order (towards Posterior, Left, Inferior... row, column, slice) to RAS+.
+    """128^3 values in upstream's order, flat, to a volume in RAS+ order.
 
-    Rows run from anterior to posterior, columns from right to left as indices of a flipped image; the order
-    was read off patient 1: swapping the first two axes and reversing all three puts every voxel right.
+    Upstream does not say which way its axes run. Swapping the first two and reversing all three puts patient
+    1's organs where they belong and brings every checked voxel of its CSV files to its place.
     """
-    return np.ascontiguousarray(flat.reshape(SIDE, SIDE, SIDE).transpose(1, 0, 2)[::-1, ::-1, ::-1])
+    return np.ascontiguousarray(flat.reshape((SIDE,) * 3).transpose(1, 0, 2)[::-1, ::-1, ::-1])
 
 
 def from_ras(volume: Array) -> Array:
