@@ -172,6 +172,17 @@ def test_a_case_knows_what_is_annotated_and_never_shows_a_novel_organ(tmp_path: 
     assert tuple(case.label.shape) == (26, 23, 23)
 
 
+def test_voxels_of_an_organ_that_counts_as_not_annotated_are_left_out(tmp_path: Path) -> None:
+    folder = openkbp_folder(tmp_path)
+    file = folder / "partial.json"
+    partial = json.loads(file.read_text())
+    partial["pt_1"]["annotated"].remove("Mandible")
+    file.write_text(json.dumps(partial))
+    case = openkbp.load(folder, ["pt_1"])[0]
+    assert case.known == (True, False, True, True, True, False)
+    assert set(np.unique(case.truth)) == {0, 2, 3, 4}
+
+
 def test_what_a_case_restores_lies_where_its_truth_lies(tmp_path: Path) -> None:
     case = openkbp.load(openkbp_folder(tmp_path), ["pt_2"])[0]
     one_hot = nn.functional.one_hot(case.label.long(), 6).movedim(-1, 0).float()
@@ -190,6 +201,7 @@ def test_sites_and_splits_are_fixed_by_spacing_and_hash(tmp_path: Path) -> None:
         "source", "source", None, "shifted", "shifted",
     ]  # fmt: skip
     cases = {f"pt_{i}": annotation(3.9 if i % 3 else 4.6) for i in range(60)}
+    cases["between"] = annotation(4.15)
     split = openkbp.split_source(cases)
     assert {k: len(v) for k, v in split.items()} == {"train": 28, "validation": 4, "test": 8}
     everyone = [n for names in split.values() for n in names]

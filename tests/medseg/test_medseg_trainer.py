@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from graftwork.errors import GraftError
-from graftwork_medseg.trainer import Budget, Cosine, Run, fit
+from graftwork_medseg.trainer import Budget, Cosine, Run, fit, interruptible
 
 
 def small_run(steps: int, average: float = 0.9) -> tuple[Run, Any, Any, Cosine]:
@@ -63,6 +63,14 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert second.step == whole.step == 30
     assert same(second.model, whole.model) and same(second.result(), whole.result())
     assert not same(whole.model, whole.result())
+
+
+def test_the_second_ctrl_c_stops_at_once() -> None:
+    with interruptible() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_another_setting_or_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
