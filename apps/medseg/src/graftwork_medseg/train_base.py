@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from .files import publish
 from .losses import dice_ce
 from .network import BASE_NETWORK, CHECKPOINT, build, save_weights
 from .patches import sample
+from .trainer import Budget, Mode, Run
 
 # Subjects 0..999 belong to the base; the few-shot task draws from 1000 on.
 HELD_OUT = range(900, 912)
@@ -85,24 +85,6 @@ def dice_of(model: nn.Module, images: Tensor, labels: Tensor, classes: int) -> l
     return torch.tensor(scores).mean(0).tolist()
 
 
-@dataclass(frozen=True)
-class Mode:
-    """How the device computes: memory layout, and whether only deterministic kernels are used."""
-
-    channels_last: bool = True
-    deterministic: bool = True
-
-    def apply(self, model: nn.Module, device: str) -> nn.Module:
-        """Set torch's switches and move the model."""
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
-        torch.backends.cudnn.benchmark = not self.deterministic
-        torch.backends.cudnn.deterministic = self.deterministic
-        torch.backends.cudnn.allow_tf32 = True
-        layout = torch.channels_last_3d if self.channels_last else torch.contiguous_format
-        return model.to(device, memory_format=layout).train()
-
-
 def steps_of(
     recipe: Recipe, mode: Mode, images: Tensor, labels: Tensor, device: str
 ) -> Iterator[tuple[nn.Module, int, Tensor]]:
@@ -112,28 +94,27 @@ def steps_of(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.1
     )
-    draw = sim.generator("base", recipe.seed)
-    for step in range(recipe.steps):
+    draws = sim.generator("base", recipe.seed)
+
+    def draw(step: int) -> tuple[Tensor, Tensor]:
         # Patches of several sizes and whole volumes: normalisation statistics depend on the field of
         # view, and the base should serve sliding windows as well as whole volumes.
         size = SIZES[step % len(SIZES)]
         count = recipe.batch if size == sim.SHAPE else 2 * recipe.batch
-        x, y = sample(images, labels, size, count, draw)
+        x, y = sample(images, labels, size, count, draws)
         # Contrast stays the site's own; only gain and offset move a little.
-        gain, offset = (torch.randn(2, generator=draw) * 0.05).tolist()
+        gain, offset = (torch.randn(2, generator=draws) * 0.05).tolist()
         x = x * (1 + gain) + offset
-        if not mode.channels_last:
-            x = x.contiguous()
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = dice_ce(model(x), y)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        yield model, step + 1, loss.detach()
+        return x if mode.channels_last else x.contiguous(), y
+
+    run = Run(model, optimizer, Budget(steps=recipe.steps))
+    for loss in run.steps(
+        draw, lambda net, batch: dice_ce(net(batch[0]), batch[1]), lambda *_: one_cycle.step()
+    ):
+        yield model, run.step, loss
 
 
 def choose_mode(
