@@ -215,6 +215,12 @@ def activate(model: nn.Module, which: str | Mapping[str, float] | None) -> None:
         here.active = tuple((n, w) for n, w in weights.items() if here.slots(n))
 
 
+def active(model: nn.Module) -> dict[str, float]:
+    """The grafts that are switched on, with their weights, as `activate` takes them; empty: the base."""
+    found = {n: w for here in _all_sites(model) for n, w in here.active}
+    return {name: found[name] for name in grafts(model) if name in found}
+
+
 def remove(graft: Graft | nn.Module, name: str = "default") -> None:
     """Take a graft off; after the last one every module is of its own class again, bit for bit.
 
