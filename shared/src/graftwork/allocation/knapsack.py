@@ -7,9 +7,10 @@ Departures, each for a fault of the public code:
 - An inactive unit without a positive value, or without room, does not stand for its group. Else a
   sibling that nobody ever audited drives out an active unit of slightly negative value.
 - An active unit that does not fit any more is passed over, so the wanted set always fits.
-- The best single unit that fits is taken instead where it is worth more than the greedy set. Without
-  groups, exclusions and locked units the better of the two has at least half of the optimal worth (the
-  greedy set alone may have any small part of it); with them nobody has such a bound.
+- The best single unit, of those that stand for their groups, is taken where it is worth more than the
+  greedy set. Where units are independent the better of the two has at least half of the optimal worth
+  (the greedy set alone may have any small part of it); with groups, exclusions and locked units there is
+  no such bound.
 """
 
 from __future__ import annotations
@@ -84,8 +85,9 @@ def solve(
         and (i.worth >= -hysteresis if i.name in active else i.value > 0)
         and not any(_clash(i, k, excludes) for k in kept)
     ]
-    taken = greedy(contenders, room, active, excludes)
-    single = max(contenders, key=lambda i: i.worth, default=None)
+    standing = survivors(contenders, active)
+    taken = greedy(standing, room, active, excludes)
+    single = max(standing, key=lambda i: i.worth, default=None)
     # an active item that is only tolerated is not held against the set that it is in
     if single is not None and single.worth > sum(max(i.worth, 0.0) for i in taken):
         taken = [single]
@@ -93,20 +95,24 @@ def solve(
     return [i.name for i in items if i.name in names]
 
 
-def greedy(
-    items: Iterable[Item], budget: int, active: Collection[str], excludes: Exclusions
-) -> list[Item]:
-    """Items by falling value, each that still fits; of a group only the one of highest value."""
+def survivors(items: Iterable[Item], active: Collection[str] = ()) -> list[Item]:
+    """Of each group the item of highest value, in falling order; ties go to active ones."""
 
     def order(item: Item) -> tuple[float, bool]:
         return -item.value, item.name not in active
 
     best: dict[str, Item] = {}
-    for item in items:
-        if item.group not in best or order(item) < order(best[item.group]):
-            best[item.group] = item
+    for item in sorted(items, key=order):
+        best.setdefault(item.group, item)
+    return list(best.values())
+
+
+def greedy(
+    items: Iterable[Item], budget: int, active: Collection[str], excludes: Exclusions
+) -> list[Item]:
+    """Survivors by falling value, each that still fits."""
     taken: list[Item] = []
-    for item in sorted(best.values(), key=order):
+    for item in survivors(items, active):
         if item.cost <= budget and not any(_clash(item, t, excludes) for t in taken):
             taken.append(item)
             budget -= item.cost

@@ -9,8 +9,9 @@
     graft = search.settle()      # the chosen set as one ordinary graft
 
 Departures: warm-up trains every unit, at all its levels (a LoRA that never trained is worth exactly 0
-and could never be chosen), units that do not exclude each other in one step; the loop, the loss and the
-data are the caller's; rates have no restarts. Each room's header lists its own.
+and could never be chosen), units that do not exclude each other in one step, and goes on while nothing
+is chosen and no graft beside the units trains; the loop, the loss and the data are the caller's; rates
+have no restarts. Each room's header lists its own.
 """
 
 from __future__ import annotations
@@ -144,8 +145,9 @@ class Search:
 
     def begin(self, optimizer: Optimizer | None = None) -> None:
         """Before each step: switch on what trains in it. Calling it twice changes nothing."""
-        now = self._waves[self.step % len(self._waves)] if self.warming else self.set
-        self.board.switch(now)
+        # with nothing on there would be nothing to train, so until a unit is chosen they go on taking turns
+        turns = self.warming or not (self.set or self.board.beside)
+        self.board.switch(self._waves[self.step % len(self._waves)] if turns else self.set)
         if optimizer is not None:
             pace.set_rates(optimizer, self.since, self.step, self.plan.ramp)
         self._clock = time.perf_counter()

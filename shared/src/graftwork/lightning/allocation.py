@@ -134,6 +134,11 @@ class Allocation(Callback):
                     "search.groups(lr) for them, or drop the scheduler"
                 )
             pace.own_groups(optimizer, search.board)
+        if not search.binds:
+            self.say(
+                f"allocation: {search.budget:,d} parameters hold the largest set of units; a budget that "
+                "does not bind chooses by sign alone"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count optimizer steps from where the fit starts."""
