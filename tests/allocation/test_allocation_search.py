@@ -68,7 +68,7 @@ def run(search: Search, loss: Any, optimizer: Any, steps: int = 10**6) -> list[s
     return lines
 
 
-def test_a_search_finds_where_to_adapt_and_fits_its_budget() -> None:
+def test_a_search_helps_and_fits_its_budget() -> None:
     model, loss, score = task()
     with torch.no_grad():
         base = float(score(model))
@@ -77,8 +77,8 @@ def test_a_search_finds_where_to_adapt_and_fits_its_budget() -> None:
     lines = run(search, loss, optimizer_of(search))
     result = search.finish()
     assert result.cost == sum(u.cost for u in result.units) <= 110
-    assert any("blocks-1-mlp" in u.name for u in result.units)
-    assert result.score > base and search.board.active == tuple(u.name for u in result.units)
+    assert result.units and result.score > base / 1.5  # the error, negative, falls by a third
+    assert search.board.active == tuple(u.name for u in result.units)
     with torch.no_grad():
         assert result.score == float(score(model))
     assert result.score == result.candidates[0]["score"]
@@ -91,6 +91,37 @@ def test_a_search_finds_where_to_adapt_and_fits_its_budget() -> None:
         search.board.check(allocation["set"])
     assert {c["from"] for c in result.candidates} >= {"allocation"}
     assert search.finish() is result
+
+
+class Branches(nn.Module):
+    """Independent linear maps of one input, side by side: where a change is needed is no matter of taste."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(8, 8) for _ in range(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([m(x) for m in self.maps])
+
+
+@pytest.mark.parametrize("places", [(1, 4), (0, 3), (2, 5)])
+def test_a_search_finds_where_the_change_is(places: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = Branches()
+    truth = copy.deepcopy(model)
+    with torch.no_grad():
+        for place in places:
+            truth.maps[place].weight.add_(torch.randn(8, 1) @ torch.randn(1, 8))
+    found = units(model, [Family("lora", gw.LoRA, (1, 2), "r")], ["maps.*"])
+
+    def error(m: nn.Module, seed: int) -> Tensor:
+        x = batch(seed)
+        return (m(x) - truth(x).detach()).square().mean()
+
+    # room for one unit of rank 2 or two of rank 1; each of the two changes has rank 1
+    search = Search(model, found, lambda m: -error(m, 99), budget=32, plan=QUICK)
+    run(search, lambda m, step: error(m, step % 7), optimizer_of(search, 0.05))
+    assert [u.name for u in search.finish().units] == [f"maps-{p}=lora-r1" for p in places]
 
 
 def test_the_record_is_plain_and_complete() -> None:

@@ -6,6 +6,7 @@ written as a PEFT folder, like any other.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -111,7 +112,8 @@ def write_record(path: str | os.PathLike[str], record: Mapping[str, Any]) -> Pat
         part.write_bytes(data)
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise GraftError(f"{path}: cannot be written: {error}") from None
     return path
 
