@@ -151,6 +151,20 @@ def test_branches_of_one_rank_do_not_start_alike_and_a_seed_repeats_both(seed: i
         assert all(torch.equal(first[k], again[k]) for k in first)
 
 
+def test_clients_share_one_start_and_have_each_their_own() -> None:
+    pairs = [
+        gw.dual(wide(), gw.LoRA(3), gw.LoRA(3), sites=SITES, seed=0, private_seed=client)
+        for client in (None, 0, 1, 2)
+    ]
+    for site in SITES:
+        shared = [p.shared.tensors()[f"{site}.A"] for p in pairs]
+        private = [p.private.tensors()[f"{site}.A"] for p in pairs]
+        assert all(torch.equal(a, shared[0]) for a in shared)
+        assert torch.equal(private[0], private[1])  # a client without a seed takes the common one
+        assert len({bits(a) for a in private}) == 3
+        assert not {bits(a) for a in private} & {bits(a) for a in shared}
+
+
 def test_the_private_part_never_appears_in_what_is_shared(tmp_path: Path) -> None:
     model, pair = stirred(also_train="head", private_also_train="norm", names=("shared", "secret"))
     folder = gw.save(gw.get(model, "shared"), tmp_path / "out")

@@ -128,6 +128,7 @@ def dual(
     private_also_train: Beside = (),
     train_shared: bool = True,
     seed: int | None = None,
+    private_seed: int | None = None,
     names: tuple[str, str] = ("shared", "private"),
 ) -> Dual:
     """Graft a shared and a private low-rank pair that act together.
@@ -142,8 +143,9 @@ def dual(
         also_train: whole modules and new rows of the shared graft, such as the head.
         private_also_train: of the private graft.
         train_shared: `False` freezes the shared graft.
-        seed: of all start values. The private pair draws from a stream of its own, so equal ranks do not
-            start alike. `None` draws from torch's global generator.
+        seed: of the shared pair's start values; `None` draws from torch's global generator.
+        private_seed: of the private pair's, the client's own; `None` takes `seed`. The stream is another one
+            in any case, so equal ranks do not start alike.
         names: of the shared and the private graft.
 
     Raises:
@@ -189,7 +191,12 @@ def dual(
         if private is not None:
             places: list[tuple[Site, Method]] = [(site, private) for site, _ in own.entry.sites]
             entry = Entry(private, places, beside_of(own.model, private_also_train), {})
-            mine = attach_entry(own.model, private_name, entry, _private_seed(seed))
+            mine = attach_entry(
+                own.model,
+                private_name,
+                entry,
+                _private_seed(seed if private_seed is None else private_seed),
+            )
         pair = Dual(own.model, own, mine)
         pair.activate()
     except GraftError:
