@@ -308,6 +308,25 @@ def test_audits_leave_votes_and_guards_alone() -> None:
     assert search.set  # three allocations in a row
 
 
+def test_guarded_units_keep_their_room_in_what_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, loss, score = task()
+    seen: list[tuple[set[str], set[str]]] = []
+    solve = search_file.solve
+
+    def listening(items: Any, budget: int, **options: Any) -> list[str]:
+        wanted = solve(items, budget, **options)
+        held = {n for n, left in search.controller.guards.items() if left > 0}
+        seen.append((held & set(search.set), set(wanted)))
+        assert set(options["locked"]) == held & set(search.set)
+        return wanted
+
+    monkeypatch.setattr(search_file, "solve", listening)
+    plan = Plan(**{**QUICK.row(), "guard": 3, "votes": 1})
+    search = Search(model, some_units(model), score, budget=110, plan=plan, seed=1)
+    run(search, loss, optimizer_of(search))
+    assert any(held for held, _ in seen) and all(held <= wanted for held, wanted in seen)
+
+
 def test_beginning_twice_changes_nothing() -> None:
     model, _, score = task()
     search = Search(model, some_units(model), score, budget=110, plan=QUICK)
