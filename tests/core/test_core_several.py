@@ -93,30 +93,141 @@ def test_gradients_of_a_sum_reach_each_part() -> None:
 
 
 @pytest.mark.parametrize(
-    "weights",
+    ("weights", "told"),
     [
-        {"nope": 1.0},
-        {"lora": float("nan")},
-        {"lora": float("inf"), "ia3": 1.0},
-        {"lora": "1"},
-        {"copy": 0.5, "lora": 0.5},
-        {"rows": 0.5},
-        {"norms": 0.5, "lora": 0.5},
+        ({"nope": 1.0}, "no graft 'nope'"),
+        ({"lora": float("nan")}, "'lora' must be a finite number"),
+        ({"lora": float("inf"), "all": 1.0}, "'lora' must be a finite number"),
+        ({"lora": "1"}, "'lora' must be a finite number"),
+        ({"lora": True}, "'lora' must be a finite number"),
+        ({"copy": 0.5, "lora": 1.0}, r"'copy' owns head \(module\).*give 'copy' the weight 1"),
+        ({"rows": 0.5}, r"'rows' owns head\.new_rows \(rows\).*the weight 1"),
+        ({"norms": 0.0, "copy": 1.0}, "'norms' owns .*the weight 1"),
+        ({"copy": 1.0, "all": 1.0}, r"'copy' owns head \(module\), and 'all' changes head:"),
+        ({"rows": 1.0, "all": 1.0}, r"'rows' owns head\.new_rows \(rows\), and 'all' changes"),
+        ({"rows": 1.0, "copy": 1.0}, r"owns head.*changes head"),
+        ({"box": 1.0, "inside": 1.0}, r"'box' owns layer1 \(module\), and 'inside' changes"),
+        ({"inside": 1.0, "lora": 1.0, "box": 1.0}, "'box' owns layer1"),
     ],
 )
-def test_sums_that_make_no_sense_are_refused(weights: dict[str, Any]) -> None:
-    model, _ = several()
-    gw.graft(model, gw.LoRA(2), also_train="head", name="copy")
-    gw.graft(model, gw.LoRA(2), also_train=gw.NewRows("head"), name="rows")
-    gw.graft(model, gw.NormAffine(), name="norms")
+def test_sums_that_make_no_sense_are_refused(weights: dict[str, Any], told: str) -> None:
+    model = owners()
     gw.activate(model, "lora")
     out = model(tokens())
-    with pytest.raises(gw.GraftError, match=r"no graft|finite number|cannot be part"):
-        gw.activate(model, weights)
-    assert torch.equal(model(tokens()), out)
-    for name in ("copy", "rows", "norms"):  # alone they can be switched on
+    for verb in (gw.activate, gw.merge):
+        with pytest.raises(gw.GraftError, match=told):
+            verb(model, weights)
+        assert torch.equal(model(tokens()), out)
+    for name in ("copy", "rows", "norms", "box"):  # alone they can be switched on
         gw.activate(model, name)
         model(tokens())
+
+
+def owners() -> nn.Module:
+    """Grafts that own modules or rows, stirred, beside some that do not."""
+    model = net(dtype=torch.float64)
+    lora = gw.LoRA(2)
+    stir(gw.graft(model, lora, sites="layer1.0", name="lora"), seed=1)
+    stir(gw.graft(model, lora, sites="head", name="all"), seed=2)
+    stir(gw.graft(model, lora, sites="layer1.2", name="inside"), seed=3)
+    stir(gw.graft(model, lora, sites="stem.0", also_train="head", name="copy"), seed=4)
+    rows = gw.NewRows("head")
+    stir(gw.graft(model, lora, sites="stem.0", also_train=rows, name="rows"), seed=5)
+    stir(gw.graft(model, gw.NormAffine(), name="norms"), seed=6)
+    stir(gw.graft(model, lora, sites="embed", also_train="layer1", name="box"), seed=7)
+    return model
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["copy", "norms"],
+        ["copy", "norms", "box"],
+        ["rows", "norms", "lora"],
+        ["norms", "lora", "all", "inside"],
+        ["rows", "copy_less", "norms"],
+    ],
+)
+def test_owners_that_do_not_meet_act_together_as_one_graft_of_all_would(names: list[str]) -> None:
+    model = owners()
+    stir(gw.graft(model, gw.LoRA(2), sites="stem.0", name="copy_less"), seed=8)
+    gw.activate(model, dict.fromkeys(names, 1))
+    out = model(tokens())
+    by_hand = net(dtype=torch.float64)
+    for name in names:  # one after the other, each merged for good, on a model of its own
+        own = gw.get(model, name)
+        twin = gw.graft_from_spec(by_hand, own.spec(), name, own.tensors())
+        if name in ("rows", "copy_less") and {"rows", "copy_less"} <= set(names):
+            continue  # these two share stem.0: their changes are measured against the base
+        twin.merge(keep=False)
+        twin.remove()
+    if {"rows", "copy_less"} <= set(names):
+        gw.merge(by_hand, {"rows": 1, "copy_less": 1}, keep=False)
+    close(out, by_hand(tokens()), 1e-12)
+    gw.check_reach(model, tokens())
+    assert torch.equal(model(tokens()), out)
+
+
+def test_gradients_and_statistics_of_owners_together() -> None:
+    model = owners()
+    gw.activate(model, {"copy": 1.0, "norms": 1.0, "inside": 1.0})
+    before = base_bits(model)
+    model.train()
+    model(tokens()).square().sum().backward()
+    for name, graft in gw.grafts(model).items():
+        got = {p.grad is not None for p in graft.parameters()}
+        assert got == {name in ("copy", "norms", "inside")}, name
+    assert base_bits(model) == before  # the batch norm's statistics moved in the graft's copy
+
+
+@pytest.mark.parametrize("keep", ["device", "cpu", "disk"])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"lora": 0.5, "dora": 2.0},
+        {"lora": -1.0, "ia3": 1.0, "bitfit": 0.25, "diablo": 1.0},
+    ],
+)
+def test_a_sum_merges_and_comes_out_bit_for_bit(weights: dict[str, float], keep: str) -> None:
+    model, _ = several()
+    gw.activate(model, weights)
+    out, before = model(tokens()), base_bits(model)
+    gw.merge(model, weights, keep=keep)
+    close(model(tokens()), out, 1e-12)
+    assert {n for n, g in gw.grafts(model).items() if g.merged} == set(weights)
+    for name in weights:
+        with pytest.raises(gw.GraftError, match=r"'lora' \+ .* is merged"):
+            gw.get(model, name).remove()
+    with pytest.raises(gw.GraftError, match="'nope' is not merged"):
+        gw.unmerge(model, "nope")
+    gw.unmerge(model, "lora")
+    assert base_bits(model) == before and torch.equal(model(tokens()), out)
+
+
+def test_a_sum_of_owners_merges() -> None:
+    model = owners()
+    gw.activate(model, {"rows": 1.0, "norms": 1.0, "inside": 1.0})
+    out, before = model(tokens()), base_bits(model)
+    gw.merge(model, {"rows": 1.0, "norms": 1.0, "inside": 1.0})
+    close(model(tokens()), out, 1e-12)
+    assert model.head.out_features == 4
+    gw.get(model, "norms").unmerge()
+    assert base_bits(model) == before and torch.equal(model(tokens()), out)
+    with pytest.raises(gw.GraftError, match="name a graft"):
+        gw.merge(model, {})
+
+
+def test_a_sum_merged_for_good_is_removed_name_by_name() -> None:
+    model, grafts = several()
+    gw.activate(model, {"lora": 0.5, "dora": 0.5})
+    out = model(tokens())
+    gw.merge(model, {"lora": 0.5, "dora": 0.5}, keep=False)
+    grafts["lora"].remove()
+    with pytest.raises(gw.GraftError, match="'dora' is merged"):
+        gw.activate(model, "dora")  # it would act twice
+    grafts["dora"].remove()
+    close(model(tokens()), out, 1e-12)
+    gw.activate(model, "ia3")
 
 
 def test_removal_in_any_order() -> None:

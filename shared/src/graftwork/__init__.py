@@ -21,6 +21,9 @@ _HOMES = {
     "get": "graftwork.handle",
     "grafts": "graftwork.handle",
     "activate": "graftwork.handle",
+    "active": "graftwork.handle",
+    "dual": "graftwork.dual",
+    "Dual": "graftwork.dual",
     "remove": "graftwork.handle",
     "Graft": "graftwork.handle",
     "merge": "graftwork.merging",
@@ -39,9 +42,10 @@ if TYPE_CHECKING:
     from graftwork.algebra.recognise import register_layer
     from graftwork.beside import NewRows
     from graftwork.cards import cards
+    from graftwork.dual import Dual, dual
     from graftwork.fused import register_reader
     from graftwork.graft import graft, graft_from_spec
-    from graftwork.handle import Graft, activate, get, grafts, remove
+    from graftwork.handle import Graft, activate, active, get, grafts, remove
     from graftwork.merging import merge, unmerge
     from graftwork.methods.adaptformer import AdaptFormer
     from graftwork.methods.bitfit import BitFit
@@ -93,14 +97,17 @@ __all__ = [
     "BitFit",
     "DiaBlo",
     "DoRA",
+    "Dual",
     "Graft",
     "GraftError",
     "LoRA",
     "NewRows",
     "NormAffine",
     "activate",
+    "active",
     "cards",
     "check_reach",
+    "dual",
     "get",
     "graft",
     "graft_from_spec",

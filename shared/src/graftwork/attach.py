@@ -134,9 +134,7 @@ def _summed(grafts: SiteGrafts, layer: nn.Module, base: Any, *args: Any, **kwarg
         if isinstance(state, MethodState):
             total = total + weight * state.change(layer, first_input(args, kwargs), y)
         elif state is not None:
-            raise GraftError(
-                f"graft {name!r} owns whole modules; it cannot be part of a weighted sum"
-            )
+            raise GraftError(f"graft {name!r} owns this module; no other can act on it")
     return total.to(y.dtype)
 
 

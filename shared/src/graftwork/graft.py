@@ -66,11 +66,11 @@ def graft(
         raise GraftError(f"model: pass a torch.nn.Module, not {type(model).__name__}")
     if not isinstance(method, Method):
         raise GraftError(f"method: pass an instance such as LoRA(8), not {method!r}")
-    beside = _beside(model, also_train)
+    beside = beside_of(model, also_train)
     outside = {b.name for b in beside if b.new is None}
     chosen, left = select(model, method, sites, outside)
     pairs = _with_overrides(model, chosen, method, overrides or {})
-    return _attach(model, name, Entry(method, pairs, beside, left), seed)
+    return attach_entry(model, name, Entry(method, pairs, beside, left), seed)
 
 
 def graft_from_spec(
@@ -90,7 +90,7 @@ def graft_from_spec(
         raise GraftError(
             f"the graft does not fit {type(model).__name__}:\n  " + "\n  ".join(faults)
         )
-    return _attach(model, name, entry, None, tensors)
+    return attach_entry(model, name, entry, None, tensors)
 
 
 def resolve(model: nn.Module, spec: Mapping[str, Any]) -> tuple[Entry, list[str]]:
@@ -187,7 +187,10 @@ def _with_overrides(
     return [(s, methods[s.name]) for s in chosen]
 
 
-def _beside(model: nn.Module, also_train: Iterable[str | NewRows] | str | NewRows) -> list[Beside]:
+def beside_of(
+    model: nn.Module, also_train: Iterable[str | NewRows] | str | NewRows
+) -> list[Beside]:
+    """The modules and rows that `also_train` names; every pattern must match."""
     items = [also_train] if isinstance(also_train, str | NewRows) else list(also_train)
     modules = dict(own_modules(model))
     copied: list[str] = []
@@ -226,14 +229,18 @@ def _has_tensors(module: nn.Module) -> bool:
     return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
 
 
-def _attach(
+def attach_entry(
     model: nn.Module,
     name: str,
     entry: Entry,
     seed: int | None,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> Graft:
-    """Build every state first, then touch the model: a refusal leaves it as it was."""
+    """Attach a graft whose sites are known. Every state is built first: a refusal leaves the model as it was.
+
+    Raises:
+        GraftError: as `graft` does.
+    """
     check_name(name)
     check_root(model)
     ledger: Ledger = model.__dict__.get(ATTRIBUTE) or Ledger()

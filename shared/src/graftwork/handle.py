@@ -16,6 +16,7 @@ from graftwork.ledger import ATTRIBUTE, Entry, Ledger, ledger_of, root_of
 from graftwork.methods.base import Method
 from graftwork.states import SiteState
 from graftwork.summary import Summary, summarise
+from graftwork.together import check_together, check_weight
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Graft:
     def merged(self) -> bool:
         """Whether this graft is merged into the base right now."""
         record = ledger_of(self.model).merged
-        return record is not None and record.name == self.name
+        return record is not None and self.name in record.weights
 
     def states(self) -> Iterator[tuple[str, SiteState]]:
         """(site name, state) for everything that belongs to this graft."""
@@ -193,24 +194,17 @@ def get(model: nn.Module, name: str = "default") -> Graft:
 def activate(model: nn.Module, which: str | Mapping[str, float] | None) -> None:
     """Switch to one graft, to a weighted sum of several, or to the base (`None`).
 
+    Grafts that own modules or rows take part with the weight 1, where no other one touches what
+    they own.
+
     Raises:
-        GraftError: unknown name, a merge in force, or a sum over grafts that own modules or rows.
+        GraftError: unknown name, a merge in force, or grafts that cannot act together.
     """
     weights = {} if which is None else {which: 1.0} if isinstance(which, str) else dict(which)
     there = grafts(model)
-    for name, weight in weights.items():
-        graft = get(model, name)
-        if not isinstance(weight, int | float) or weight != weight or abs(weight) == float("inf"):
-            raise GraftError(
-                f"activate: the weight of {name!r} must be a finite number, not {weight!r}"
-            )
-        if len(weights) > 1 or weight != 1.0:
-            for site, state in graft.states():
-                if state.kind != "method":
-                    raise GraftError(
-                        f"activate: {name!r} owns {site} ({state.kind}), "
-                        "which cannot be part of a weighted sum"
-                    )
+    chosen = {name: get(model, name) for name in weights}
+    weights = {name: check_weight("activate", name, w) for name, w in weights.items()}
+    check_together("activate", chosen, weights)
     if not there:
         if which is None:
             return
@@ -218,7 +212,13 @@ def activate(model: nn.Module, which: str | Mapping[str, float] | None) -> None:
     root = next(iter(there.values())).model
     _refuse_merged(ledger_of(root), "activate")
     for here in _all_sites(root):
-        here.active = tuple((n, float(w)) for n, w in weights.items() if here.slots(n))
+        here.active = tuple((n, w) for n, w in weights.items() if here.slots(n))
+
+
+def active(model: nn.Module) -> dict[str, float]:
+    """The grafts that are switched on, with their weights, as `activate` takes them; empty: the base."""
+    found = {n: w for here in _all_sites(model) for n, w in here.active}
+    return {name: found[name] for name in grafts(model) if name in found}
 
 
 def remove(graft: Graft | nn.Module, name: str = "default") -> None:
@@ -236,7 +236,9 @@ def remove(graft: Graft | nn.Module, name: str = "default") -> None:
         if site is not None:  # else the layer was replaced, and its graft went with it
             site.drop(graft.name)
     del ledger.entries[graft.name]
-    ledger.merged = None
+    if ledger.merged is not None:
+        del ledger.merged.weights[graft.name]
+        ledger.merged = ledger.merged if ledger.merged.weights else None
     tidy(model, ledger)
 
 
@@ -310,7 +312,7 @@ def is_sound(value: Tensor, old: Tensor | None) -> bool:
 
 def _refuse_merged(ledger: Ledger, verb: str) -> None:
     if ledger.merged is not None:
-        raise GraftError(f"{verb}: graft {ledger.merged.name!r} is merged; call unmerge() first")
+        raise GraftError(f"{verb}: graft {ledger.merged.names} is merged; call unmerge() first")
 
 
 def _carries(owner: nn.Module, path: str) -> bool:

@@ -8,7 +8,7 @@ back, so bits and tying are restored by identity, not by arithmetic.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from graftwork.attach import ROWS, grafts_of
 from graftwork.errors import GraftError
 from graftwork.handle import Graft, get, is_sound
-from graftwork.ledger import Ledger, ledger_of
+from graftwork.ledger import ledger_of, root_of
 from graftwork.parking import Parked
-from graftwork.states import CopyState, MethodState, RowsState
+from graftwork.states import CopyState, MethodState, RowsState, SiteState, merged_sum
+from graftwork.together import check_together, check_weight
 
 Batch = list[tuple[str, str, Tensor]]  # (module, leaf, new tensor) of one grafted module
 KEEP = ("device", "cpu", "disk", False)
@@ -38,56 +39,70 @@ class Swap:
 
 @dataclass
 class Record:
-    """A merge in force."""
+    """A merge in force: of which grafts, with which weights."""
 
-    name: str
+    weights: dict[str, float]
     final: bool
     swaps: list[Swap] = field(default_factory=list)
     active: list[tuple[str, tuple[tuple[str, float], ...]]] = field(default_factory=list)
     widths: list[tuple[str, str, int]] = field(default_factory=list)
 
+    @property
+    def names(self) -> str:
+        """The grafts' names, quoted."""
+        return " + ".join(map(repr, self.weights))
 
-def merge(graft: Graft | nn.Module, name: str = "default", *, keep: str | bool = "device") -> None:
+
+def merge(
+    graft: Graft | nn.Module,
+    name: str | Mapping[str, float] = "default",
+    *,
+    keep: str | bool = "device",
+) -> None:
     """Put the graft's change into the base's own tensors.
 
     Args:
         graft: a handle, or a model and the graft's `name`.
+        name: where a model is given, also a weighted sum `{name: weight}`, as `activate` takes it.
         keep: where the old tensors wait for `unmerge`: "device" (beside the new ones), "cpu",
             "disk"; `False` writes in place and cannot be undone. All but "device" need no more
             extra memory on the device than the work on one layer.
 
     Raises:
-        GraftError: the method changes activations, a merge is in force, or a merged tensor is not
-            finite. Nothing has changed then.
+        GraftError: the method changes activations, a merge is in force, grafts that cannot act
+            together, or a merged tensor is not finite. Nothing has changed then.
     """
-    graft = graft if isinstance(graft, Graft) else get(graft, name)
+    grafts, weights = _chosen(graft, name)
     if keep not in KEEP or keep is True:
         raise GraftError(f"merge: keep must be one of {list(KEEP)}, not {keep!r}")
-    ledger = ledger_of(graft.model)
+    model = next(iter(grafts.values())).model
+    ledger = ledger_of(model)
     if ledger.merged is not None:
-        raise GraftError(f"merge: graft {ledger.merged.name!r} is merged already")
-    for site, method in graft.entry.sites:
-        if not method.mergeable:
-            raise GraftError(
-                f"merge: {site.name or 'the model'}: {method.id} changes activations, not weights"
-            )
+        raise GraftError(f"merge: graft {ledger.merged.names} is merged already")
+    for part in grafts.values():
+        for site, method in part.entry.sites:
+            if not method.mergeable:
+                raise GraftError(
+                    f"merge: {site.name or 'the model'}: {method.id} changes activations, not weights"
+                )
     # Refuse before the first write. Where the old tensors leave the device, or are overwritten, a
     # second pass computes the new ones again, so that one layer at a time is there twice.
     new: Iterable[Batch]
     if keep == "device":
-        new = list(_new_tensors(graft))
+        new = list(_new_tensors(grafts, weights))
     else:
-        for _ in _new_tensors(graft):
+        for _ in _new_tensors(grafts, weights):
             pass
-        new = _new_tensors(graft)
-    record = Record(graft.name, final=keep is False)
+        new = _new_tensors(grafts, weights)
+    record = Record(weights, final=keep is False)
     try:
-        _swap(graft.model, record, new, keep)
+        _swap(model, record, new, keep)
     except BaseException:  # the disk is full, say: put back what was swapped so far
-        _put_back(graft.model, record)
+        _put_back(model, record)
         raise
-    _widen(graft, record)
-    for module_name, module in graft.model.named_modules():
+    for part in grafts.values():
+        _widen(part, record)
+    for module_name, module in model.named_modules():
         site_grafts = grafts_of(module)
         if site_grafts is not None:
             record.active.append((module_name, site_grafts.active))
@@ -95,52 +110,93 @@ def merge(graft: Graft | nn.Module, name: str = "default", *, keep: str | bool =
     ledger.merged = record
 
 
-def unmerge(graft: Graft | nn.Module, name: str = "default") -> None:
+def _chosen(
+    graft: Graft | nn.Module, name: str | Mapping[str, float]
+) -> tuple[dict[str, Graft], dict[str, float]]:
+    if isinstance(graft, Graft):
+        return {graft.name: graft}, {graft.name: 1.0}
+    weights = {name: 1.0} if isinstance(name, str) else dict(name)
+    if not weights:
+        raise GraftError("merge: name a graft, or several as {name: weight}")
+    grafts = {n: get(graft, n) for n in weights}
+    weights = {n: check_weight("merge", n, w) for n, w in weights.items()}
+    check_together("merge", grafts, weights)
+    return grafts, weights
+
+
+def unmerge(graft: Graft | nn.Module, name: str | None = None) -> None:
     """Put every base tensor back, bit for bit and object for object.
+
+    Args:
+        graft: a handle, or a model.
+        name: one of the merged grafts; `None` takes what is merged.
 
     Raises:
         GraftError: not merged, or merged with `keep=False`.
     """
-    graft = graft if isinstance(graft, Graft) else get(graft, name)
-    ledger: Ledger = ledger_of(graft.model)
+    model, name = (graft.model, graft.name) if isinstance(graft, Graft) else (graft, name)
+    ledger = ledger_of(model)
     record: Record | None = ledger.merged
-    if record is None or record.name != graft.name:
-        raise GraftError(f"unmerge: graft {graft.name!r} is not merged")
+    if record is None or (name is not None and name not in record.weights):
+        raise GraftError(f"unmerge: graft {name or 'default'!r} is not merged")
     if record.final:
         raise GraftError(
             "unmerge: merged with keep=False, so the old tensors are gone; load the base again"
         )
-    _put_back(graft.model, record)
+    root = root_of(model)
+    assert root is not None  # it has a ledger
+    _put_back(root, record)
     for module_name, attribute, value in record.widths:
-        setattr(graft.model.get_submodule(module_name), attribute, value)
+        setattr(root.get_submodule(module_name), attribute, value)
     for module_name, active in record.active:
-        site = grafts_of(graft.model.get_submodule(module_name))
+        site = grafts_of(root.get_submodule(module_name))
         if site is not None:
             site.active = active
     ledger.merged = None
 
 
-def _new_tensors(graft: Graft) -> Iterator[Batch]:
-    """Everything that the graft changes, module by module, checked to be finite."""
-    for module_name in graft.entry.modules():
-        module = graft.model.get_submodule(module_name)
-        new: dict[str, Tensor] = {}
-        slots = graft.site(module_name).slots(graft.name)
-        for _, state in sorted(slots.items(), key=lambda s: s[0] == ROWS):
+def _new_tensors(grafts: Mapping[str, Graft], weights: Mapping[str, float]) -> Iterator[Batch]:
+    """Everything that the grafts change, module by module, checked to be finite."""
+    model = next(iter(grafts.values())).model
+    names = [m for graft in grafts.values() for m in graft.entry.modules()]
+    for module_name in dict.fromkeys(names):
+        module = model.get_submodule(module_name)
+        slots = [
+            (slot, state, weights[name])
+            for name, graft in grafts.items()
+            if module_name in graft.entry.modules()
+            for slot, state in graft.site(module_name).slots(name).items()
+        ]
+        for _, state, _ in slots:
             state.check(module)
-            if isinstance(state, RowsState):
-                weight, bias = (new.get(k, module._parameters.get(k)) for k in ("weight", "bias"))
-                assert weight is not None
-                new |= state.widen(weight, bias)
-            elif isinstance(state, MethodState | CopyState):
-                new |= state.merged(module)
         batch: Batch = []
-        for leaf, value in new.items():
+        for leaf, value in _of_module(module, slots).items():
             path, _, own = leaf.rpartition(".")
             if not is_sound(value, _old(module.get_submodule(path), own)):
                 raise GraftError(f"merge: {module_name}.{leaf} would hold NaN or infinite values")
             batch.append((".".join(p for p in (module_name, path) if p), own, value))
         yield batch
+
+
+def _of_module(
+    module: nn.Module, slots: Iterable[tuple[str, SiteState, float]]
+) -> dict[str, Tensor]:
+    """The new tensors of one module, by name; rows come last, behind what else changes."""
+    new: dict[str, Tensor] = {}
+    changes: dict[str, list[tuple[MethodState, float]]] = {}
+    for slot, state, weight in slots:
+        if isinstance(state, CopyState):
+            new |= state.merged(module)
+        elif isinstance(state, MethodState):
+            changes.setdefault(slot, []).append((state, weight))
+    for parts in changes.values():
+        new |= merged_sum(module, parts)
+    for _, state, _ in slots:
+        if isinstance(state, RowsState):
+            weight_now, bias = (new.get(k, module._parameters.get(k)) for k in ("weight", "bias"))
+            assert weight_now is not None
+            new |= state.widen(weight_now, bias)
+    return new
 
 
 def _old(module: nn.Module, leaf: str) -> Tensor | None:

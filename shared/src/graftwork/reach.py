@@ -41,7 +41,7 @@ def check_reach(model: nn.Module, *args: Any, **kwargs: Any) -> None:
     if root is None or not active:
         raise GraftError(f"{type(model).__name__} has no active graft to check")
     faults: list[str] = []
-    with _undone(model), torch.random.fork_rng(devices=_devices(model)):
+    with undone(model), torch.random.fork_rng(devices=cuda_devices(model)):
         model.train()
         for p in model.parameters():
             p.grad = None
@@ -65,7 +65,7 @@ def check_reach(model: nn.Module, *args: Any, **kwargs: Any) -> None:
 
 
 @contextlib.contextmanager
-def _undone(model: nn.Module) -> Iterator[None]:
+def undone(model: nn.Module) -> Iterator[None]:
     """Put back modes, gradients and buffers, whatever happens inside."""
     modes = [(m, m.training) for m in model.modules()]
     grads = [(p, p.grad) for p in model.parameters()]
@@ -140,5 +140,6 @@ def _floats(out: Any) -> Iterator[Tensor]:
         yield from _floats(vars(out))
 
 
-def _devices(model: nn.Module) -> list[torch.device]:
+def cuda_devices(model: nn.Module) -> list[torch.device]:
+    """The GPUs that hold a part of the model, for `torch.random.fork_rng`."""
     return list({p.device for p in model.parameters() if p.device.type == "cuda"})

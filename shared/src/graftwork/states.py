@@ -174,16 +174,29 @@ class MethodState(SiteState):
             return self.method.weight_change(self.geo, params, weight, bias)
 
     def merged(self, layer: nn.Module) -> dict[str, Tensor]:
-        weight, bias = self.base(layer)
-        with torch.no_grad():
-            d = self.delta(layer)
-            out: dict[str, Tensor] = {}
-            if d.weight is not None:
-                out[self.weight_name] = (weight.to(d.weight.dtype) + d.weight).to(weight.dtype)
-            if d.bias is not None:
-                total = d.bias if bias is None else bias.to(d.bias.dtype) + d.bias
-                out[self.bias_name] = total.to(weight.dtype)
-        return out
+        return merged_sum(layer, [(self, 1.0)])
+
+
+def merged_sum(layer: nn.Module, parts: list[tuple[MethodState, float]]) -> dict[str, Tensor]:
+    """New tensors of a layer under the weighted changes of states at one slot, rounded once."""
+    first = parts[0][0]
+    weight, bias = first.base(layer)
+    with torch.no_grad():
+        deltas = [(s.delta(layer), w) for s, w in parts]
+        out: dict[str, Tensor] = {}
+        dw = _total([(d.weight, w) for d, w in deltas])
+        if dw is not None:
+            out[first.weight_name] = (weight.to(dw.dtype) + dw).to(weight.dtype)
+        db = _total([(d.bias, w) for d, w in deltas])
+        if db is not None:
+            total = db if bias is None else bias.to(db.dtype) + db
+            out[first.bias_name] = total.to(weight.dtype)
+    return out
+
+
+def _total(changes: list[tuple[Tensor | None, float]]) -> Tensor | None:
+    there = [c if w == 1.0 else w * c for c, w in changes if c is not None]
+    return sum(there[1:], there[0]) if there else None
 
 
 class CopyState(SiteState):

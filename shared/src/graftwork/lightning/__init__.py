@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "Allocation": "graftwork.lightning.allocation",
     "App": "graftwork.lightning.app",
     "apps": "graftwork.lightning.app",
     "AppCLI": "graftwork.lightning.cli",
@@ -25,6 +26,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from graftwork.lightning.allocation import Allocation
     from graftwork.lightning.app import App, apps
     from graftwork.lightning.checkpoint_io import GraftCheckpointIO, load_checkpoint
     from graftwork.lightning.cli import AppCLI
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from graftwork.lightning.verbs import verb
 
 __all__ = [
+    "Allocation",
     "App",
     "AppCLI",
     "CurveLogger",

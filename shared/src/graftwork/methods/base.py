@@ -51,6 +51,17 @@ def setting(
     return dataclasses.field(default=default, metadata={"low": low, "high": high, **extra})
 
 
+def check_fields(item: Any) -> None:
+    """Check a dataclass's values against its types and the ranges of `setting`.
+
+    Raises:
+        GraftError: wrong type, value out of range or not finite; the message names the field.
+    """
+    hints = typing.get_type_hints(type(item))
+    for f in dataclasses.fields(item):
+        _check(f"{type(item).__name__}.{f.name}", getattr(item, f.name), hints[f.name], f.metadata)
+
+
 @dataclass(frozen=True)
 class Method:
     """Base of all methods.
@@ -69,11 +80,7 @@ class Method:
     default_globs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(self):
-            _check(
-                f"{type(self).__name__}.{f.name}", getattr(self, f.name), hints[f.name], f.metadata
-            )
+        check_fields(self)
 
     @property
     def mergeable(self) -> bool:
