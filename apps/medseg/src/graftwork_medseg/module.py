@@ -17,6 +17,7 @@ from . import calibration, fewshot, maps, metrics
 from .data import Volume
 from .losses import dice_ce
 from .network import NetworkConfig, build, load_pretrained
+from .results import Results
 from .window import Windows
 
 
@@ -76,10 +77,9 @@ class Segmenter(LightningModule):
         self.rate, self.head_rate, self.tolerance_mm = rate, head_rate, tolerance_mm
         self.head = find_head(self.network)
         self.classes: tuple[str, ...] = tuple(self.base_classes)
-        self.output: Path | None = None  # where predict writes; the command line sets it
+        self.results: Results | None = None  # where predict writes; the command line sets it
         self.scores: dict[str, dict[str, metrics.Score]] = {}
         self.reliability: dict[str, dict[str, calibration.Reliability]] = {}
-        self.written: list[Path] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (N, C, x, y, z) of a batch of patches."""
@@ -173,12 +173,17 @@ class Segmenter(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
 
-    def predict_step(self, volume: Volume, _index: int) -> str:
-        """Write one mask on its image's own grid; returns the case's name."""
-        mask = self.segment(volume)
-        if volume.like is not None and self.output is not None:
-            target = self.output / f"{volume.name}.nii.gz"
-            self.written.append(write_mask(target, mask, volume.like))
+    def predict_step(self, volume: Volume | None, _index: int) -> Any:
+        """Hand one case to `results`, which writes it, and return its name; without them, its mask.
+
+        None is a case that could not be read; `results` has noted why.
+        """
+        if self.results is None:
+            assert volume is not None
+            return self.segment(volume)
+        if volume is None:
+            return ""
+        self.results.predict(volume, self.maps_of)
         return volume.name
 
     def configure_optimizers(self) -> Any:
@@ -204,6 +209,11 @@ class Segmenter(LightningModule):
             cycle_momentum=False,
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    @property
+    def written(self) -> list[Path]:
+        """The files that predict wrote."""
+        return self.results.written if self.results else []
 
     def scores_json(self) -> dict[str, Any]:
         """The last scores as plain values, by case and class."""
