@@ -128,7 +128,8 @@ def open_series(path: str | Path, uid: str | None = None) -> nib.Nifti1Image:
     chooses among several series. Raises GraftError naming the place, the field and the remedy.
     """
     series = read_series(path, uid)
-    image = nib.Nifti1Image(SeriesVoxels(series), series.affine)
+    # Without a dtype nibabel would read the voxels to learn it.
+    image = nib.Nifti1Image(SeriesVoxels(series), series.affine, dtype=np.float32)
     image.header.set_xyzt_units("mm", "sec")
     image.set_sform(series.affine, 1)
     image.set_qform(series.affine, 1)
