@@ -86,20 +86,35 @@ class MedsegCLI(AppCLI):
             raise GraftError(results.failure_table())
 
     @verb
-    def export(self, output: str | None = None, merged: bool = False) -> None:
-        """Write the adapter folder, or the whole network's weights with the graft merged in.
+    def export(
+        self,
+        output: str | None = None,
+        merged: bool = False,
+        format: Literal["safetensors", "onnx"] = "safetensors",
+    ) -> None:
+        """Write the adapter folder, or the whole network with the graft merged in.
 
         Args:
-            output: a new folder (or, merged, a safetensors file); `null` puts it into the run folder.
-            merged: write the whole network; it loads again as model.weights.
+            output: a new folder (or, merged, a file); `null` puts it into the run folder.
+            merged: write the whole network; as safetensors it loads again as model.weights.
+            format: of the whole network; onnx is always merged, and takes windows of model.roi.
         """
+        if self.graft is None:
+            raise GraftError("export: nothing to export; name an adapter folder with --adapter")
+        if format == "onnx":
+            from .tasks import export_onnx
+
+            target = Path(output) if output else self.run_dir / "merged.onnx"
+            error = export_onnx(self.model, self.datamodule, self.graft, target)
+            self.say(
+                f"exported: {target}; onnxruntime's scores differ from the graft's by {error:.1e}"
+            )
+            return
         if not merged:
             super().export(output, False)
             return
         from .tasks import export_merged
 
-        if self.graft is None:
-            raise GraftError("export: nothing to export; name an adapter folder with --adapter")
         target = Path(output) if output else self.run_dir / "merged.safetensors"
         error = export_merged(self.model, self.graft, target)
         self.say(

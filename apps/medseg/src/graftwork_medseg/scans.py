@@ -9,9 +9,6 @@ from graftwork.errors import GraftError
 
 from .nifti import Array, Header, open_image
 
-READS = ("NIfTI (.nii, .nii.gz)", "DICOM series (folder or .zip)")
-READS_LABELS = ("NIfTI", "DICOM-SEG", "RTSTRUCT")
-
 
 def is_series(path: Path) -> bool:
     """Whether a path is read as a DICOM series."""

@@ -19,6 +19,7 @@ from .data import VolumeData
 from .module import Segmenter
 from .network import NetworkConfig, load_pretrained, save_weights
 from .nifti import apply_orientation, spacing_of
+from .results import class_names
 
 PICTURES = 8  # cases shown with images; the others with their scores alone
 
@@ -45,6 +46,21 @@ def export_merged(model: Segmenter, graft: gw.Graft, target: Path) -> float:
     with torch.inference_mode():
         found = load_pretrained(target).model(x)
     return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def export_onnx(model: Segmenter, data: VolumeData, graft: gw.Graft, target: Path) -> float:
+    """Write the network with the graft merged in as ONNX; see `onnx_export.export_onnx`."""
+    from . import onnx_export
+
+    return onnx_export.export_onnx(
+        model.network,
+        graft,
+        target,
+        roi=model.windows.roi,
+        channels=_channels(model.network),
+        classes=class_names(model, graft),
+        spacing=getattr(data, "spacing", None),
+    )
 
 
 def _channels(network: torch.nn.Module) -> int:
