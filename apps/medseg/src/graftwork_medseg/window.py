@@ -3,7 +3,7 @@
 Windows of `roi` voxels cover the volume, blended by a Gaussian of sigma roi/8 (Isensee et al., nnU-Net,
 Nature Methods 18, 2021): score(x) = sum_w g_w(x) s_w(x) / sum_w g_w(x). Windows run along the first axis
 last, so what lies before the start of the next window is final. Only the planes between are kept, in a
-ring: C x depth x Y x Z numbers with depth about one window, where the whole volume would take C x X x Y x Z.
+ring: C x roi x Y x Z numbers, where the whole volume would take C x X x Y x Z.
 
 The windows, their order, batches and padding are those of MONAI's SlidingWindowInferer with
 mode="gaussian", and so are the sums: the scores are the same bit for bit.
@@ -68,9 +68,7 @@ class Windows:
         starts = [self._starts(n, r) for n, r in zip(shape, self.roi, strict=True)]
         cells: list[Cell] = list(itertools.product(*starts))  # type: ignore[arg-type]
         batches = tuple(tuple(cells[i : i + self.batch]) for i in range(0, len(cells), self.batch))
-        # A batch may reach into the next row of windows; the ring must hold all that it touches.
-        depth = max(batch[-1][0] + self.roi[0] - batch[0][0] for batch in batches)
-        return Plan((x, y, z), pad, batches, depth)
+        return Plan((x, y, z), pad, batches, self.roi[0])
 
     def _starts(self, size: int, roi: int) -> list[int]:
         last = max(size - roi, 0)
@@ -106,7 +104,7 @@ class Windows:
             image = F.pad(image, [n for pair in reversed(plan.pad) for n in pair])
         weights = self.weights(device)
         ring: Ring | None = None
-        for i, batch in enumerate(plan.batches):
+        for batch in plan.batches:
             cut = torch.stack([image[(slice(None), *self._box(cell))] for cell in batch])
             scores = network(cut.to(device))
             if tuple(scores.shape[2:]) != tuple(self.roi):
@@ -117,9 +115,11 @@ class Windows:
             if ring is None:
                 ring = Ring(plan, scores.shape[1], scores.dtype, device)
             for cell, one in zip(batch, scores, strict=True):
+                # A batch may reach into the next row of windows; the planes before it leave first.
+                yield from ring.take(cell[0])
                 ring.add(self._box(cell), one.mul_(weights), weights)
-            following = plan.batches[i + 1 :]
-            yield from ring.take(following[0][0][0] if following else plan.padded[0])
+        assert ring is not None
+        yield from ring.take(plan.padded[0])
 
     def _box(self, cell: Cell) -> tuple[slice, ...]:
         return tuple(slice(a, a + r) for a, r in zip(cell, self.roi, strict=True))
