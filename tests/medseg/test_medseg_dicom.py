@@ -23,7 +23,7 @@ from dicom_series import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread, dcmwrite
-from pydicom.uid import JPEGLosslessSV1, generate_uid
+from pydicom.uid import JPEGLosslessSV1, RLELossless, generate_uid
 
 from graftwork.errors import GraftError
 from graftwork_medseg import dicom_files, nifti
@@ -254,6 +254,14 @@ def test_pixels_without_a_decoder_are_named_when_read(tmp_path: Path) -> None:
     image = open_series(write_series(tmp_path, numbers(), change=compressed))
     with pytest.raises(GraftError, match=r"compressed as JPEG Lossless.*needs one of: .*pylibjpeg"):
         values(image)
+
+
+def test_compressed_pixels_with_a_decoder_are_read(tmp_path: Path) -> None:
+    def pack(k: int, data: Any) -> None:
+        data.compress(RLELossless)
+
+    image = open_series(write_series(tmp_path, numbers(), change=pack))
+    np.testing.assert_array_equal(values(image), numbers() - 1024)
 
 
 def test_damaged_pixels_are_named_when_read(tmp_path: Path) -> None:

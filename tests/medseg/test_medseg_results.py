@@ -28,6 +28,7 @@ from graftwork_medseg.folder import CaseFiles
 from graftwork_medseg.maps import Maps
 from graftwork_medseg.outputs import Outputs
 from graftwork_medseg.results import Results
+from graftwork_runs import validate_record
 
 SHAPE = (24, 20, 9)
 CLASSES = ("background", "Liver", "Left kidney")
@@ -387,6 +388,39 @@ def test_the_command_predicts_what_it_can_and_lists_what_it_cannot(
     options[1] = "--data.files=[good]"
     assert main(["predict", *options]) == 0
     assert "kept: good" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("output", ["in", "ct", "ct/masks"])
+def test_an_output_among_the_images_is_refused(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = scan(Path("in"), "plain").files[0].read_bytes()
+    write_series(Path("ct"), numbers())
+    options = ["--data=graftwork_medseg.data.ImageFiles", "--data.files=[in,ct]"]
+    options += [f"--output={output}", "--overwrite=true", "--trainer.accelerator=cpu"]
+    assert main(["predict", *options]) == 2
+    assert "lies among the images" in capsys.readouterr().err
+    assert Path("in/plain.nii.gz").read_bytes() == image
+
+
+def test_calibration_is_in_record_and_report(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    meta = json.loads((data_folder / "dataset.json").read_text())
+    options = ["--data=graftwork_medseg.data.FolderData", f"--data.path={data_folder}"]
+    options += ["--trainer.accelerator=cpu", "--model.roi=[16,16,16]", "--run_dir=t"]
+    assert main(["test", *options]) == 0
+    record = validate_record(tmp_path / "t" / "record.json")
+    (row,) = record.find(metric="calibration error", case="foreground")
+    bins = record.details["calibration"]["other"]["foreground"]
+    gaps = np.abs(np.array(bins["correct"]) - np.array(bins["confidence"]))
+    assert len(gaps) == 15 and row.value == pytest.approx(gaps.sum() / sum(bins["count"]), abs=1e-4)
+    whole = record.details["calibration"]["other"]["image"]
+    assert sum(whole["count"]) == 36 * 32 * 34 and meta["labels"]["1"] == "shell"
+    report = (tmp_path / "t" / "report.html").read_text()
+    assert "Calibration" in report and "Expected calibration error over 15 bins" in report
 
 
 def test_tensors_are_told_apart_by_name_shape_and_bytes() -> None:

@@ -13,6 +13,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import SegResNet
 from torch import Tensor, nn
 
+import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork_medseg import calibration, maps, nifti, window
 from graftwork_medseg.data import Volume
@@ -153,6 +154,29 @@ def test_a_forward_pass_is_weighed_without_running_it() -> None:
             return x * float(x.max())
 
     assert window.forward_bytes(Reads(), (1, 1, 4, 4, 4)) == 4 * 64 * 64
+
+
+def test_scores_of_half_precision_are_summed_in_float32() -> None:
+    class Half(Scorer):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).bfloat16()
+
+    net, windows = Half(), Windows((8, 8, 8), 0.75, 2)
+    image = torch.randn(1, 20, 12, 10)
+    scores = ours(net, image, windows)
+    assert scores.dtype == torch.float32
+    exact = monai_scores(Scorer(), image, windows)
+    assert (scores - exact).abs().max() < 2**-8 * exact.abs().max()
+
+
+def test_weighing_a_grafted_network_counts_the_graft_and_leaves_the_network() -> None:
+    net = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.Conv3d(8, 2, 3, padding=1))
+    plain = window.forward_bytes(net, (1, 1, 8, 8, 8))
+    graft = gw.graft(net, gw.LoRA(2), sites=["0", "1"])
+    before = {k: v.clone() for k, v in net.named_parameters()}
+    assert plain < window.forward_bytes(net, (1, 1, 8, 8, 8)) < 4 * plain
+    after = dict(net.named_parameters())
+    assert all(torch.equal(v, after[k]) for k, v in before.items()) and graft.tensors()
 
 
 def test_what_does_not_fit_is_refused_before_the_first_window(

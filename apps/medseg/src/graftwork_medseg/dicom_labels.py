@@ -118,7 +118,7 @@ def _contours(path: Path, data: Any, image: Any, wanted: dict[int, int]) -> Arra
     for number, value in wanted.items():
         inside: dict[int, Array] = {}
         for contour in drawn[number].get("ContourSequence") or () if number in drawn else ():
-            if contour.get("ContourGeometricType") != "CLOSED_PLANAR":
+            if contour.get("ContourGeometricType") not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
                 continue  # points and open lines enclose nothing
             points = np.asarray(contour.ContourData, dtype=np.float64).reshape(-1, 3)
             at = points @ to_index[:3, :3].T + to_index[:3, 3]

@@ -19,7 +19,7 @@ from torch import Tensor
 from graftwork.errors import GraftError
 
 from .nifti import Array, Placement, available_bytes
-from .window import Network, Windows, forward_bytes, mirrored
+from .window import Network, Windows, mirrored
 
 CHUNK = 8  # planes of the image's grid that are interpolated at a time
 MARGIN = 1.25  # of the estimate, for the kernels' own workspace
@@ -199,16 +199,18 @@ def needed_bytes(
 
 def refuse_too_large(
     name: str,
-    network: torch.nn.Module,
     image: Tensor,
     placement: Placement,
     windows: Windows,
     wanted: Wanted,
     classes: int,
+    forward: int,
     device: torch.device,
 ) -> None:
-    """Raise GraftError with the estimate when predicting a case would not fit into the free memory."""
-    forward = forward_bytes(network, (windows.batch, image.shape[0], *windows.roi))
+    """Raise GraftError with the estimate when predicting a case would not fit into the free memory.
+
+    `forward` as for `needed_bytes`.
+    """
     on_device, on_host = needed_bytes(
         image.shape[1:], placement.ras_shape, windows, classes, wanted, forward
     )

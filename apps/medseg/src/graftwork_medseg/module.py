@@ -18,7 +18,7 @@ from .data import Volume
 from .losses import dice_ce
 from .network import NetworkConfig, build, load_pretrained
 from .results import Results
-from .window import Windows
+from .window import Windows, forward_bytes
 
 
 def find_head(network: nn.Module) -> str:
@@ -77,6 +77,7 @@ class Segmenter(LightningModule):
         self.rate, self.head_rate, self.tolerance_mm = rate, head_rate, tolerance_mm
         self.head = find_head(self.network)
         self.classes: tuple[str, ...] = tuple(self.base_classes)
+        self._forward_bytes: dict[int, int] = {}  # by channels
         self.results: Results | None = None  # where predict writes; the command line sets it
         self.scores: dict[str, dict[str, metrics.Score]] = {}
         self.reliability: dict[str, dict[str, calibration.Reliability]] = {}
@@ -109,7 +110,12 @@ class Segmenter(LightningModule):
         head = self.network.get_submodule(self.head)
         classes = max(int(head.out_channels), len(self.classes))
         case = (volume.image, volume.placement, self.windows, wanted)
-        maps.refuse_too_large(volume.name, self.network, *case, classes, self.device)
+        channels = volume.image.shape[0]
+        if channels not in self._forward_bytes:
+            shape = (self.windows.batch, channels, *self.windows.roi)
+            self._forward_bytes[channels] = forward_bytes(self.network, shape)
+        forward = self._forward_bytes[channels]
+        maps.refuse_too_large(volume.name, *case, classes, forward, self.device)
         return maps.predict(self.forward, *case, self.device)
 
     def segment(self, volume: Volume) -> Any:

@@ -196,8 +196,17 @@ class Results:
 def one_batch(
     model: Any, data: VolumeData, graft: Any, folder: Path, outputs: Outputs
 ) -> tuple[Results, list[Input]]:
-    """The results of one `medseg predict`, attached to `model`, and the cases that are still to do."""
+    """The results of one `medseg predict`, attached to `model`, and the cases that are still to do.
+
+    Raises GraftError when `folder` lies among the images, where --overwrite could reach them.
+    """
     inputs = data.inputs("predict")
+    place = folder.resolve()
+    for file in {file.resolve() for one in inputs for file in one.files}:
+        if place == file.parent or file in (place, *place.parents):
+            raise GraftError(
+                f"output {folder}: lies among the images ({file}); choose another folder"
+            )
     about = {
         "base": tensors_sha256(model.network.state_dict()),
         "graft": tensors_sha256(graft.tensors()) if graft else None,

@@ -106,7 +106,8 @@ class Windows:
         ring: Ring | None = None
         for batch in plan.batches:
             cut = torch.stack([image[(slice(None), *self._box(cell))] for cell in batch])
-            scores = network(cut.to(device))
+            # Half-precision scores are summed in the image's own precision.
+            scores = network(cut.to(device)).to(image.dtype)
             if tuple(scores.shape[2:]) != tuple(self.roi):
                 raise GraftError(
                     f"model.roi {list(self.roi)}: the network answers with {list(scores.shape[2:])}; "
@@ -184,13 +185,13 @@ def mirrored(network: Network) -> Network:
 def forward_bytes(network: torch.nn.Module, shape: Sequence[int]) -> int:
     """Peak memory of the tensors that one forward pass of `shape` (n, channels, x, y, z) makes, in bytes.
 
-    Nothing is computed: the pass runs on torch's meta device, and the tensors alive are counted. The
-    workspace of single kernels is not in it. A network that cannot run there (its forward reads values)
-    is estimated by 64 numbers a voxel.
+    Nothing is computed: the pass runs on fake tensors, which have shapes and no values, and those alive are
+    counted. The workspace of single kernels is not in it. A network whose forward reads values cannot run so
+    and is estimated by 64 numbers a voxel.
     """
-    import copy
     import weakref
 
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
@@ -200,7 +201,7 @@ def forward_bytes(network: torch.nn.Module, shape: Sequence[int]) -> int:
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             out = func(*args, **(kwargs or {}))
             for tensor in tree_leaves(out):
-                if isinstance(tensor, Tensor) and tensor.device.type == "meta":
+                if isinstance(tensor, FakeTensor):
                     storage = tensor.untyped_storage()
                     if storage not in self.seen:
                         self.seen.add(storage)
@@ -213,9 +214,12 @@ def forward_bytes(network: torch.nn.Module, shape: Sequence[int]) -> int:
             self.alive -= size
 
     try:
-        twin = copy.deepcopy(network).to("meta")
-        with torch.no_grad(), Meter() as meter:
-            twin(torch.empty(tuple(shape), device="meta"))
+        state = [*network.named_parameters(), *network.named_buffers()]
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            weightless = {name: fake.from_tensor(tensor) for name, tensor in state}
+            with torch.no_grad(), Meter() as meter:
+                image = torch.empty(tuple(shape), device=state[0][1].device if state else "cpu")
+                torch.func.functional_call(network, weightless, (image,))
         return meter.peak
-    except (RuntimeError, NotImplementedError, TypeError):
+    except (RuntimeError, NotImplementedError, TypeError, AssertionError):
         return 4 * 64 * shape[0] * math.prod(shape[2:])
