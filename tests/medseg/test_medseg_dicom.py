@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom.data
 import pytest
 import SimpleITK
 from dicom_series import (
@@ -327,3 +329,23 @@ def test_a_damaged_header_is_named(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match=r"007\.dcm|slices are missing"):
         read_series(folder)
     assert dcmread(folder / "000.dcm").InstanceNumber == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # pydicom warns about what is odd in these files
+def test_pydicoms_own_odd_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
+    samples = Path(pydicom.data.__file__).parent / "test_files"
+    chosen = [f for f in sorted(samples.rglob("*")) if f.is_file() and f.stat().st_size < 200_000]
+    read, refused = [], []
+    for n, file in enumerate(chosen):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        shutil.copy(file, folder)
+        try:
+            image = open_series(folder)
+            assert np.isfinite(values(image)).all() and image.shape[2] == 1
+            read.append(file.name)
+        except GraftError as error:
+            assert str(folder) in str(error)
+            refused.append(file.name)
+    assert {"CT_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm"} <= set(read)
+    assert {"MR_truncated.dcm", "SC_rgb_rle.dcm", "rtstruct.dcm"} <= set(refused)

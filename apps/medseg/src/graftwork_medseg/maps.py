@@ -121,16 +121,18 @@ class Canvas:
         m, place = coarse.shape[1], slice(self.painted, self.painted + coarse.shape[1])
         best, mask = torch.full((m, *self.shape[1:]), -math.inf), None
         entropy = torch.zeros_like(best) if self.wanted.entropy else None
-        if self.shape == self.working and len(self.out) == 1:
+        alone = self.shape == self.working and len(self.out) == 1
+        if alone and coarse.device.type != "cpu":
             mask = coarse.argmax(0).to(torch.uint8)
         else:
+            # Class by class: on a CPU an argmax across the first axis takes several times as long.
             mask = torch.zeros(best.shape, dtype=torch.uint8)
             for k, plane in enumerate(coarse.cpu()):
                 one = plane
                 if one.shape[1:] != self.shape[1:]:
                     one = F.interpolate(one[None], size=self.shape[1:], mode="bilinear")[0]
                 mask.masked_fill_(one > best, k)
-                best = torch.maximum(best, one)
+                torch.maximum(best, one, out=best)
                 if entropy is not None:
                     entropy += torch.special.entr(one.clamp(min=0))
                 if self.wanted.probabilities:
