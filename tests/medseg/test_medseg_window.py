@@ -106,6 +106,13 @@ def test_masks_on_the_files_grid_are_those_of_monai_and_one_restore(
     np.testing.assert_allclose(found.probabilities / 255, p, atol=0.5 / 255 + 1e-4)
 
 
+@pytest.mark.parametrize("shape", [(4, 4, 4), (7, 6, 5)])
+def test_ties_go_to_the_first_class_as_in_argmax(shape: tuple[int, int, int]) -> None:
+    canvas = Canvas(shape, (4, 4, 4), Wanted())
+    canvas.add(0, torch.tensor([0.0, 1.0, 1.0]).reshape(3, 1, 1, 1).expand(3, 4, 4, 4))
+    assert (canvas.out["mask"] == 1).all() and canvas.painted == shape[0]
+
+
 def test_flips_are_the_mean_probability_of_eight_mirror_images() -> None:
     net = Scorer(3)
     x = torch.randn(1, 1, 4, 5, 6)
