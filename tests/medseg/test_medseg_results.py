@@ -128,6 +128,18 @@ def test_both_formats_give_any_mask_back_voxel_for_voxel(
         np.testing.assert_array_equal(found, mask)
 
 
+def test_a_hole_and_an_island_in_it_come_back(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", numbers(SHAPE))
+    image = open_series(tmp_path / "ct")
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[4:16, 3:15, 2:5], mask[6:14, 5:13, 3], mask[9:11, 8:10, 3] = 1, 0, 2
+    mask[20, 18, 6] = 1  # a single voxel
+    for kind in ("seg", "rtstruct"):
+        write = getattr(dicom_write, f"write_{kind}")
+        path = write(tmp_path / f"{kind}.dcm", mask, image.dataobj.series, CLASSES)
+        np.testing.assert_array_equal(dicom_labels.read_labels(path, image, CLASSES), mask)
+
+
 def test_an_empty_mask_is_written_too(series: Any, tmp_path: Path) -> None:
     mask = np.zeros(SHAPE, np.uint8)
     dicom_write.write_seg(tmp_path / "s.dcm", mask, series, CLASSES)
