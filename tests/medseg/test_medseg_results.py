@@ -217,6 +217,13 @@ def test_polygons_are_filled_as_a_ray_from_each_centre_says(polygon: Any) -> Non
     np.testing.assert_array_equal(found.ravel(), expected)
 
 
+def test_a_corner_on_a_row_counts_once() -> None:
+    diamond = np.array([[1, 2.5], [2, 3.5], [3, 2.5], [2, 1.5]])
+    expected = np.zeros((5, 5), bool)
+    expected[2, 2:4] = True
+    np.testing.assert_array_equal(dicom_labels.fill(diamond, (5, 5)), expected)
+
+
 def test_a_data_set_of_dicom_images_and_labels_is_read(tmp_path: Path) -> None:
     path, _ = labelled(tmp_path)
     case = CaseFiles("one", (tmp_path / "ct",), path)
