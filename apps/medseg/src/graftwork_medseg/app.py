@@ -15,5 +15,11 @@ APP = App(
         "export": "Write the adapter, or the whole network with the graft merged in.",
         "predict": "Write a mask for each image, on the image's own grid.",
     },
+    light={
+        "info": (
+            "What is read, written and shipped; --json for programs.",
+            "graftwork_medseg.info:main",
+        )
+    },
 )
 main = APP.main

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from lightning.pytorch import Trainer
 
 import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.lightning.cli import AppCLI
 from graftwork.lightning.verbs import verb
 
-from .data import FolderData, ImageFiles, SimulatedData, VolumeData
+from .data import FolderData, ImageFiles, SimulatedData, VolumeData, one_by_one
 from .module import Segmenter
+from .outputs import Outputs
 
 
 class MedsegCLI(AppCLI):
@@ -40,29 +43,78 @@ class MedsegCLI(AppCLI):
         super().instantiate_classes()
         if self.datamodule.classes:
             self.model.classes = tuple(self.datamodule.classes)
-        self.model.output = self.run_dir / "predictions"
-
-    def predict(self, **_: Any) -> None:
-        """Predict; each mask lies on its image's own grid."""
-        super().predict()
-        for path in self.model.written:
-            self.say(f"mask: {path}")
 
     @verb
-    def export(self, output: str | None = None, merged: bool = False) -> None:
-        """Write the adapter folder, or the whole network's weights with the graft merged in.
+    def predict(
+        self,
+        output: str | None = None,
+        outputs: list[Literal["nifti", "seg", "rtstruct"]] = ["nifti"],  # noqa: B006 (becomes a default in YAML)
+        uncertainty: bool = False,
+        probabilities: bool = False,
+        flips: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Predict; each mask lies on its image's own grid. Run again with the same output to go on.
 
         Args:
-            output: a new folder (or, merged, a safetensors file); `null` puts it into the run folder.
-            merged: write the whole network; it loads again as model.weights.
+            output: folder for the results; null: `predictions` in the run folder. Finished cases are kept.
+            outputs: formats of the mask; seg and rtstruct need a DICOM series.
+            uncertainty: write the entropy of the class probabilities, 0 to 1.
+            probabilities: write all class probabilities.
+            flips: average the probabilities over eight mirror images; eight times the time.
+            overwrite: replace what other settings or programs wrote.
         """
+        from .results import one_batch
+
+        folder = Path(output) if output and not self.dry_run else self.run_dir / "predictions"
+        what = Outputs(tuple(outputs), uncertainty, probabilities, flips, overwrite)
+        results, todo = one_batch(self.model, self.datamodule, self.graft, folder, what)
+        for name in results.kept:
+            self.say(f"kept: {name} is finished already")
+        if todo:
+            loader = one_by_one([results.reader(one) for one in todo])
+            # `self.trainer.predict` is this verb's own declaration of options.
+            Trainer.predict(self.trainer, self.model, loader, return_predictions=False)
+        statistics = results.finish()
+        for path in results.written:
+            self.say(f"written: {path}")
+        if statistics:
+            self.say(f"statistics: {statistics}")
+        if results.failures:
+            if not self.dry_run:
+                self.finished("predict")
+            raise GraftError(results.failure_table())
+
+    @verb
+    def export(
+        self,
+        output: str | None = None,
+        merged: bool = False,
+        format: Literal["safetensors", "onnx"] = "safetensors",
+    ) -> None:
+        """Write the adapter folder, or the whole network with the graft merged in.
+
+        Args:
+            output: a new folder (or, merged, a file); `null` puts it into the run folder.
+            merged: write the whole network; as safetensors it loads again as model.weights.
+            format: of the whole network; onnx is always merged, and takes windows of model.roi.
+        """
+        if self.graft is None:
+            raise GraftError("export: nothing to export; name an adapter folder with --adapter")
+        if format == "onnx":
+            from .tasks import export_onnx
+
+            target = Path(output) if output else self.run_dir / "merged.onnx"
+            error = export_onnx(self.model, self.datamodule, self.graft, target)
+            self.say(
+                f"exported: {target}; onnxruntime's scores differ from the graft's by {error:.1e}"
+            )
+            return
         if not merged:
             super().export(output, False)
             return
         from .tasks import export_merged
 
-        if self.graft is None:
-            raise GraftError("export: nothing to export; name an adapter folder with --adapter")
         target = Path(output) if output else self.run_dir / "merged.safetensors"
         error = export_merged(self.model, self.graft, target)
         self.say(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +22,7 @@ from . import fewshot, sim
 from .folder import CaseFiles, read_case, read_dataset
 from .nifti import Array, Header, Placement, place, place_label, spacing_of, working_image
 from .patches import sample
+from .scans import find_scans, scan_name
 
 
 class Volume:
@@ -56,17 +59,24 @@ def simulated(site: str, subject: int, seed: int = sim.SEED) -> Volume:
     return Volume(scan.name, image, scan.label, scan.label.numpy(), placement)
 
 
-def load(
-    case: CaseFiles, classes: int, spacing: float | None, *, allow_empty: bool = False
-) -> Volume:
-    """Read, check and place one case of files; see `read_case` for what it raises."""
-    channels, truth, header = read_case(case, classes, spacing=spacing, allow_empty=allow_empty)
+def load(case: CaseFiles, classes: int, spacing: float | None, **how: Any) -> Volume:
+    """Read, check and place one case of files; see `read_case` for `how` and what it raises."""
+    channels, truth, header = read_case(case, classes, spacing=spacing, **how)
     placed = [place(channel, header.affine, spacing) for channel in channels]
     image, placement = working_image([p[0] for p in placed]), placed[0][1]
     label = None
     if truth is not None:
         label = torch.from_numpy(place_label(truth, placement, image.shape[1:], classes))
     return Volume(case.name, image, label, truth, placement, header)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A case that is still to be read: its name, its image files (none when simulated), and its reader."""
+
+    name: str
+    files: tuple[Path, ...]
+    read: Callable[[], Volume]
 
 
 class Patches(Dataset[tuple[Tensor, Tensor]]):
@@ -104,6 +114,11 @@ class _Lazy(Dataset[Volume]):
 
 def _only(batch: list[Volume]) -> Volume:
     return batch[0]
+
+
+def one_by_one(readers: Sequence[Callable[[], Any]]) -> Any:
+    """A loader of whole cases, each read when its turn comes."""
+    return DataLoader(_Lazy(readers), batch_size=1, collate_fn=_only)
 
 
 class VolumeData(LightningDataModule):
@@ -146,6 +161,10 @@ class VolumeData(LightningDataModule):
         """Functions that read the cases of `group`: train, validate, test or predict."""
         raise NotImplementedError
 
+    def inputs(self, group: str) -> list[Input]:
+        """The cases of `group` by name, before any is read."""
+        return [Input(f"{group}-{i}", (), read) for i, read in enumerate(self.readers(group))]
+
     def train_dataloader(self) -> Any:
         volumes = [read() for read in self.readers("train")]
         patches = Patches(volumes, self.roi, self.patches_per_epoch, self.seed)
@@ -159,7 +178,7 @@ class VolumeData(LightningDataModule):
         )
 
     def _whole(self, group: str) -> Any:
-        return DataLoader(_Lazy(self.readers(group)), batch_size=1, collate_fn=_only)
+        return one_by_one(self.readers(group))
 
     def val_dataloader(self) -> Any:
         return self._whole("validate")
@@ -253,43 +272,57 @@ class FolderData(VolumeData):
             )
         return [
             lambda case=case: load(  # type: ignore[misc]
-                case, len(self.classes), self.spacing, allow_empty=self.allow_empty
+                case,
+                len(self.classes),
+                self.spacing,
+                allow_empty=self.allow_empty,
+                names=self.classes,
             )
             for case in self.groups[group]
         ]
 
+    def inputs(self, group: str) -> list[Input]:
+        read = self.readers(group)
+        return [
+            Input(case.name, case.images, one)
+            for case, one in zip(self.groups[group], read, strict=True)
+        ]
+
 
 class ImageFiles(VolumeData):
-    """Bare NIfTI files to predict, one channel each.
+    """Bare images to predict, one channel each: NIfTI files, or DICOM series.
 
     Args:
-        files: image files, or folders whose .nii and .nii.gz files are all taken.
+        files: NIfTI files, folders whose .nii and .nii.gz files are all taken, or DICOM series: folders or
+            zip archives.
         spacing: working voxel size in mm; null keeps each image's own.
+        series: SeriesInstanceUID to take where a DICOM folder holds several.
+        labels: class names by value, background first; null: the network's own.
         options: see `VolumeData`.
     """
 
     def __init__(
-        self, files: Sequence[str], spacing: float | None = sim.SPACING, **options: Any
+        self,
+        files: Sequence[str],
+        spacing: float | None = sim.SPACING,
+        series: str | None = None,
+        labels: Sequence[str] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
-        found: list[Path] = []
-        for name in files:
-            path = Path(name)
-            found += sorted(path.glob("*.nii*")) if path.is_dir() else [path]
-        if not found:
-            raise GraftError(f"data.files {list(files)}: names no NIfTI file")
-        self.files, self.spacing = found, spacing
+        self.files, self.spacing, self.series = find_scans(files), spacing, series
+        self.classes = tuple(labels or ())  # type: ignore[misc]
 
-    def readers(self, group: str) -> list[Callable[[], Volume]]:
+    def inputs(self, group: str) -> list[Input]:
         if group != "predict":
             raise GraftError(
                 f"data: bare image files have no labels, so they cannot serve {group!r}"
             )
+        cases = [CaseFiles(scan_name(path), (path,), None) for path in self.files]
         return [
-            lambda path=path: load(  # type: ignore[misc]
-                CaseFiles(path.name.removesuffix(".gz").removesuffix(".nii"), (path,), None),
-                4,
-                self.spacing,
-            )
-            for path in self.files
+            Input(case.name, case.images, partial(load, case, 4, self.spacing, series=self.series))
+            for case in cases
         ]
+
+    def readers(self, group: str) -> list[Callable[[], Volume]]:
+        return [one.read for one in self.inputs(group)]

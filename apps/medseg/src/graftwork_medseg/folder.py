@@ -6,13 +6,15 @@
     nnU-Net 2  "labels": {"background": 0, "GM": 1}, "channel_names": {"0": "T1"}, "file_ending": ".nii.gz";
                imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, imagesTs/CASE_0000.nii.gz
 
-An MSD entry of "test" may also be {"image", "label"}; nnU-Net test labels are read from labelsTs/. Labels
-are 0 (background) to n, without holes. Every check names file, field and reason in one GraftError.
+An MSD entry of "test" may also be {"image", "label"}; nnU-Net test labels are read from labelsTs/. In the
+MSD layout an image may be a DICOM series (folder or zip) and a label a DICOM-SEG or RTSTRUCT. Labels are 0
+(background) to n, without holes. Every check names file, field and reason in one GraftError.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import numpy as np
 from graftwork.errors import GraftError
 
 from .nifti import Array, Header, open_image, read_voxels, refuse_too_large
+from .scans import open_scan, read_label
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def _inside(folder: Path, value: Any, file: Path, field: str) -> Path:
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".zip")
 
 
 def _msd_cases(meta: dict[str, Any], field: str, folder: Path, file: Path) -> tuple[CaseFiles, ...]:
@@ -171,25 +174,30 @@ def read_case(
     *,
     spacing: float | None = None,
     allow_empty: bool = False,
+    names: Sequence[str] = (),
+    series: str | None = None,
 ) -> tuple[list[Array], Array | None, Header]:
     """Read and check one case: voxels of each channel, labels (uint8) or None, the first image's header.
 
-    All in file order. Raises GraftError: every fault that `open_image` and `read_voxels` name, channels or
-    label on another grid, label values that are not classes, a label without foreground (unless
-    `allow_empty`), and a case too large for the free memory.
+    All in file order. Images may be DICOM series (`series` chooses one) and labels DICOM-SEG or RTSTRUCT,
+    whose structures are found by the class `names`. Raises GraftError: every fault that `open_scan` and
+    `read_voxels` name, channels or label on another grid, label values that are not classes, a label
+    without foreground (unless `allow_empty`), and a case too large for the free memory.
     """
-    first = open_image(case.images[0])
+    first = open_scan(case.images[0], series)
     refuse_too_large(first, case.images[0], spacing, len(case.images), classes)
     channels = [read_voxels(first, case.images[0])]
     for path in case.images[1:]:
-        other = open_image(path)
+        other = open_scan(path)
         _same_grid(first, case.images[0], other, path, "channel")
         channels.append(read_voxels(other, path))
     if case.label is None:
         return channels, None, first
-    label_image = open_image(case.label)
-    _same_grid(first, case.images[0], label_image, case.label, "label")
-    label = read_voxels(label_image, case.label)
+    label = read_label(case.label, first, names, allow_empty)
+    if label is None:
+        label_image = open_image(case.label)
+        _same_grid(first, case.images[0], label_image, case.label, "label")
+        label = read_voxels(label_image, case.label)
     values = np.unique(label)
     wrong = [v for v in values.tolist() if v != int(v) or not 0 <= v < classes]
     if wrong:

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from graftwork.errors import GraftError
 
-from . import fewshot, metrics
+from . import calibration, fewshot, maps, metrics
 from .data import Volume
 from .losses import dice_ce
 from .network import NetworkConfig, build, load_pretrained
-from .nifti import write_mask
+from .results import Results
+from .window import Windows, forward_bytes
 
 
 def find_head(network: nn.Module) -> str:
@@ -70,20 +70,17 @@ class Segmenter(LightningModule):
             self.network, self.base_classes = pretrained.model, pretrained.classes
             self.config = pretrained.config
         self.network = self.network.to(memory_format=torch.channels_last_3d)
-        if not 0 <= overlap < 1:
-            raise GraftError(f"model.overlap {overlap} must be at least 0 and below 1")
         for name, value in (("rate", rate), ("head_rate", head_rate)):
             if not 0 < value < float("inf"):
                 raise GraftError(f"model.{name} {value} must be a positive number")
-        self.window = SlidingWindowInferer(
-            tuple(roi), sw_batch_size=4, overlap=overlap, mode="gaussian"
-        )
+        self.windows = Windows(tuple(roi), overlap)  # type: ignore[arg-type]
         self.rate, self.head_rate, self.tolerance_mm = rate, head_rate, tolerance_mm
         self.head = find_head(self.network)
         self.classes: tuple[str, ...] = tuple(self.base_classes)
-        self.output: Path | None = None  # where predict writes; the command line sets it
+        self._forward_bytes: dict[int, int] = {}  # by channels
+        self.results: Results | None = None  # where predict writes; the command line sets it
         self.scores: dict[str, dict[str, metrics.Score]] = {}
-        self.written: list[Path] = []
+        self.reliability: dict[str, dict[str, calibration.Reliability]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (N, C, x, y, z) of a batch of patches."""
@@ -104,12 +101,26 @@ class Segmenter(LightningModule):
             )
         return len(classes) - int(have)
 
+    def maps_of(self, volume: Volume, wanted: maps.Wanted | None = None) -> maps.Maps:
+        """The mask of one case on its file's grid, and what else is `wanted` there.
+
+        Raises GraftError with the estimate when it would not fit into memory.
+        """
+        wanted = wanted or maps.Wanted()
+        head = self.network.get_submodule(self.head)
+        classes = max(int(head.out_channels), len(self.classes))
+        case = (volume.image, volume.placement, self.windows, wanted)
+        channels = volume.image.shape[0]
+        if channels not in self._forward_bytes:
+            shape = (self.windows.batch, channels, *self.windows.roi)
+            self._forward_bytes[channels] = forward_bytes(self.network, shape)
+        forward = self._forward_bytes[channels]
+        maps.refuse_too_large(volume.name, *case, classes, forward, self.device)
+        return maps.predict(self.forward, *case, self.device)
+
     def segment(self, volume: Volume) -> Any:
         """The mask of one case on its file's grid, (X, Y, Z) uint8."""
-        x = volume.image[None].to(self.device)
-        with torch.inference_mode():
-            logits = self.window(x, self.forward)[0]
-        return volume.placement.restore(logits)
+        return self.maps_of(volume).mask
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         """Dice plus cross-entropy of a batch of patches."""
@@ -125,16 +136,20 @@ class Segmenter(LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self.scores = {}
+        self.scores, self.reliability = {}, {}
 
     def on_test_epoch_start(self) -> None:
-        self.scores = {}
+        self.scores, self.reliability = {}, {}
 
     def _measure(self, volume: Volume) -> None:
         if volume.truth is None:
             raise GraftError(f"case {volume.name} has no label to measure against")
+        found = self.maps_of(volume, maps.Wanted(confidence=True))
         self.scores[volume.name] = metrics.score_case(
-            self.segment(volume), volume.truth, self.classes, volume.spacing, self.tolerance_mm
+            found.mask, volume.truth, self.classes, volume.spacing, self.tolerance_mm
+        )
+        self.reliability[volume.name] = calibration.of_case(
+            found.confidence, found.mask, volume.truth
         )
 
     def validation_step(self, volume: Volume, _index: int) -> None:
@@ -164,12 +179,17 @@ class Segmenter(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
 
-    def predict_step(self, volume: Volume, _index: int) -> str:
-        """Write one mask on its image's own grid; returns the case's name."""
-        mask = self.segment(volume)
-        if volume.like is not None and self.output is not None:
-            target = self.output / f"{volume.name}.nii.gz"
-            self.written.append(write_mask(target, mask, volume.like))
+    def predict_step(self, volume: Volume | None, _index: int) -> Any:
+        """Hand one case to `results`, which writes it, and return its name; without them, its mask.
+
+        None is a case that could not be read; `results` has noted why.
+        """
+        if self.results is None:
+            assert volume is not None
+            return self.segment(volume)
+        if volume is None:
+            return ""
+        self.results.predict(volume, self.maps_of)
         return volume.name
 
     def configure_optimizers(self) -> Any:
@@ -195,6 +215,11 @@ class Segmenter(LightningModule):
             cycle_momentum=False,
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    @property
+    def written(self) -> list[Path]:
+        """The files that predict wrote."""
+        return self.results.written if self.results else []
 
     def scores_json(self) -> dict[str, Any]:
         """The last scores as plain values, by case and class."""

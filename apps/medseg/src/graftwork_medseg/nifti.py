@@ -187,16 +187,17 @@ def available_bytes() -> int:
 
 
 def needed_bytes(image: Header, spacing: float | None, channels: int, classes: int) -> int:
-    """Estimate of the memory that predicting one case takes, from the header alone.
+    """Estimate of the memory that reading and placing one case takes, from the header alone.
 
-    Per channel the file's voxels three times (read, turned, blurred), and on the working grid the input,
-    the class scores and their weights; all float32.
+    Per channel the file's voxels three times (read, turned, blurred), and on the working grid the input
+    twice, with two masks' worth of voxels for labels; all float32. The class scores are streamed and have
+    an estimate of their own (`maps.needed_bytes`), so `classes` does not enter.
     """
     own = spacing_of(image.affine)
     voxels = float(np.prod(np.array(image.shape, dtype=np.float64)))
     target = own if spacing is None else np.full(3, spacing)
     working = voxels * float(np.prod(own / target))
-    return int(4 * (voxels * (3 * channels + 2) + working * (2 * channels + 2 * classes + 1)))
+    return int(4 * (voxels * (3 * channels + 2) + working * (2 * channels + 1)))
 
 
 def refuse_too_large(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from graftwork_runs import Case, Figure, Measure, Record, Report, Row, environme
 from graftwork_runs import Volume as Shown
 
 from . import metrics
+from .calibration import BINS, REGIONS, Reliability, pooled
 from .data import VolumeData
 from .module import Segmenter
 from .network import NetworkConfig, load_pretrained, save_weights
 from .nifti import apply_orientation, spacing_of
+from .results import class_names
 
 PICTURES = 8  # cases shown with images; the others with their scores alone
 
@@ -43,6 +46,21 @@ def export_merged(model: Segmenter, graft: gw.Graft, target: Path) -> float:
     with torch.inference_mode():
         found = load_pretrained(target).model(x)
     return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def export_onnx(model: Segmenter, data: VolumeData, graft: gw.Graft, target: Path) -> float:
+    """Write the network with the graft merged in as ONNX; see `onnx_export.export_onnx`."""
+    from . import onnx_export
+
+    return onnx_export.export_onnx(
+        model.network,
+        graft,
+        target,
+        roi=model.windows.roi,
+        channels=_channels(model.network),
+        classes=class_names(model, graft),
+        spacing=getattr(data, "spacing", None),
+    )
 
 
 def _channels(network: torch.nn.Module) -> int:
@@ -79,6 +97,11 @@ def write_report(
             )  # fmt: skip
         for kind in ("empty_both", "empty_one"):
             rows.append(Row(case=name or "mean", variant=verb, metric=kind, value=means[kind]))
+    rows += [
+        Row(case=region, variant=verb, metric="calibration error", value=round(pooled.ece, 5),
+            lo=round(min(errors), 5), hi=round(max(errors), 5), n=len(errors))
+        for region, pooled, errors in _reliability(model)
+    ]  # fmt: skip
     trained = sum(p.numel() for p in graft.parameters()) if graft else 0
     total = sum(p.numel() for p in model.network.parameters())
     rows.append(Row(case="network", variant=verb, metric="graft parameters", value=trained))
@@ -95,7 +118,14 @@ def write_report(
                 "the image's diagonal"
             ),
         ],
-        details={"scores": model.scores_json(), "masks": [str(p) for p in model.written]},
+        details={
+            "scores": model.scores_json(),
+            "calibration": {
+                case: {region: asdict(r) for region, r in regions.items()}
+                for case, regions in model.reliability.items()
+            },
+            "masks": [str(p) for p in model.written],
+        },
     )
     report = Report(f"medseg {verb}", kicker="medseg")
     report.figures(_figures(cases, trained, total))
@@ -107,14 +137,42 @@ def write_report(
             [_class_row(cases, name) for name in model.classes[1:]],
             caption=f"Means over {len(cases)} cases; NSD at {model.tolerance_mm} mm.",
         )
+    if model.reliability:
+        _calibration(report, model)
     if model.written:
-        report.text("Masks", *(str(p) for p in model.written))
+        report.text("Written", *(str(p) for p in model.written))
+    if model.results and model.results.failures:
+        failed = [[f.case, f.reason] for f in model.results.failures]
+        report.table("Cases that failed", ["case", "reason"], failed)
     curve = _curve(folder / "metrics.csv")
     if curve:
         report.curves("Training", {"loss": curve}, x="step", y="loss (Dice + cross-entropy)")
     path = report.notes(record.notes).record(record).write(folder / "report.html")
     record.write(folder / "record.json")
     return path
+
+
+def _reliability(model: Segmenter) -> list[tuple[str, Reliability, list[float]]]:
+    """(region, all cases together, each case's error)."""
+    cases = list(model.reliability.values())
+    return [
+        (region, pooled(case[region] for case in cases), [case[region].ece for case in cases])
+        for region in REGIONS
+        if cases
+    ]
+
+
+def _calibration(report: Report, model: Segmenter) -> None:
+    curves: dict[str, Any] = {"perfect": [(0.0, 0.0), (1.0, 1.0)]}
+    errors = []
+    for region, together, _ in _reliability(model):
+        curves[region] = together.points()
+        errors.append(f"{region} {together.ece:.4f} ({together.voxels:,} voxels)")
+    report.curves(
+        "Calibration", curves, x="mean confidence of a bin", y="share that is correct",
+        caption=f"Expected calibration error over {BINS} bins: {', '.join(errors)}. Foreground: voxels with "
+        "a class in the mask or in the reference. Below the diagonal the network is too sure.",
+    )  # fmt: skip
 
 
 def _figures(cases: list[dict[str, metrics.Score]], trained: int, total: int) -> list[Figure]:

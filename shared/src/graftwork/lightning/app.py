@@ -70,6 +70,8 @@ class App:
         defaults: the same for single verbs, such as `{"demo": "demo"}`.
         verbs: the app's own verbs and their one-line summaries; replaces a common verb's summary too.
         distribution: the installed distribution, for the version; "graftwork-<name>" when empty.
+        light: what is answered without torch: `{"info": ("Its summary.", "package.module:function")}`; the
+            function takes the App and the arguments after the name, and returns the exit code.
     """
 
     name: str
@@ -80,6 +82,7 @@ class App:
     defaults: Mapping[str, str] = field(default_factory=dict)
     verbs: Mapping[str, str] = field(default_factory=dict)
     distribution: str = ""
+    light: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def all_verbs(self) -> dict[str, str]:
         """Every verb that runs the app's CLI class, with its summary."""
@@ -103,8 +106,10 @@ class App:
 
     def load_cli(self) -> Any:
         """Import and return the CLI class. This is the heavy import."""
-        module, _, name = self.cli.partition(":")
-        return getattr(import_module(module), name)
+        return _load(self.cli)
+
+    def _light(self) -> dict[str, str]:
+        return {name: summary for name, (summary, _) in self.light.items()}
 
     def _dispatch(self, args: list[str]) -> int:
         if not args or args[0] in ("-h", "--help"):
@@ -114,11 +119,13 @@ class App:
             print(f"{self.name} {self.version()} (graftwork {_version('graftwork')})")
             return 0
         verb, rest = args[0], args[1:]
-        known = {**self.all_verbs(), **META}
+        known = {**self.all_verbs(), **self._light(), **META}
         if verb not in known:
             near = difflib.get_close_matches(verb, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
             raise GraftError(f"no verb {verb!r}; {hint}")
+        if verb in self.light:
+            return int(_load(self.light[verb][1])(self, rest))
         if verb == "config" and (done := shipped.light(self, rest)) is not None:
             return done
         self._first_line(verb, known[verb], rest)
@@ -136,7 +143,7 @@ class App:
         print(line, file=sys.stderr if data else sys.stdout, flush=True)
 
     def _help(self) -> str:
-        rows = {**self.all_verbs(), **META}
+        rows = {**self.all_verbs(), **self._light(), **META}
         width = max(map(len, rows)) + 2
         lines = [f"usage: {self.name} VERB [options]", "", self.summary, "", "verbs:"]
         lines += [f"  {name:<{width}}{text}" for name, text in rows.items()]
@@ -167,6 +174,11 @@ def apps() -> dict[str, App]:
             raise GraftError(f"entry point {entry.name!r} = {entry.value!r} is not an App")
         found[app.name] = app
     return dict(sorted(found.items()))
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 def _version(distribution: str) -> str:
