@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.cli import LightningArgumentParser
+
 import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.lightning.cli import AppCLI
 from graftwork.lightning.verbs import verb
 
+from .contract import APP, Contract, Ranges
 from .data import FolderData, ImageFiles, SimulatedData, VolumeData
 from .module import Segmenter
 
@@ -30,17 +33,51 @@ class MedsegCLI(AppCLI):
     def _setting(self, name: str) -> Any:
         value = super()._setting(name)
         if name == "also_train" and self.datamodule.classes:
-            # A class that the base lacks needs an output row, and that row belongs to the graft.
+            # A class that the base lacks needs an output row, and that row belongs to the graft. So does
+            # a whole last convolution that the base came without.
             rows = self.model.new_rows(self.datamodule.classes)
             value = [*value, *([gw.NewRows(self.model.head, rows)] if rows else [])]
+            value += [self.model.head] if self.model.fresh_head else []
         return value
 
-    def instantiate_classes(self) -> None:
-        """Build everything; the model takes the class names of the data."""
-        super().instantiate_classes()
-        if self.datamodule.classes:
-            self.model.classes = tuple(self.datamodule.classes)
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The shared fields, and `--base`, the one key for whose network is grafted."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--base",
+            type=str | None,
+            default=None,
+            help="whose network is grafted: a shipped checkpoint's name, a weights file, a MONAI bundle or "
+            "results of nnU-Net; null: the shipped base, or random weights when model.network is given",
+        )
+        parser.link_arguments("base", "model.base")
+
+    def built(self) -> None:
+        """The data take on the contract of the graft, or of the base; the model their class names."""
+        adapter = self._setting("adapter")
+        known, source = self.model.contract, self.model.source
+        if adapter is not None:
+            section = gw.inspect(adapter).get("app", {}).get(APP, {})
+            if "contract" in section:
+                known, source = Contract.from_json(section["contract"], adapter), adapter
+        self.trains = self.verb in ("fit", "adapt")
+        self.earlier = known.ranges if known and adapter is not None else None
+        self.datamodule.take_on(
+            known, source, free=adapter is None and self.trains, graft=adapter is not None
+        )
+        self.model.contract = self.datamodule.contract
+        self.model.classes = tuple(
+            self.datamodule.classes or self.model.contract.classes or self.model.classes
+        )
         self.model.output = self.run_dir / "predictions"
+
+    def passport(self) -> dict[str, Any]:
+        """The contract, with what the training cases were like."""
+        contract = self.model.contract
+        if self.trains:
+            seen = Ranges.of(self.datamodule.observed()).union(self.earlier)
+            contract = dataclasses.replace(contract, ranges=seen)
+        return {"app": {APP: {"contract": contract.to_json()}}}
 
     def predict(self, **_: Any) -> None:
         """Predict; each mask lies on its image's own grid."""
@@ -48,13 +85,18 @@ class MedsegCLI(AppCLI):
         for path in self.model.written:
             self.say(f"mask: {path}")
 
+    def _warn(self) -> None:
+        for name, lines in self.model.warnings.items():
+            for line in lines:
+                print(f"{self.app.name}: warning: case {name}: {line}", file=sys.stderr, flush=True)
+
     @verb
     def export(self, output: str | None = None, merged: bool = False) -> None:
         """Write the adapter folder, or the whole network's weights with the graft merged in.
 
         Args:
             output: a new folder (or, merged, a safetensors file); `null` puts it into the run folder.
-            merged: write the whole network; it loads again as model.weights.
+            merged: write the whole network; it loads again as --base.
         """
         if not merged:
             super().export(output, False)
@@ -94,6 +136,7 @@ class MedsegCLI(AppCLI):
 
     def finished(self, verb: str) -> None:
         """Write record.json and report.html of a verb that trained or measured."""
+        self._warn()
         if verb == "demo" or not (self.model.scores or verb in ("fit", "adapt", "predict")):
             return
         from .tasks import write_report

@@ -187,7 +187,7 @@ class Contract:
             )
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "channels", tuple(self.channels))
-        object.__setattr__(self, "spacing", spacing_fault_free(self.spacing, "contract.spacing"))
+        object.__setattr__(self, "spacing", checked_spacing(self.spacing, "contract.spacing"))
         rules = self.intensity
         rules = (rules,) if isinstance(rules, Intensity) else tuple(rules)
         rules = rules * len(self.channels) if len(rules) == 1 else rules
@@ -285,7 +285,7 @@ class Contract:
             raise GraftError(f"{source}: contract is damaged: {error}") from None
 
 
-def spacing_fault_free(value: Any, field: str) -> Triple | None:
+def checked_spacing(value: Any, field: str) -> Triple | None:
     """A working spacing as three numbers, or None.
 
     Raises:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -17,9 +16,14 @@ from graftwork.errors import GraftError
 from graftwork.lightning.data import ResumableLoader, sample_generator
 
 from . import fewshot, sim
+from .agree import UNSTATED, Options, agree, unstated
+from .contract import Contract, Intensity, Observed, Triple
 from .folder import CaseFiles, read_case, read_dataset
-from .nifti import Array, Header, Placement, place, place_label, spacing_of, working_image
+from .nifti import Array, Header, Placement, place_label, spacing_of
 from .patches import sample
+from .prepare import prepare
+
+Spacing = float | Triple | Literal["own"] | None  # as a config says it
 
 
 class Volume:
@@ -27,7 +31,8 @@ class Volume:
 
     `image` (C, x, y, z) and `label` (x, y, z) lie on the working grid; `truth` (X, Y, Z) holds the labels
     on the file's own grid with voxel size `spacing`, where cases are scored. `label` and `truth` are None
-    for an unlabelled case; `like` is the file's header, None for a simulated case.
+    for an unlabelled case; `like` is the file's header, None for a simulated case; `observed` is what a
+    contract's ranges are compared with.
     """
 
     def __init__(
@@ -38,9 +43,10 @@ class Volume:
         truth: Array | None,
         placement: Placement,
         like: Header | None = None,
+        observed: Observed | None = None,
     ) -> None:
         self.name, self.image, self.label, self.truth = name, image, label, truth
-        self.placement, self.like = placement, like
+        self.placement, self.like, self.observed = placement, like, observed
 
     @property
     def spacing(self) -> Array:
@@ -48,25 +54,38 @@ class Volume:
         return spacing_of(self.placement.affine)
 
 
-def simulated(site: str, subject: int, seed: int = sim.SEED) -> Volume:
-    """A simulated scan as a case; its working grid is its own grid."""
-    scan = sim.simulate(site, subject, seed=seed)
-    _, placement = place(scan.label.numpy(), scan.affine, None)
-    image = sim.normalise(scan.image)[None]
-    return Volume(scan.name, image, scan.label, scan.label.numpy(), placement)
-
-
-def load(
-    case: CaseFiles, classes: int, spacing: float | None, *, allow_empty: bool = False
+def simulated(
+    site: str, subject: int, seed: int = sim.SEED, contract: Contract = UNSTATED
 ) -> Volume:
-    """Read, check and place one case of files; see `read_case` for what it raises."""
-    channels, truth, header = read_case(case, classes, spacing=spacing, allow_empty=allow_empty)
-    placed = [place(channel, header.affine, spacing) for channel in channels]
-    image, placement = working_image([p[0] for p in placed]), placed[0][1]
+    """A simulated scan as a case; by the default contract its working grid is its own grid."""
+    scan = sim.simulate(site, subject, seed=seed)
+    return _case(
+        scan.name, [scan.image.numpy()], scan.label.numpy(), scan.affine, len(sim.CLASSES), contract
+    )
+
+
+def load(case: CaseFiles, classes: int, contract: Contract, *, allow_empty: bool = False) -> Volume:
+    """Read, check and prepare one case of files; see `read_case` and `prepare` for what it raises."""
+    channels, truth, header = read_case(
+        case, classes, spacing=contract.spacing, allow_empty=allow_empty
+    )
+    return _case(case.name, channels, truth, header.affine, classes, contract, header)
+
+
+def _case(
+    name: str,
+    channels: list[Array],
+    truth: Array | None,
+    affine: Array,
+    classes: int,
+    contract: Contract,
+    like: Header | None = None,
+) -> Volume:
+    image, placement, observed = prepare(channels, affine, contract, name)
     label = None
     if truth is not None:
         label = torch.from_numpy(place_label(truth, placement, image.shape[1:], classes))
-    return Volume(case.name, image, label, truth, placement, header)
+    return Volume(name, image, label, truth, placement, like, observed)
 
 
 class Patches(Dataset[tuple[Tensor, Tensor]]):
@@ -102,6 +121,10 @@ class _Lazy(Dataset[Volume]):
         return self.readers[index]()
 
 
+def _observed(volumes: Iterable[Volume]) -> list[Observed]:
+    return [v.observed for v in volumes if v.observed is not None]
+
+
 def _only(batch: list[Volume]) -> Volume:
     return batch[0]
 
@@ -118,6 +141,9 @@ class VolumeData(LightningDataModule):
     """
 
     classes: ClassVar[tuple[str, ...]] = ()
+    options = Options()  # what the user asked of the preprocessing
+    contract: Contract = UNSTATED  # what the images are prepared by; see `take_on`
+    fallback: Contract | None = UNSTATED  # for a network that states no contract
 
     def __init__(
         self,
@@ -141,13 +167,25 @@ class VolumeData(LightningDataModule):
             patches_per_epoch,
         )
         self.num_workers, self.seed = num_workers, seed
+        self._observed: list[Observed] = []  # of the training cases, once they are read
 
     def readers(self, group: str) -> list[Callable[[], Volume]]:
         """Functions that read the cases of `group`: train, validate, test or predict."""
         raise NotImplementedError
 
+    def take_on(self, known: Contract | None, source: str, *, free: bool, graft: bool) -> None:
+        """Prepare the images by the contract of what was loaded from `source`; see `agree`."""
+        self.contract = agree(
+            known or self.fallback, self.options, source, free=free, graft=graft, patch=self.roi
+        )
+
+    def observed(self) -> list[Observed]:
+        """What the training cases are like; they are read unless training has read them."""
+        return self._observed or _observed(read() for read in self.readers("train"))
+
     def train_dataloader(self) -> Any:
         volumes = [read() for read in self.readers("train")]
+        self._observed = _observed(volumes)
         patches = Patches(volumes, self.roi, self.patches_per_epoch, self.seed)
         return ResumableLoader(
             patches,
@@ -191,12 +229,15 @@ class SimulatedData(VolumeData):
         if min(train, validate, test) < 1:
             raise GraftError("data.train, data.validate and data.test must be at least 1")
         self.site = site
+        self.options = Options(classes=self.classes, channels=("simulated T1",))
         self.groups = sim.split(fewshot.POOL, train=train, validate=validate, test=test)
         self.groups["predict"] = self.groups["test"]
 
     def readers(self, group: str) -> list[Callable[[], Volume]]:
         return [
-            lambda subject=fewshot.FIRST + i: simulated(self.site, subject)  # type: ignore[misc]
+            lambda subject=fewshot.FIRST + i: simulated(  # type: ignore[misc]
+                self.site, subject, contract=self.contract
+            )
             for i in self.groups[group]
         ]
 
@@ -206,27 +247,33 @@ class FolderData(VolumeData):
 
     Args:
         path: the folder.
-        spacing: working voxel size in mm; null keeps each image's own. The shipped base wants 2.
+        spacing: working voxel size in mm, one number or one per axis, or "own", which keeps each image's
+            own; null: as the network's contract says.
+        intensity: rule that makes a channel's values the network's input, see `Intensity`; null: as the
+            network's contract says.
         held_out: training cases kept for validation, chosen by a hash of their names; null: a fifth, at
             least one when there are two or more.
         allow_empty: accept labels without any foreground.
         options: see `VolumeData`.
     """
 
+    fallback = None
+
     def __init__(
         self,
         path: str,
-        spacing: float | None = sim.SPACING,
+        spacing: Spacing = None,
+        intensity: Intensity | None = None,
         held_out: int | None = None,
         allow_empty: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if spacing is not None and not (np.isfinite(spacing) and spacing > 0):
-            raise GraftError(f"data.spacing {spacing} must be a positive number of mm, or null")
         self.dataset = read_dataset(path)
-        self.spacing, self.allow_empty = spacing, allow_empty
+        self.allow_empty = allow_empty
         self.classes = self.dataset.classes  # type: ignore[misc]
+        self.options = Options(spacing, intensity, self.dataset.channels, self.classes)
+        self.take_on(unstated(*self.dataset.channels), "data", free=True, graft=False)
         cases = sorted(
             self.dataset.training, key=lambda c: hashlib.sha256(c.name.encode()).digest()
         )
@@ -253,7 +300,7 @@ class FolderData(VolumeData):
             )
         return [
             lambda case=case: load(  # type: ignore[misc]
-                case, len(self.classes), self.spacing, allow_empty=self.allow_empty
+                case, len(self.classes), self.contract, allow_empty=self.allow_empty
             )
             for case in self.groups[group]
         ]
@@ -264,21 +311,31 @@ class ImageFiles(VolumeData):
 
     Args:
         files: image files, or folders whose .nii and .nii.gz files are all taken.
-        spacing: working voxel size in mm; null keeps each image's own.
+        spacing: working voxel size in mm, one number or one per axis, or "own"; null: as the network's
+            contract says.
+        intensity: rule of the channel's values; null: as the network's contract says.
         options: see `VolumeData`.
     """
 
+    fallback = None
+
     def __init__(
-        self, files: Sequence[str], spacing: float | None = sim.SPACING, **options: Any
+        self,
+        files: Sequence[str],
+        spacing: Spacing = None,
+        intensity: Intensity | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.options = Options(spacing, intensity)
         found: list[Path] = []
         for name in files:
             path = Path(name)
             found += sorted(path.glob("*.nii*")) if path.is_dir() else [path]
         if not found:
             raise GraftError(f"data.files {list(files)}: names no NIfTI file")
-        self.files, self.spacing = found, spacing
+        self.files = found
+        self.take_on(UNSTATED, "data", free=True, graft=False)
 
     def readers(self, group: str) -> list[Callable[[], Volume]]:
         if group != "predict":
@@ -288,8 +345,8 @@ class ImageFiles(VolumeData):
         return [
             lambda path=path: load(  # type: ignore[misc]
                 CaseFiles(path.name.removesuffix(".gz").removesuffix(".nii"), (path,), None),
-                4,
-                self.spacing,
+                max(2, len(self.contract.classes)),
+                self.contract,
             )
             for path in self.files
         ]

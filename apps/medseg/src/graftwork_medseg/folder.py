@@ -21,7 +21,7 @@ import numpy as np
 
 from graftwork.errors import GraftError
 
-from .nifti import Array, Header, open_image, read_voxels, refuse_too_large
+from .nifti import Array, Header, Spacing, open_image, read_voxels, refuse_too_large
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def read_case(
     case: CaseFiles,
     classes: int,
     *,
-    spacing: float | None = None,
+    spacing: Spacing = None,
     allow_empty: bool = False,
 ) -> tuple[list[Array], Array | None, Header]:
     """Read and check one case: voxels of each channel, labels (uint8) or None, the first image's header.
