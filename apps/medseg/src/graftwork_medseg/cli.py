@@ -14,9 +14,10 @@ from graftwork.errors import GraftError
 from graftwork.lightning.cli import AppCLI
 from graftwork.lightning.verbs import verb
 
-from .contract import APP, Contract, Ranges
+from .contract import APP, Contract, Intensity, Ranges
 from .data import FolderData, ImageFiles, SimulatedData, VolumeData
 from .module import Segmenter
+from .network import NetworkConfig
 
 
 class MedsegCLI(AppCLI):
@@ -25,7 +26,7 @@ class MedsegCLI(AppCLI):
     module = Segmenter
     data = VolumeData
     data_subclasses = True
-    allow = (FolderData, SimulatedData, ImageFiles)
+    allow = (FolderData, SimulatedData, ImageFiles, Intensity, NetworkConfig)
 
     model: Segmenter
     datamodule: VolumeData
