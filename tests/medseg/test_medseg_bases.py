@@ -369,7 +369,7 @@ def tiny(tmp_path: Path) -> Path:
 
 @needs_nnunet
 def test_nnunets_own_folder_gives_nnunets_own_logits() -> None:
-    """The folder and `expected.npz` were written by nnunetv2 itself, see its README."""
+    """The folder and `expected.npz` were written by nnunetv2 itself, see its make.py."""
     expected = np.load(TINY / "expected.npz")
     for folder in (TINY, TINY / "fold_0"):
         found = load_base(str(folder))

@@ -58,6 +58,10 @@ def networks() -> dict[str, type[nn.Module]]:
     return {n: c for n, c in found.items() if isinstance(c, type) and issubclass(c, nn.Module)}
 
 
+# What networks raise at arguments that they do not take; none of them checks all of its own.
+_UNFIT = (TypeError, ValueError, AssertionError, LookupError, AttributeError, RuntimeError)
+
+
 def build(config: NetworkConfig) -> nn.Module:
     """Build the network of `config`.
 
@@ -78,7 +82,7 @@ def build(config: NetworkConfig) -> nn.Module:
         )
     try:
         return allowed[config.name](**without_removed(config))
-    except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+    except _UNFIT as error:
         raise GraftError(f"network.args do not fit {config.name}: {error}") from error
 
 
