@@ -185,8 +185,11 @@ class Contract:
                 f"contract.orientation {self.orientation!r}: give three axis codes such as 'RAS', or an "
                 "order of the file's axes such as 'kji'"
             )
-        object.__setattr__(self, "classes", tuple(self.classes))
-        object.__setattr__(self, "channels", tuple(self.channels))
+        for field in ("classes", "channels"):
+            names = tuple(getattr(self, field))
+            if not all(isinstance(n, str) and n.isprintable() for n in names):  # they are printed
+                raise GraftError(f"contract.{field} must be printable names")
+            object.__setattr__(self, field, names)
         object.__setattr__(self, "spacing", checked_spacing(self.spacing, "contract.spacing"))
         rules = self.intensity
         rules = (rules,) if isinstance(rules, Intensity) else tuple(rules)

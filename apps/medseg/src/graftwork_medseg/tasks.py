@@ -93,6 +93,7 @@ def write_report(
         details={
             "scores": model.scores_json(),
             "masks": [str(p) for p in model.written],
+            "base": model.source,
             "contract": model.contract.to_json() if model.contract else None,
             "outside the training range": model.warnings,
         },
