@@ -47,7 +47,7 @@ def test_the_mask_comes_back_on_the_files_grid(
     axes: str, order: Any, flips: Any, spacing: Any
 ) -> None:
     label = np.zeros((24, 20, 28), np.uint8)
-    label[4:20, 4:16, 5:22] = 1
+    label[2:16, 1:12, 3:18] = 1  # off the middle, so that a wrong flip shows
     affine = affine_of(order, flips, (1.0, 1.5, 2.0))
     working, placement = nifti.place(label.astype(np.float32), affine, spacing, axes)
     small = nifti.place_label(label, placement, working.shape, 2)
@@ -57,9 +57,9 @@ def test_the_mask_comes_back_on_the_files_grid(
     if spacing is None:
         assert np.array_equal(back, label)
     else:
-        assert 2 * ((back == 1) & (label == 1)).sum() / (back.sum() + label.sum()) > 0.75
+        assert 2 * ((back == 1) & (label == 1)).sum() / (back.sum() + label.sum()) > 0.7
         shift = [np.mean(np.nonzero(back)[i]) - np.mean(np.nonzero(label)[i]) for i in range(3)]
-        assert np.abs(shift * nifti.spacing_of(affine)).max() < 0.5 * max(spacing)
+        assert np.abs(shift * nifti.spacing_of(affine)).max() < 0.75 * max(*spacing, 2.0)
         for n, own, want, size in zip(
             placement.turned_shape, placement.own, spacing, working.shape, strict=True
         ):
