@@ -188,7 +188,7 @@ def test_publish_leaves_the_old_file_when_the_writer_fails(tmp_path: Path) -> No
         ({"overlap": 1.0}, "model.overlap"),
         ({"rate": -1.0}, "model.rate"),
         ({"head_rate": float("inf")}, "model.head_rate"),
-        ({"weights": "nowhere.safetensors"}, "no such weights file"),
+        ({"base": "nowhere.safetensors"}, "no such weights file"),
     ],
 )
 def test_bad_module_settings(options: dict[str, float], message: str) -> None:

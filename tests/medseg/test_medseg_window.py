@@ -99,7 +99,7 @@ def test_masks_on_the_files_grid_are_those_of_monai_and_one_restore(
         assert np.array_equal(found.mask, placement.restore(scores))
     fine = torch.softmax(scores, 0)
     if spacing is not None:
-        fine = nn.functional.interpolate(fine[None], placement.ras_shape, mode="trilinear")[0]
+        fine = nn.functional.interpolate(fine[None], placement.turned_shape, mode="trilinear")[0]
     p = np.stack([placement.to_file_order(one.numpy()) for one in fine])
     np.testing.assert_allclose(found.confidence, p.max(0), atol=1e-5)
     np.testing.assert_allclose(found.entropy, -(p * np.log(p)).sum(0) / np.log(classes), atol=1e-4)

@@ -142,6 +142,22 @@ def test_passport_and_inspect(tmp_path: Path) -> None:
     assert gw.inspect(tmp_path / "a" / "graft.json", verify=True)["name"] == "default"
 
 
+def test_an_applications_section_travels_and_files_without_one_stay_as_they_were(
+    tmp_path: Path,
+) -> None:
+    app = {"medseg": {"contract": {"spacing": [1.5, 1.5, 2.0], "note": "a\x1b[31mb"}}}
+    gw.save(grafted(), tmp_path / "with", app=app)
+    gw.save(grafted(), tmp_path / "without")
+    assert gw.inspect(tmp_path / "with")["app"] == app
+    assert "app" not in gw.inspect(tmp_path / "without")
+    text = describe(gw.inspect(tmp_path / "with"))
+    [line] = [line for line in text.splitlines() if line.startswith("for medseg")]
+    assert "1.5, 1.5, 2.0" in line and "\x1b" not in text
+    with pytest.raises(gw.GraftError, match="metrics, data_card and app"):
+        gw.save(grafted(), tmp_path / "bad", app={"medseg": {"x": float("nan")}})
+    assert not (tmp_path / "bad").exists()
+
+
 def test_inspect_needs_no_torch_and_is_quick(tmp_path: Path) -> None:
     gw.save(grafted(), tmp_path / "a")
     code = (

@@ -287,6 +287,12 @@ def test_not_even_text(folder: Path) -> None:
     refused(folder, "not valid JSON")
 
 
+@pytest.mark.parametrize("value", [None, [], "x", {"medseg": 3}, {"a\nb": {}}])
+def test_an_applications_section_is_an_object_of_objects(folder: Path, value: Any) -> None:
+    edit(folder, at("app", value))
+    refused(folder, "app: bad value")
+
+
 def test_passport_of_ten_megabytes(folder: Path) -> None:
     edit(folder, at("data_card", "x" * (10 * 2**20)))
     refused(folder, "more than the 10,485,760 allowed")

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 
 import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.lightning.cli import AppCLI
 from graftwork.lightning.verbs import verb
 
+from .contract import APP, Contract, Intensity, Ranges
 from .data import FolderData, ImageFiles, SimulatedData, VolumeData, one_by_one
 from .module import Segmenter
+from .network import NetworkConfig
 from .outputs import Outputs
 
 
@@ -25,7 +28,7 @@ class MedsegCLI(AppCLI):
     module = Segmenter
     data = VolumeData
     data_subclasses = True
-    allow = (FolderData, SimulatedData, ImageFiles)
+    allow = (FolderData, SimulatedData, ImageFiles, Intensity, NetworkConfig)
 
     model: Segmenter
     datamodule: VolumeData
@@ -33,16 +36,55 @@ class MedsegCLI(AppCLI):
     def _setting(self, name: str) -> Any:
         value = super()._setting(name)
         if name == "also_train" and self.datamodule.classes:
-            # A class that the base lacks needs an output row, and that row belongs to the graft.
+            # A class that the base lacks needs an output row, and that row belongs to the graft. So does
+            # a whole last convolution that the base came without.
             rows = self.model.new_rows(self.datamodule.classes)
             value = [*value, *([gw.NewRows(self.model.head, rows)] if rows else [])]
+            value += [self.model.head] if self.model.fresh_head else []
         return value
 
-    def instantiate_classes(self) -> None:
-        """Build everything; the model takes the class names of the data."""
-        super().instantiate_classes()
-        if self.datamodule.classes:
-            self.model.classes = tuple(self.datamodule.classes)
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The shared fields, and `--base`, the one key for whose network is grafted."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--base",
+            type=str | None,
+            default=None,
+            help="whose network is grafted: a shipped checkpoint's name, a weights file, a MONAI bundle or "
+            "results of nnU-Net; null: the shipped base, or random weights when model.network is given",
+        )
+        parser.link_arguments("base", "model.base")
+
+    def built(self) -> None:
+        """The data take on the contract of the graft, or of the base; the model their class names."""
+        adapter = self._setting("adapter")
+        known, source = self.model.contract, self.model.source
+        if adapter is not None:
+            section = gw.inspect(adapter).get("app", {}).get(APP, {})
+            if "contract" in section:
+                known, source = Contract.from_json(section["contract"], adapter), adapter
+        self.trains = self.verb in ("fit", "adapt")
+        self.earlier = known.ranges if known and adapter is not None else None
+        self.datamodule.take_on(
+            known, source, free=adapter is None and self.trains, graft=adapter is not None
+        )
+        self.model.contract = self.datamodule.contract
+        self.model.classes = tuple(
+            self.datamodule.classes or self.model.contract.classes or self.model.classes
+        )
+
+    def passport(self) -> dict[str, Any]:
+        """The contract, with what the training cases were like."""
+        contract = self.model.contract
+        if self.trains:
+            seen = Ranges.of(self.datamodule.observed()).union(self.earlier)
+            contract = dataclasses.replace(contract, ranges=seen)
+        return {"app": {APP: {"contract": contract.to_json()}}}
+
+    def _warn(self) -> None:
+        for name, lines in self.model.warnings.items():
+            for line in lines:
+                print(f"{self.app.name}: warning: case {name}: {line}", file=sys.stderr, flush=True)
 
     @verb
     def predict(
@@ -96,7 +138,7 @@ class MedsegCLI(AppCLI):
 
         Args:
             output: a new folder (or, merged, a file); `null` puts it into the run folder.
-            merged: write the whole network; as safetensors it loads again as model.weights.
+            merged: write the whole network; as safetensors it loads again as --base.
             format: of the whole network; onnx is always merged, and takes windows of model.roi.
         """
         if self.graft is None:
@@ -146,6 +188,7 @@ class MedsegCLI(AppCLI):
 
     def finished(self, verb: str) -> None:
         """Write record.json and report.html of a verb that trained or measured."""
+        self._warn()
         if verb == "demo" or not (self.model.scores or verb in ("fit", "adapt", "predict")):
             return
         from .tasks import write_report

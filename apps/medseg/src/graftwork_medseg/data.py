@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -19,10 +18,15 @@ from graftwork.errors import GraftError
 from graftwork.lightning.data import ResumableLoader, sample_generator
 
 from . import fewshot, sim
+from .agree import UNSTATED, Options, agree, unstated
+from .contract import Contract, Intensity, Observed, Triple
 from .folder import CaseFiles, read_case, read_dataset
-from .nifti import Array, Header, Placement, place, place_label, spacing_of, working_image
+from .nifti import Array, Header, Placement, place_label, spacing_of
 from .patches import sample
+from .prepare import prepare
 from .scans import find_scans, scan_name
+
+Spacing = float | Triple | Literal["own"] | None  # as a config says it
 
 
 class Volume:
@@ -30,7 +34,8 @@ class Volume:
 
     `image` (C, x, y, z) and `label` (x, y, z) lie on the working grid; `truth` (X, Y, Z) holds the labels
     on the file's own grid with voxel size `spacing`, where cases are scored. `label` and `truth` are None
-    for an unlabelled case; `like` is the file's header, None for a simulated case.
+    for an unlabelled case; `like` is the file's header, None for a simulated case; `observed` is what a
+    contract's ranges are compared with.
     """
 
     def __init__(
@@ -41,9 +46,10 @@ class Volume:
         truth: Array | None,
         placement: Placement,
         like: Header | None = None,
+        observed: Observed | None = None,
     ) -> None:
         self.name, self.image, self.label, self.truth = name, image, label, truth
-        self.placement, self.like = placement, like
+        self.placement, self.like, self.observed = placement, like, observed
 
     @property
     def spacing(self) -> Array:
@@ -51,23 +57,36 @@ class Volume:
         return spacing_of(self.placement.affine)
 
 
-def simulated(site: str, subject: int, seed: int = sim.SEED) -> Volume:
-    """A simulated scan as a case; its working grid is its own grid."""
+def simulated(
+    site: str, subject: int, seed: int = sim.SEED, contract: Contract = UNSTATED
+) -> Volume:
+    """A simulated scan as a case; by the default contract its working grid is its own grid."""
     scan = sim.simulate(site, subject, seed=seed)
-    _, placement = place(scan.label.numpy(), scan.affine, None)
-    image = sim.normalise(scan.image)[None]
-    return Volume(scan.name, image, scan.label, scan.label.numpy(), placement)
+    return _case(
+        scan.name, [scan.image.numpy()], scan.label.numpy(), scan.affine, len(sim.CLASSES), contract
+    )
 
 
-def load(case: CaseFiles, classes: int, spacing: float | None, **how: Any) -> Volume:
-    """Read, check and place one case of files; see `read_case` for `how` and what it raises."""
-    channels, truth, header = read_case(case, classes, spacing=spacing, **how)
-    placed = [place(channel, header.affine, spacing) for channel in channels]
-    image, placement = working_image([p[0] for p in placed]), placed[0][1]
+def load(case: CaseFiles, classes: int, contract: Contract, **how: Any) -> Volume:
+    """Read, check and prepare one case of files; see `read_case` for `how`, and `prepare` for what it raises."""
+    channels, truth, header = read_case(case, classes, spacing=contract.spacing, **how)
+    return _case(case.name, channels, truth, header.affine, classes, contract, header)
+
+
+def _case(
+    name: str,
+    channels: list[Array],
+    truth: Array | None,
+    affine: Array,
+    classes: int,
+    contract: Contract,
+    like: Header | None = None,
+) -> Volume:
+    image, placement, observed = prepare(channels, affine, contract, name)
     label = None
     if truth is not None:
         label = torch.from_numpy(place_label(truth, placement, image.shape[1:], classes))
-    return Volume(case.name, image, label, truth, placement, header)
+    return Volume(name, image, label, truth, placement, like, observed)
 
 
 @dataclass(frozen=True)
@@ -112,6 +131,10 @@ class _Lazy(Dataset[Volume]):
         return self.readers[index]()
 
 
+def _observed(volumes: Iterable[Volume]) -> list[Observed]:
+    return [v.observed for v in volumes if v.observed is not None]
+
+
 def _only(batch: list[Volume]) -> Volume:
     return batch[0]
 
@@ -133,6 +156,9 @@ class VolumeData(LightningDataModule):
     """
 
     classes: ClassVar[tuple[str, ...]] = ()
+    options = Options()  # what the user asked of the preprocessing
+    contract: Contract = UNSTATED  # what the images are prepared by; see `take_on`
+    fallback: Contract | None = UNSTATED  # for a network that states no contract
 
     def __init__(
         self,
@@ -156,6 +182,7 @@ class VolumeData(LightningDataModule):
             patches_per_epoch,
         )
         self.num_workers, self.seed = num_workers, seed
+        self._observed: list[Observed] = []  # of the training cases, once they are read
 
     def readers(self, group: str) -> list[Callable[[], Volume]]:
         """Functions that read the cases of `group`: train, validate, test or predict."""
@@ -165,8 +192,19 @@ class VolumeData(LightningDataModule):
         """The cases of `group` by name, before any is read."""
         return [Input(f"{group}-{i}", (), read) for i, read in enumerate(self.readers(group))]
 
+    def take_on(self, known: Contract | None, source: str, *, free: bool, graft: bool) -> None:
+        """Prepare the images by the contract of what was loaded from `source`; see `agree`."""
+        self.contract = agree(
+            known or self.fallback, self.options, source, free=free, graft=graft, patch=self.roi
+        )
+
+    def observed(self) -> list[Observed]:
+        """What the training cases are like; they are read unless training has read them."""
+        return self._observed or _observed(read() for read in self.readers("train"))
+
     def train_dataloader(self) -> Any:
         volumes = [read() for read in self.readers("train")]
+        self._observed = _observed(volumes)
         patches = Patches(volumes, self.roi, self.patches_per_epoch, self.seed)
         return ResumableLoader(
             patches,
@@ -210,12 +248,15 @@ class SimulatedData(VolumeData):
         if min(train, validate, test) < 1:
             raise GraftError("data.train, data.validate and data.test must be at least 1")
         self.site = site
+        self.options = Options(classes=self.classes, channels=("simulated T1",))
         self.groups = sim.split(fewshot.POOL, train=train, validate=validate, test=test)
         self.groups["predict"] = self.groups["test"]
 
     def readers(self, group: str) -> list[Callable[[], Volume]]:
         return [
-            lambda subject=fewshot.FIRST + i: simulated(self.site, subject)  # type: ignore[misc]
+            lambda subject=fewshot.FIRST + i: simulated(  # type: ignore[misc]
+                self.site, subject, contract=self.contract
+            )
             for i in self.groups[group]
         ]
 
@@ -225,27 +266,33 @@ class FolderData(VolumeData):
 
     Args:
         path: the folder.
-        spacing: working voxel size in mm; null keeps each image's own. The shipped base wants 2.
+        spacing: working voxel size in mm, one number or one per axis, or "own", which keeps each image's
+            own; null: as the network's contract says.
+        intensity: rule that makes a channel's values the network's input, see `Intensity`; null: as the
+            network's contract says.
         held_out: training cases kept for validation, chosen by a hash of their names; null: a fifth, at
             least one when there are two or more.
         allow_empty: accept labels without any foreground.
         options: see `VolumeData`.
     """
 
+    fallback = None
+
     def __init__(
         self,
         path: str,
-        spacing: float | None = sim.SPACING,
+        spacing: Spacing = None,
+        intensity: Intensity | None = None,
         held_out: int | None = None,
         allow_empty: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if spacing is not None and not (np.isfinite(spacing) and spacing > 0):
-            raise GraftError(f"data.spacing {spacing} must be a positive number of mm, or null")
         self.dataset = read_dataset(path)
-        self.spacing, self.allow_empty = spacing, allow_empty
+        self.allow_empty = allow_empty
         self.classes = self.dataset.classes  # type: ignore[misc]
+        self.options = Options(spacing, intensity, self.dataset.channels, self.classes)
+        self.take_on(unstated(*self.dataset.channels), "data", free=True, graft=False)
         cases = sorted(
             self.dataset.training, key=lambda c: hashlib.sha256(c.name.encode()).digest()
         )
@@ -274,7 +321,7 @@ class FolderData(VolumeData):
             lambda case=case: load(  # type: ignore[misc]
                 case,
                 len(self.classes),
-                self.spacing,
+                self.contract,
                 allow_empty=self.allow_empty,
                 names=self.classes,
             )
@@ -295,23 +342,30 @@ class ImageFiles(VolumeData):
     Args:
         files: NIfTI files, folders whose .nii and .nii.gz files are all taken, or DICOM series: folders or
             zip archives.
-        spacing: working voxel size in mm; null keeps each image's own.
+        spacing: working voxel size in mm, one number or one per axis, or "own"; null: as the network's
+            contract says.
+        intensity: rule of the channel's values; null: as the network's contract says.
         series: SeriesInstanceUID to take where a DICOM folder holds several.
         labels: class names by value, background first; null: the network's own.
         options: see `VolumeData`.
     """
 
+    fallback = None
+
     def __init__(
         self,
         files: Sequence[str],
-        spacing: float | None = sim.SPACING,
+        spacing: Spacing = None,
+        intensity: Intensity | None = None,
         series: str | None = None,
         labels: Sequence[str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.files, self.spacing, self.series = find_scans(files), spacing, series
+        self.files, self.series = find_scans(files), series
         self.classes = tuple(labels or ())  # type: ignore[misc]
+        self.options = Options(spacing, intensity)
+        self.take_on(UNSTATED, "data", free=True, graft=False)
 
     def inputs(self, group: str) -> list[Input]:
         if group != "predict":
@@ -320,7 +374,17 @@ class ImageFiles(VolumeData):
             )
         cases = [CaseFiles(scan_name(path), (path,), None) for path in self.files]
         return [
-            Input(case.name, case.images, partial(load, case, 4, self.spacing, series=self.series))
+            Input(
+                case.name,
+                case.images,
+                partial(
+                    load,
+                    case,
+                    max(2, len(self.contract.classes)),
+                    self.contract,
+                    series=self.series,
+                ),
+            )
             for case in cases
         ]
 

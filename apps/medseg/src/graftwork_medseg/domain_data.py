@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +16,12 @@ from graftwork.errors import GraftError
 from . import metrics, openkbp, synth
 from .augment import Augment, cut, middle_of_patch
 from .content import content_hash
+from .contract import Observed, Ranges
 from .folder import read_case, read_dataset
-from .nifti import place, spacing_of, working_image
+from .nifti import spacing_of
 from .openkbp import Case
 from .plans import Plan
+from .prepare import prepare
 from .sim import generator
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # image, label, known classes
@@ -106,14 +107,14 @@ class OpenKBP:
                 out.cases.append(score_known(mask, case, self.plan.classes, out))
             yield out
 
-    def ranges(self) -> dict[str, Any]:
-        """Smallest and largest voxel size and extent of the training files, mm; their axes are RAS."""
-        train = self.groups["train"]
-        return {
-            "spacing": spans([case.spacing for case in train]),
-            "extent": spans([case.spacing * case.truth.shape for case in train]),
-            "percentiles": [],
-        }
+    def ranges(self) -> Ranges:
+        """Voxel sizes and extents of the training files, mm; their axes are RAS."""
+        return Ranges.of(
+            [
+                Observed(_triple(case.spacing), _triple(case.spacing * case.truth.shape))
+                for case in self.groups["train"]
+            ]
+        )
 
     def content(self) -> dict[str, str]:
         """One hash over the decoded content of every case that was read, by group."""
@@ -209,8 +210,8 @@ class SynthHippocampus:
         for files in wanted[: self.limit]:
             channels, label, header = read_case(files, len(dataset.classes))
             assert label is not None
-            image, placement = place(channels[0], header.affine, 1.0)
-            x = working_image([image])[None].to(self.device)
+            x, placement, _ = prepare(channels, header.affine, self.plan.contract())
+            x = x[None].to(self.device)
             mask = placement.restore(predict(x)[0].float().cpu())
             self.real_content[files.name] = content_hash(channels[0], header.affine) + (
                 content_hash(label, header.affine)
@@ -237,7 +238,6 @@ def joined(contents: dict[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def spans(rows: Sequence[Any]) -> list[list[float]]:
-    """The smallest and the largest value of each column."""
-    table = np.asarray(rows, dtype=np.float64)
-    return [[float(a), float(b)] for a, b in zip(table.min(0), table.max(0), strict=True)]
+def _triple(values: Any) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in values)
+    return x, y, z

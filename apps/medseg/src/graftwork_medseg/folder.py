@@ -23,7 +23,7 @@ import numpy as np
 
 from graftwork.errors import GraftError
 
-from .nifti import Array, Header, open_image, read_voxels, refuse_too_large
+from .nifti import Array, Header, Spacing, open_image, read_voxels, refuse_too_large
 from .scans import open_scan, read_label
 
 
@@ -172,7 +172,7 @@ def read_case(
     case: CaseFiles,
     classes: int,
     *,
-    spacing: float | None = None,
+    spacing: Spacing = None,
     allow_empty: bool = False,
     names: Sequence[str] = (),
     series: str | None = None,

@@ -44,7 +44,7 @@ def information(app: App) -> dict[str, Any]:
 
 
 def checkpoint(file: Path) -> dict[str, Any]:
-    """What a weights file says of itself: network, classes, modality, spacing in mm, card.
+    """What a weights file says of itself: network, classes, channels, spacing in mm, card.
 
     A fact that the file does not carry is None. Raises GraftError for a file that is no safetensors file.
     """
@@ -57,7 +57,7 @@ def checkpoint(file: Path) -> dict[str, Any]:
         meta = json.loads(header.pop("__metadata__", {}).get("medseg", "{}"))
     except (OSError, ValueError, TypeError, AttributeError, struct.error) as error:
         raise GraftError(f"{file}: not a readable safetensors file: {error}") from error
-    known = KNOWN.get(file.name, {})
+    contract = meta.get("contract") or _beside(file)
     parameters = 0
     for tensor in header.values():
         count = 1
@@ -70,16 +70,28 @@ def checkpoint(file: Path) -> dict[str, Any]:
         "parameters": parameters,
         "network": meta.get("network"),
         "classes": meta.get("classes"),
-        "modality": meta.get("modality", known.get("modality")),
-        "spacing": meta.get("spacing", known.get("spacing")),
+        "channels": contract.get("channels"),
+        "spacing": contract.get("spacing"),
         "card": meta.get("card", f"data_cards/medseg-{file.stem}.md"),
     }
 
 
-# Facts that files written before these fields existed cannot carry.
-KNOWN: dict[str, dict[str, Any]] = {
-    "mni152-sim-base.safetensors": {"modality": "T1-like MR, simulated", "spacing": 2.0},
-}
+def _spacing(spacing: Any) -> str:
+    numbers = spacing if isinstance(spacing, list) else [spacing]
+    return (
+        " x ".join(dict.fromkeys(map(str, numbers))) + " mm"
+        if spacing
+        else "each image's own spacing"
+    )
+
+
+def _beside(file: Path) -> dict[str, Any]:
+    """The contract that stands beside a weights file written before weights carried one."""
+    try:
+        found = json.loads(file.with_suffix(".contract.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def main(app: App, args: Sequence[str]) -> int:
@@ -99,8 +111,8 @@ def main(app: App, args: Sequence[str]) -> int:
     for one in facts["checkpoints"]:
         name = (one["network"] or {}).get("name", "network unknown")
         print(
-            f"  {one['file']}: {name}, {one['parameters']:,} parameters, {one['modality']}, "
-            f"{one['spacing']} mm\n    classes: {', '.join(one['classes'] or ['unknown'])}\n"
+            f"  {one['file']}: {name}, {one['parameters']:,} parameters, {', '.join(one['channels'] or ['?'])}, "
+            f"{_spacing(one['spacing'])}\n    classes: {', '.join(one['classes'] or ['unknown'])}\n"
             f"    card: {one['card']}"
         )
     return 0

@@ -51,13 +51,13 @@ class Maps:
 
 @dataclass
 class Canvas:
-    """Collects scores in order of planes on the working grid and paints the RAS grid of `shape`."""
+    """Collects scores in order of planes on the working grid and paints the file's grid, its axes turned."""
 
     shape: tuple[int, ...]
     working: tuple[int, ...]
     wanted: Wanted
     classes: int = 0
-    painted: int = 0  # planes of the RAS grid that are done
+    painted: int = 0  # planes of the file's grid along the working axes that are done
     held: Tensor | None = None  # planes that still wait for their neighbours
     held_from: int = 0
     out: dict[str, Tensor] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Canvas:
         return torch.softmax(scores.float(), 0)
 
     def _sources(self, planes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """For planes of the RAS grid: the two working planes around each, and the second's share."""
+        """For planes of the file's grid: the two working planes around each, and the second's share."""
         n, fine = self.working[0], self.shape[0]
         at = ((torch.tensor(planes, dtype=torch.float64) + 0.5) * n / fine - 0.5).clamp_(min=0)
         low = at.floor().long().clamp_(max=n - 1)
@@ -169,7 +169,7 @@ def predict(
 ) -> Maps:
     """Segment `image` (channels, x, y, z) of the working grid; the maps lie on the file's grid."""
     wanted = wanted or Wanted()
-    canvas = Canvas(tuple(placement.ras_shape), tuple(image.shape[1:]), wanted)
+    canvas = Canvas(tuple(placement.turned_shape), tuple(image.shape[1:]), wanted)
     run = mirrored(network) if wanted.flips else network
     for start, scores in windows.stream(run, image, device):
         canvas.add(start, scores)
@@ -178,7 +178,7 @@ def predict(
 
 def needed_bytes(
     shape: Sequence[int],
-    ras_shape: Sequence[int],
+    file_shape: Sequence[int],
     windows: Windows,
     classes: int,
     wanted: Wanted,
@@ -190,10 +190,10 @@ def needed_bytes(
     """
     box = 4 * windows.batch * classes * math.prod(windows.roi)
     device = windows.ring_bytes(shape, classes) + forward + (3 if wanted.flips else 1) * box
-    fine, plane = math.prod(ras_shape), math.prod(ras_shape[1:])
+    fine, plane = math.prod(file_shape), math.prod(file_shape[1:])
     kept = 1 + 4 * wanted.confidence + 4 * wanted.entropy + classes * wanted.probabilities
     host = 2 * kept * fine + 4 * CHUNK * plane * 6  # once as painted, once in the file's order
-    if tuple(shape) != tuple(ras_shape):
+    if tuple(shape) != tuple(file_shape):
         # The probabilities of a chunk, and the planes that wait for their neighbours.
         host += 4 * 4 * classes * (CHUNK + 2) * math.prod(shape[1:])
     return int(MARGIN * device), int(MARGIN * host)
@@ -214,7 +214,7 @@ def refuse_too_large(
     `forward` as for `needed_bytes`.
     """
     on_device, on_host = needed_bytes(
-        image.shape[1:], placement.ras_shape, windows, classes, wanted, forward
+        image.shape[1:], placement.turned_shape, windows, classes, wanted, forward
     )
     if device.type == "cuda":
         # What the allocator has reserved but does not use is free for us too.
@@ -228,7 +228,7 @@ def refuse_too_large(
     for where, need, free in asked:
         if need > 0.9 * free:
             raise GraftError(
-                f"case {name}: predicting {tuple(placement.ras_shape)} voxels of {classes} classes needs "
+                f"case {name}: predicting {tuple(placement.turned_shape)} voxels of {classes} classes needs "
                 f"about {need / 2**30:.1f} GiB of {where} memory, {free / 2**30:.1f} GiB are free: use a "
                 "smaller model.roi, a larger data.spacing, or crop the image"
             )

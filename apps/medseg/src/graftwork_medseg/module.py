@@ -14,38 +14,32 @@ from torch import Tensor, nn
 from graftwork.errors import GraftError
 
 from . import calibration, fewshot, maps, metrics
+from .agree import unstated
+from .bases import load_base
+from .contract import Contract
 from .data import Volume
 from .losses import dice_ce
-from .network import NetworkConfig, build, load_pretrained
+from .network import NetworkConfig, build, find_head
 from .results import Results
 from .window import Windows, forward_bytes
 
 
-def find_head(network: nn.Module) -> str:
-    """Dotted name of the last convolution: where the class scores come from.
-
-    Raises GraftError when the network has none.
-    """
-    found = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d)
-    ]
-    if not found:
-        raise GraftError(
-            f"{type(network).__name__} has no convolution that could give class scores"
-        )
-    return found[-1]
+def channels(network: nn.Module) -> int:
+    """How many input channels a network takes, by its first convolution."""
+    kinds = nn.Conv2d | nn.Conv3d
+    first = next((m for m in network.modules() if isinstance(m, kinds)), None)
+    return int(first.in_channels) if first is not None else 1
 
 
 class Segmenter(LightningModule):
     """A segmentation network; the graft sits on `network`.
 
     Args:
-        network: class name in monai.networks.nets and its arguments; null: as the weights file says.
-        weights: safetensors file with the pretrained network; null: the shipped base, or random weights
-            when `network` is given.
-        roi: window of the sliding-window prediction, voxels of the working grid.
+        network: class name in monai.networks.nets and its arguments; null: as the base says.
+        base: whose network is grafted: a shipped checkpoint's name, a file or a folder, see `bases`; null:
+            the shipped base, or random weights when `network` is given.
+        roi: window of the sliding-window prediction, voxels of the working grid; null: the patch size that
+            the base was trained at.
         overlap: overlap of neighbouring windows, 0 to below 1.
         rate: peak learning rate of whatever trains inside the network.
         head_rate: the same for the last convolution, whose new rows start at zero.
@@ -55,20 +49,31 @@ class Segmenter(LightningModule):
     def __init__(
         self,
         network: NetworkConfig | None = None,
-        weights: str | None = None,
-        roi: Sequence[int] = fewshot.ROI,
+        base: str | None = None,
+        roi: Sequence[int] | None = None,
         overlap: float = 0.25,
         rate: float = fewshot.PLAN.rate,
         head_rate: float = fewshot.HEAD_RATE,
         tolerance_mm: float = 2.0,
     ) -> None:
         super().__init__()
-        if network is not None and weights is None:
+        self.source, self.fresh_head = base or "the shipped base", False
+        self.contract: Contract | None  # what its images must become; None: the base does not say
+        if network is not None and base is None:
             self.network, self.base_classes, self.config = build(network), (), network
+            self.contract, self.source = (
+                unstated(*["image"] * channels(self.network)),
+                "model.network",
+            )
         else:
-            pretrained = load_pretrained(weights, network)
+            pretrained = load_base(base, network)
             self.network, self.base_classes = pretrained.model, pretrained.classes
-            self.config = pretrained.config
+            self.config, self.contract = pretrained.config, pretrained.contract
+            self.fresh_head = pretrained.head is not None
+            if "unread" in pretrained.meta:
+                self.source += f" ({pretrained.meta['unread']})"
+        if roi is None:
+            roi = (self.contract.patch if self.contract else None) or fewshot.ROI
         self.network = self.network.to(memory_format=torch.channels_last_3d)
         for name, value in (("rate", rate), ("head_rate", head_rate)):
             if not 0 < value < float("inf"):
@@ -81,6 +86,7 @@ class Segmenter(LightningModule):
         self.results: Results | None = None  # where predict writes; the command line sets it
         self.scores: dict[str, dict[str, metrics.Score]] = {}
         self.reliability: dict[str, dict[str, calibration.Reliability]] = {}
+        self.warnings: dict[str, list[str]] = {}  # by case: how it lies outside the training range
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (N, C, x, y, z) of a batch of patches."""
@@ -94,12 +100,24 @@ class Segmenter(LightningModule):
         Raises GraftError when it has more outputs than there are classes.
         """
         have = self.network.get_submodule(self.head).out_channels
+        if self.fresh_head and have != len(classes):
+            raise GraftError(
+                f"{self.source}: its last convolution starts anew, with {have} outputs, the data names "
+                f"{len(classes)} classes: set model.network.args.out_channels to {len(classes)}"
+            )
         if have > len(classes):
             raise GraftError(
                 f"the network tells {have} classes apart, the data names {len(classes)}: "
                 f"{', '.join(classes)}; name all of the network's classes in the data's labels"
             )
         return len(classes) - int(have)
+
+    def compare(self, volume: Volume) -> None:
+        """Note how a case lies outside the training range; see `Contract.warnings` for the rule."""
+        if self.contract is not None and volume.observed is not None:
+            found = self.contract.warnings(volume.observed)
+            if found:
+                self.warnings[volume.name] = found
 
     def maps_of(self, volume: Volume, wanted: maps.Wanted | None = None) -> maps.Maps:
         """The mask of one case on its file's grid, and what else is `wanted` there.
@@ -158,6 +176,7 @@ class Segmenter(LightningModule):
 
     def test_step(self, volume: Volume, _index: int) -> None:
         """Score one whole case."""
+        self.compare(volume)
         self._measure(volume)
 
     def _log_scores(self, group: str) -> None:
@@ -184,6 +203,8 @@ class Segmenter(LightningModule):
 
         None is a case that could not be read; `results` has noted why.
         """
+        if volume is not None:
+            self.compare(volume)
         if self.results is None:
             assert volume is not None
             return self.segment(volume)

@@ -1,13 +1,15 @@
-"""Networks by configuration and their weights: any class of `monai.networks.nets`, loaded strictly.
+"""Networks by configuration and their weights: loaded strictly, written with their contract.
 
-A configuration is JSON: `{"name": "SegResNet", "args": {"spatial_dims": 3, ...}}`. A weights file is
-safetensors; one written by medseg carries its configuration and class names in the file's metadata.
+A configuration is JSON: `{"name": "SegResNet", "args": {"spatial_dims": 3, ...}}`: a class of
+`monai.networks.nets`, or one of nnU-Net's U-Nets (see `nnunet`). A weights file is safetensors; one
+written by medseg carries its configuration, class names and preprocessing contract in its metadata.
+Weights made elsewhere come in through `bases`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,17 @@ from torch import Tensor, nn
 
 from graftwork.errors import GraftError
 
-CHECKPOINT = Path(__file__).parent / "checkpoints" / "mni152-sim-base.safetensors"
+from .agree import unstated
+from .contract import Contract
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHECKPOINT = CHECKPOINTS / "mni152-sim-base.safetensors"
+NNUNET = ("PlainConvUNet", "ResidualEncoderUNet")  # what `nnunet` builds
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A MONAI network: its class name in `monai.networks.nets` and its keyword arguments."""
+    """A network: its class name in `monai.networks.nets`, or nnU-Net's, and its keyword arguments."""
 
     name: str = "SegResNet"
     args: dict[str, Any] = field(default_factory=dict)
@@ -51,11 +58,19 @@ def networks() -> dict[str, type[nn.Module]]:
     return {n: c for n, c in found.items() if isinstance(c, type) and issubclass(c, nn.Module)}
 
 
+# What networks raise at arguments that they do not take; none of them checks all of its own.
+_UNFIT = (TypeError, ValueError, AssertionError, LookupError, AttributeError, RuntimeError)
+
+
 def build(config: NetworkConfig) -> nn.Module:
     """Build the network of `config`.
 
-    Raises GraftError for a class outside `monai.networks.nets` and for arguments it does not take.
+    Raises GraftError for a class outside the allow-list and for arguments it does not take.
     """
+    if config.name in NNUNET:
+        from . import nnunet
+
+        return nnunet.build(config.name, config.args)
     allowed = networks()
     if config.name not in allowed:
         import difflib
@@ -66,9 +81,36 @@ def build(config: NetworkConfig) -> nn.Module:
             f"did you mean {', '.join(near)}?"
         )
     try:
-        return allowed[config.name](**config.args)
-    except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        return allowed[config.name](**without_removed(config))
+    except _UNFIT as error:
         raise GraftError(f"network.args do not fit {config.name}: {error}") from error
+
+
+def find_head(network: nn.Module) -> str:
+    """Dotted name of the last convolution: where the class scores come from.
+
+    Raises GraftError when the network has none.
+    """
+    found = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d)
+    ]
+    if not found:
+        raise GraftError(
+            f"{type(network).__name__} has no convolution that could give class scores"
+        )
+    return found[-1]
+
+
+def without_removed(config: NetworkConfig) -> dict[str, Any]:
+    """The arguments of a configuration without those that MONAI took away since it was written.
+
+    `img_size` of SwinUNETR only checked the input's size. MONAI took it away; files and bundles from before
+    still name it.
+    """
+    removed = {"SwinUNETR": {"img_size"}}.get(config.name, set())
+    return {name: value for name, value in config.args.items() if name not in removed}
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -122,10 +164,14 @@ def save_weights(
     *,
     config: NetworkConfig,
     classes: tuple[str, ...] | list[str],
+    contract: Contract | None = None,
     dtype: torch.dtype | None = None,
     **extra: Any,
 ) -> Path:
-    """Write weights with their configuration, atomically; `dtype` converts floating tensors."""
+    """Write weights with their configuration and preprocessing contract, atomically.
+
+    `dtype` converts floating tensors; `extra` joins the metadata as it is.
+    """
     from .files import publish
 
     tensors = (
@@ -141,6 +187,8 @@ def save_weights(
         .clone()
         for name, value in tensors.items()
     }
+    if contract is not None:
+        extra["contract"] = contract.to_json()
     meta = json.dumps({"network": asdict(config), "classes": list(classes), **extra})
     with publish(path) as temporary:
         save_file(tensors, temporary, metadata={"medseg": meta})
@@ -149,12 +197,39 @@ def save_weights(
 
 @dataclass
 class Pretrained:
-    """A network with weights: `model` in eval mode, its configuration, class names and metadata."""
+    """A network with weights.
+
+    `model` is in eval mode; `contract` is None when nothing states what the images must become;
+    `head` names a last convolution whose weights were left out: it is all zeros and must be trained.
+    """
 
     model: nn.Module
     config: NetworkConfig
     classes: tuple[str, ...]
     meta: dict[str, Any]
+    contract: Contract | None = None
+    head: str | None = None
+
+
+def contract_of(path: Path, meta: dict[str, Any]) -> Contract | None:
+    """The contract of a weights file: in its metadata, or beside it in NAME.contract.json.
+
+    A file that medseg wrote before there were contracts has neither. It was trained the only way there
+    was then: 2 mm, each volume normalised. None for a file that medseg did not write.
+    """
+    beside = path.with_name(path.name.removesuffix(".safetensors") + ".contract.json")
+    if "contract" in meta:
+        return Contract.from_json(meta["contract"], str(path))
+    if beside.is_file():
+        try:
+            stated = json.loads(beside.read_text("utf8"))
+        except (OSError, ValueError) as error:
+            raise GraftError(f"{beside}: cannot be read as JSON: {error}") from error
+        return Contract.from_json(stated, str(beside))
+    if "network" not in meta:
+        return None
+    inputs = meta["network"].get("args", {}).get("in_channels", 1)
+    return replace(unstated(*["image"] * int(inputs)), classes=tuple(meta.get("classes", ())))
 
 
 def load_pretrained(
@@ -177,4 +252,4 @@ def load_pretrained(
     model = build(config)
     load_weights(model, tensors, path)
     names = classes or tuple(meta.get("classes", ()))
-    return Pretrained(model.eval(), config, tuple(names), meta)
+    return Pretrained(model.eval(), config, tuple(names), meta, contract_of(path, meta))

@@ -15,7 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
@@ -24,7 +30,6 @@ from torch import Tensor
 from graftwork.errors import GraftError
 
 from .files import publish
-from .sim import normalise
 
 Array = NDArray[Any]
 Header = nib.Nifti1Image | nib.Nifti2Image
@@ -97,19 +102,22 @@ class Placement:
 
     affine: Array
     shape: tuple[int, ...]
-    orientation: Array  # file order -> RAS
-    ras_shape: tuple[int, ...]
+    orientation: Array  # file order -> working axes
+    turned_shape: tuple[int, ...]  # of the file's grid, along the working axes
+    own: tuple[float, float, float]  # voxel size of the file's grid along the working axes, mm
     spacing: tuple[float, float, float]  # of the working grid, mm
 
     def restore(self, logits: Tensor) -> Array:
         """Class scores (C, x, y, z) on the working grid to a uint8 mask (X, Y, Z) in file order."""
         probabilities = torch.softmax(logits.float(), 0)
-        if tuple(probabilities.shape[1:]) != self.ras_shape:
+        if tuple(probabilities.shape[1:]) != self.turned_shape:
             # One class at a time: all of them on the image's grid at once may not fit.
-            best = torch.full(self.ras_shape, -1.0)
-            mask = torch.zeros(self.ras_shape, dtype=torch.uint8)
+            best = torch.full(self.turned_shape, -1.0)
+            mask = torch.zeros(self.turned_shape, dtype=torch.uint8)
             for k, one in enumerate(probabilities.cpu()):
-                fine = F.interpolate(one[None, None], size=self.ras_shape, mode="trilinear")[0, 0]
+                fine = F.interpolate(one[None, None], size=self.turned_shape, mode="trilinear")[
+                    0, 0
+                ]
                 mask[fine > best] = k
                 best = torch.maximum(best, fine)
         else:
@@ -117,7 +125,7 @@ class Placement:
         return self.to_file_order(mask.numpy())
 
     def to_file_order(self, array: Array) -> Array:
-        """An array on the RAS grid, turned back to the file's axis order and directions."""
+        """An array along the working axes on the file's grid, turned back to the file's axis order and directions."""
         back = ornt_transform(np.array([[0, 1], [1, 1], [2, 1]], dtype=float), self.orientation)
         return np.ascontiguousarray(apply_orientation(array, back))
 
@@ -138,19 +146,35 @@ def _resample(volume: Array, size: Sequence[int], order: str) -> Array:
     return out[0, 0].numpy()
 
 
-def place(voxels: Array, affine: Array, spacing: float | None) -> tuple[Array, Placement]:
-    """Turn voxels (X, Y, Z) to RAS order and resample them to an isotropic `spacing` in mm.
+Spacing = float | Sequence[float] | None
 
-    `None` keeps the image's own spacing. An oblique image stays oblique: only axes are swapped and flipped.
+
+def orientation_to(axes: str, affine: Array) -> Array:
+    """How the file's axes become the working axes: nibabel's orientation array, (3, 2).
+
+    `axes` are axis codes such as "RAS", or an order of the file's own axes such as "kji".
     """
-    orientation = io_orientation(affine)
+    if axes.islower():
+        return np.array([[axes.index(letter), 1.0] for letter in "ijk"])
+    return ornt_transform(io_orientation(affine), axcodes2ornt(axes))
+
+
+def place(
+    voxels: Array, affine: Array, spacing: Spacing, axes: str = "RAS"
+) -> tuple[Array, Placement]:
+    """Turn voxels (X, Y, Z) to the working `axes` and resample them to `spacing` in mm.
+
+    `spacing` is one number, or one per working axis; `None` keeps the image's own. An oblique image stays
+    oblique: only axes are swapped and flipped. See `orientation_to` for `axes`.
+    """
+    orientation = orientation_to(axes, affine)
     turned = apply_orientation(voxels, orientation)
     own = spacing_of(affine @ inv_ornt_aff(orientation, voxels.shape))
-    target = own if spacing is None else np.full(3, spacing)
+    target = own if spacing is None else np.broadcast_to(np.asarray(spacing, dtype=float), 3)
     size = [max(1, round(n * s / t)) for n, s, t in zip(turned.shape, own, target, strict=True)]
     placement = Placement(
         np.asarray(affine), tuple(voxels.shape), orientation, tuple(turned.shape),
-        tuple(float(s) for s in target),
+        tuple(float(s) for s in own), tuple(float(s) for s in target),
     )  # fmt: skip
     return _resample(turned, size, "trilinear"), placement
 
@@ -169,11 +193,6 @@ def place_label(label: Array, placement: Placement, size: Sequence[int], classes
     return out
 
 
-def working_image(volumes: Sequence[Array]) -> Tensor:
-    """Channels on the working grid to the network's input, (C, x, y, z), normalised per channel."""
-    return torch.stack([normalise(torch.from_numpy(np.ascontiguousarray(v))) for v in volumes])
-
-
 def available_bytes() -> int:
     """Memory that is free for a new process, in bytes."""
     try:
@@ -186,7 +205,7 @@ def available_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def needed_bytes(image: Header, spacing: float | None, channels: int, classes: int) -> int:
+def needed_bytes(image: Header, spacing: Spacing, channels: int, classes: int) -> int:
     """Estimate of the memory that reading and placing one case takes, from the header alone.
 
     Per channel the file's voxels three times (read, turned, blurred), and on the working grid the input
@@ -195,13 +214,14 @@ def needed_bytes(image: Header, spacing: float | None, channels: int, classes: i
     """
     own = spacing_of(image.affine)
     voxels = float(np.prod(np.array(image.shape, dtype=np.float64)))
-    target = own if spacing is None else np.full(3, spacing)
-    working = voxels * float(np.prod(own / target))
+    target = own if spacing is None else np.broadcast_to(np.asarray(spacing, dtype=float), 3)
+    # A ratio of volumes, so the order of the axes does not matter.
+    working = voxels * float(np.prod(own) / np.prod(target))
     return int(4 * (voxels * (3 * channels + 2) + working * (2 * channels + 1)))
 
 
 def refuse_too_large(
-    image: Header, path: str | Path, spacing: float | None, channels: int, classes: int
+    image: Header, path: str | Path, spacing: Spacing, channels: int, classes: int
 ) -> None:
     """Raise GraftError with the estimate when a case would not fit into the free memory."""
     need, free = needed_bytes(image, spacing, channels, classes), available_bytes()

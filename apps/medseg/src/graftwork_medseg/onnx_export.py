@@ -16,6 +16,7 @@ import torch
 import graftwork as gw
 from graftwork.errors import GraftError
 
+from .contract import Contract
 from .files import publish
 
 OPSET = 18
@@ -30,11 +31,11 @@ def export_onnx(
     roi: Sequence[int],
     channels: int,
     classes: Sequence[str],
-    spacing: float | None = None,
+    contract: Contract,
 ) -> float:
     """Write `network` with `graft` merged in, for windows (n, channels, *roi) to scores (n, C, *roi).
 
-    The number of windows n is free, their size is fixed. Class names and working spacing in mm are in the
+    The number of windows n is free, their size is fixed. Class names and preprocessing contract are in the
     file's metadata. The live network is left as it was, bit for bit. Returns the largest difference between
     the scores of onnxruntime and of the live graft, relative to the largest score.
 
@@ -64,7 +65,7 @@ def export_onnx(
         model = _traced(network, x)
     finally:
         graft.unmerge()
-    meta = {"classes": json.dumps(list(classes)), "spacing_mm": json.dumps(spacing)}
+    meta = {"classes": json.dumps(list(classes)), "contract": json.dumps(contract.to_json())}
     onnx.helper.set_model_props(model, {"medseg": "1", **meta})
     with publish(target) as temporary:
         onnx.save_model(model, str(temporary))

@@ -31,14 +31,16 @@ from torch import Tensor
 from graftwork.errors import GraftError
 
 from .content import content_hash
+from .contract import Intensity
 from .folder import CaseFiles, read_case, read_dataset
 from .nifti import Array, Placement, place, place_label, spacing_of
+from .prepare import after_resampling
 
 BASE_ORGANS = ("Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Mandible")
 NOVEL_ORGANS = ("Larynx", "Esophagus")
 SOURCE_UP_TO, SHIFTED_FROM = 4.1, 4.2  # mm, in-plane
 SPACING = 3.0
-WINDOW = (-175.0, 250.0)
+INTENSITY = Intensity("window", -175.0, 250.0)  # HU
 BODY_ABOVE, BODY_MARGIN = -500.0, 2  # HU; voxels of the file
 
 
@@ -137,12 +139,6 @@ def body_box(voxels: Array) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def windowed(hounsfield: Array) -> Array:
-    """HU to [0, 1] by `WINDOW`, clipped; float32, contiguous."""
-    low, high = WINDOW
-    return np.clip((np.ascontiguousarray(hounsfield, np.float32) - low) / (high - low), 0.0, 1.0)
-
-
 def read(
     files: CaseFiles, classes: Sequence[str], annotation: Annotation, organs: Sequence[str]
 ) -> Case:
@@ -164,7 +160,7 @@ def read(
     placed = place_label(truth[box], placement, image.shape, len(organs) + 1)
     return Case(
         files.name,
-        torch.from_numpy(windowed(image))[None],
+        after_resampling(torch.from_numpy(np.ascontiguousarray(image)), INTENSITY)[None],
         torch.from_numpy(placed),
         (True, *(organ in annotation.organs for organ in organs)),
         truth,

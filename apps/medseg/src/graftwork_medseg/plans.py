@@ -19,6 +19,7 @@ from typing import Any
 from graftwork.errors import GraftError
 
 from . import openkbp, synth
+from .contract import Contract, Intensity, Ranges
 from .network import NetworkConfig
 
 
@@ -42,45 +43,38 @@ class Plan:
     rate: float
     channel: str
     spacing: float
-    intensity: dict[str, Any]
+    intensity: Intensity
     weight_decay: float = 1e-2
     average: float = 0.998
     steps: int = 5000
     channels_last: bool = True
     summary: str = ""
 
-    def contract(self, ranges: dict[str, Any] | None) -> dict[str, Any]:
-        """What an image must become before the network sees it: the metadata `contract` of its file.
-
-        `ranges`: smallest and largest voxel size and extent in mm of the training images, each three pairs.
-        """
-        rule = {"rule": "", "low": None, "high": None, "mean": None, "std": None, "mask": False}
-        return {
-            "version": 1,
-            "classes": list(self.classes),
-            "channels": [self.channel],
-            "spacing": [self.spacing] * 3,
-            "intensity": [rule | self.intensity],
-            "orientation": "RAS",
-            "patch": list(self.patch),
-            "ranges": ranges,
-        }
+    def contract(self, ranges: Ranges | None = None) -> Contract:
+        """What an image must become before the network sees it; `ranges` of the training images."""
+        return Contract(
+            self.classes,
+            (self.channel,),
+            self.spacing,
+            self.intensity,
+            patch=self.patch,
+            ranges=ranges,
+        )
 
 
 CT: dict[str, Any] = {
     "channel": "CT",
     "spacing": openkbp.SPACING,
-    "intensity": {"rule": "window", "low": openkbp.WINDOW[0], "high": openkbp.WINDOW[1]},
+    "intensity": openkbp.INTENSITY,
 }
-# Zero mean and unit variance over the volume.
-MR: dict[str, Any] = {"channel": "MR", "spacing": 1.0, "intensity": {"rule": "volume"}}
+MR: dict[str, Any] = {"channel": "MR", "spacing": 1.0, "intensity": Intensity("volume")}
 
 
-def _segresnet(outputs: int) -> NetworkConfig:
+def _segresnet(outputs: int, filters: int = 16) -> NetworkConfig:
     return NetworkConfig(
         "SegResNet",
         # "deconv": see network.BASE_NETWORK.
-        {"spatial_dims": 3, "in_channels": 1, "out_channels": outputs, "init_filters": 16,
+        {"spatial_dims": 3, "in_channels": 1, "out_channels": outputs, "init_filters": filters,
          "upsample_mode": "deconv"},
     )  # fmt: skip
 
@@ -120,7 +114,7 @@ PLANS = {
         Plan(
             "synth-hippocampus",
             "synthseg",
-            _segresnet(len(synth.CLASSES)),
+            _segresnet(len(synth.CLASSES), filters=8),  # small boxes, and sites without a GPU
             synth.CLASSES,
             synth.SIZE,
             batch=8,

@@ -211,7 +211,7 @@ def one_batch(
         "base": tensors_sha256(model.network.state_dict()),
         "graft": tensors_sha256(graft.tensors()) if graft else None,
         "windows": asdict(model.windows),
-        "spacing": getattr(data, "spacing", None),
+        "contract": data.contract.to_json(),
         "series": getattr(data, "series", None),
     }
     results = model.results = Results(folder, outputs, class_names(model, graft), about)

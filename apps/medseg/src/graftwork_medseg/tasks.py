@@ -16,9 +16,9 @@ from graftwork_runs import Volume as Shown
 from . import metrics
 from .calibration import BINS, REGIONS, Reliability, pooled
 from .data import VolumeData
-from .module import Segmenter
+from .module import Segmenter, channels
 from .network import NetworkConfig, load_pretrained, save_weights
-from .nifti import apply_orientation, spacing_of
+from .nifti import apply_orientation, io_orientation, spacing_of
 from .results import class_names
 
 PICTURES = 8  # cases shown with images; the others with their scores alone
@@ -27,12 +27,12 @@ PICTURES = 8  # cases shown with images; the others with their scores alone
 def export_merged(model: Segmenter, graft: gw.Graft, target: Path) -> float:
     """Write the network with the graft merged in; the live network is left as it was, bit for bit.
 
-    The file carries its configuration and loads again as `model.weights`. Returns the largest difference
+    The file carries its configuration and loads again as `--base`. Returns the largest difference
     between the scores of the file, read back, and of the live graft, relative to the largest score.
     Raises GraftError when the graft cannot be merged or the file cannot be written.
     """
     network = model.network.eval()
-    x = torch.randn(1, _channels(network), 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, channels(network), 32, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = network(x)
         graft.merge(keep="cpu")
@@ -42,7 +42,7 @@ def export_merged(model: Segmenter, graft: gw.Graft, target: Path) -> float:
             graft.unmerge()
     outputs = tensors[f"{model.head}.weight"].shape[0]
     config = _with_outputs(model.config, outputs)
-    save_weights(tensors, target, config=config, classes=model.classes)
+    save_weights(tensors, target, config=config, classes=model.classes, contract=model.contract)
     with torch.inference_mode():
         found = load_pretrained(target).model(x)
     return float((found - wanted).abs().max() / wanted.abs().max())
@@ -57,15 +57,10 @@ def export_onnx(model: Segmenter, data: VolumeData, graft: gw.Graft, target: Pat
         graft,
         target,
         roi=model.windows.roi,
-        channels=_channels(model.network),
+        channels=channels(model.network),
         classes=class_names(model, graft),
-        spacing=getattr(data, "spacing", None),
+        contract=data.contract,
     )
-
-
-def _channels(network: torch.nn.Module) -> int:
-    first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv3d))
-    return int(first.in_channels)
 
 
 def _with_outputs(config: NetworkConfig, outputs: int) -> NetworkConfig:
@@ -125,6 +120,9 @@ def write_report(
                 for case, regions in model.reliability.items()
             },
             "masks": [str(p) for p in model.written],
+            "base": model.source,
+            "contract": model.contract.to_json() if model.contract else None,
+            "outside the training range": model.warnings,
         },
     )
     report = Report(f"medseg {verb}", kicker="medseg")
@@ -139,6 +137,9 @@ def write_report(
         )
     if model.reliability:
         _calibration(report, model)
+    if model.warnings:
+        lines = [f"{name}: {line}" for name, found in model.warnings.items() for line in found]
+        report.text("Outside the training range", *lines)
     if model.written:
         report.text("Written", *(str(p) for p in model.written))
     if model.results and model.results.failures:
@@ -207,7 +208,7 @@ def _cases(model: Segmenter, data: VolumeData, verb: str) -> list[Case]:
     for read in data.readers("test" if verb == "test" else "validate"):
         volume = read()
         if volume.name in pictured and volume.truth is not None:
-            turn = volume.placement.orientation
+            turn = io_orientation(volume.placement.affine)
             mask = model.segment(volume)
             ras = [apply_orientation(a, turn) for a in (_native(volume), volume.truth, mask)]
             spacing = spacing_of(volume.placement.affine)[np.argsort(turn[:, 0])]

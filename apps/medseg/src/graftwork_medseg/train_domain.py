@@ -216,7 +216,7 @@ def write(
                   "weights are the moving average, rounded to half precision before scoring"],
         "details": {
             "plan": plan.name, "network": {"name": plan.network.name, "args": plan.network.args},
-            "classes": list(plan.classes), "contract": contract,
+            "classes": list(plan.classes), "contract": contract.to_json(),
             "patch": list(plan.patch), "steps": run.step, "limit": args.limit,
             "parameters": sum(p.numel() for p in model.parameters()),
             "bytes": target.stat().st_size,

@@ -124,6 +124,16 @@ class AppCLI(LightningCLI):
         assert isinstance(network, nn.Module)
         return network
 
+    def built(self) -> None:
+        """Called when data and module are built, before anything is grafted or written.
+
+        An app checks here that they fit each other.
+        """
+
+    def passport(self) -> dict[str, Any]:
+        """Further arguments of `graftwork.save` for every adapter that this app writes."""
+        return {}
+
     def finished(self, verb: str) -> None:
         """Called after a verb succeeded; an app writes its record and report here."""
 
@@ -170,7 +180,7 @@ class AppCLI(LightningCLI):
             export_merged(self.graft, target)
         else:
             target = Path(output) if output else self.run_dir / "graft"
-            gw.save(self.graft, target)
+            gw.save(self.graft, target, **self.passport())
         self.say(f"exported: {target}")
 
     @verb
@@ -200,7 +210,7 @@ class AppCLI(LightningCLI):
         if self.graft is None:
             return None
         folder = folder or self.run_dir / "graft"
-        gw.save(self.graft, folder, overwrite=True, **passport)
+        gw.save(self.graft, folder, overwrite=True, **{**self.passport(), **passport})
         self.say(f"adapter: {folder}")
         return folder
 
@@ -242,6 +252,7 @@ class AppCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build data, module, graft and trainer; only if all fit together is the run folder made."""
         super().instantiate_classes()
+        self.built()
         self._attach()
         run_folder.create(self.run_dir, self._parser(self.verb), self.config[self.verb])
         self.say(f"run folder: {self.run_dir}")

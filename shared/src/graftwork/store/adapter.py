@@ -39,6 +39,7 @@ def save(
     dtype: str | None = None,
     metrics: Mapping[str, Any] | None = None,
     data_card: Mapping[str, Any] | str | None = None,
+    app: Mapping[str, Mapping[str, Any]] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a graft as an adapter folder, all or nothing.
@@ -49,6 +50,8 @@ def save(
         dtype: "float16" or "bfloat16" halves the file; loading casts back. `None` keeps every bit.
         metrics: anything JSON, for `inspect`.
         data_card: what the graft was trained on, for `inspect`.
+        app: what an application must know to use the graft, such as how to prepare its input: one JSON
+            object per application, by the application's name. `inspect` gives it back.
         overwrite: replace an adapter that is there already; never anything else.
 
     Returns:
@@ -86,11 +89,13 @@ def save(
         "metrics": None if metrics is None else dict(metrics),
         "data_card": dict(data_card) if isinstance(data_card, Mapping) else data_card,
     }
-    text = dump(passport, "save: passport (see metrics and data_card)")
+    if app is not None:
+        passport["app"] = {name: dict(section) for name, section in app.items()}
+    text = dump(passport, "save: passport (see metrics, data_card and app)")
     faults = passport_faults(passport)
     if len(text) > LIMIT:
         faults.append(
-            f"{len(text):,d} bytes of JSON; the limit is {LIMIT:,d} (shorten metrics, data_card)"
+            f"{len(text):,d} bytes of JSON; the limit is {LIMIT:,d} (shorten metrics, data_card, app)"
         )
     if faults:
         raise GraftError("save: the passport would not be valid:\n  " + shorten(faults))

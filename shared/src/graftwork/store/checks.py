@@ -67,7 +67,12 @@ def passport_faults(p: dict[str, Any]) -> list[str]:
             "stored": lambda v: v in (None, "float16", "bfloat16"),
             "metrics": lambda v: v is None or isinstance(v, dict),
             "data_card": lambda v: v is None or isinstance(v, dict | str),
+            "app": lambda v: (
+                isinstance(v, dict)
+                and all(_text(100)(k) and isinstance(s, dict) for k, s in v.items())
+            ),
         },
+        frozenset({"app"}),
     )
     if faults:
         return faults

@@ -7,6 +7,7 @@ the standard library alone: no torch, no code from the folder, no patterns: site
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,9 @@ def describe(passport: dict[str, Any]) -> str:
             rows += [(field.replace("_", " "), f"{k}: {v}") for k, v in value.items()]
         elif value:
             rows.append((field.replace("_", " "), str(value)))
+    for app, section in passport.get("app", {}).items():
+        text = json.dumps(section, ensure_ascii=False)
+        rows.append((f"for {app}", text if len(text) <= 300 else text[:297] + "..."))
     # free text from a stranger must not steer the terminal
     clean = [(k, "".join(c if c.isprintable() else " " for c in v)) for k, v in rows]
     return "\n".join(f"{k:<13} {v}" for k, v in clean if v)
