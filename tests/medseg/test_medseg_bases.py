@@ -326,6 +326,17 @@ def test_other_pickles_are_refused_by_name(tmp_path: Path) -> None:
         safe_load(tmp_path / "cut.pt")
 
 
+def test_the_reader_itself_runs_nothing_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the list of names ever empty by mistake, reading still refuses."""
+    monkeypatch.setattr(torch.serialization, "get_unsafe_globals_in_checkpoint", lambda _: [])
+    torch.save({"x": Bomb(tmp_path / "ran")}, tmp_path / "w.pt")
+    with pytest.raises(GraftError, match="a damaged checkpoint: Weights only load failed"):
+        safe_load(tmp_path / "w.pt")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_numpy_numbers_are_read(tmp_path: Path) -> None:
     torch.save({"a": np.float64(0.25), "b": np.float32(3), "c": np.int64(7)}, tmp_path / "n.pt")
     assert safe_load(tmp_path / "n.pt") == {"a": 0.25, "b": 3.0, "c": 7}

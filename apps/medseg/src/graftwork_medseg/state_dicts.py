@@ -53,6 +53,7 @@ def read(path: str | Path, config: NetworkConfig) -> Pretrained:
     head = find_head(model)
     own = model.state_dict()
     if headless:
+        # SuPreM's backbone may bring an output layer that never trained; it is overwritten too.
         for name in (f"{head}.weight", f"{head}.bias"):
             if name in own:
                 tensors[name] = torch.zeros_like(own[name])
@@ -102,11 +103,8 @@ def published(tensors: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
                 f"{path}: beside a backbone and the organ-embedding head (SuPreM's layout) it holds "
                 f"{', '.join(beside[:10])}; what that is for is not known here"
             )
-        inner = {
-            n.removeprefix("backbone."): t for n, t in tensors.items() if n.startswith("backbone.")
-        }
-        # The backbone's own output layer never trained: SuPreM takes the features before it.
-        return {n: t for n, t in inner.items() if not n.startswith("out.")}, True
+        inner = "backbone."
+        return {n.removeprefix(inner): t for n, t in tensors.items() if n.startswith(inner)}, True
     if any(name.startswith("classifier.") for name in tensors):
         return {n: t for n, t in tensors.items() if not n.startswith("classifier.")}, True
     return tensors, False
