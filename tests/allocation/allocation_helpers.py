@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import graftwork as gw
-from graftwork.allocation import Switchboard, Unit, conv_units, swin_units
+from graftwork.allocation import Plan, Switchboard, Unit, conv_units, swin_units
 from tests.core.core_helpers import bits
 
 LEVELS = {"lora": (1, 2, 4), "adaptformer": (2, 4)}
@@ -125,6 +125,39 @@ def stir(board: Switchboard, names: Any = None, size: float = 0.3) -> None:
 def pick(board: Switchboard, *ends: str) -> list[str]:
     """Units by the ends of their names, one for each end."""
     return [next(n for n in board.units if n.endswith(end)) for end in ends]
+
+
+QUICK = Plan(
+    warm_up=30,
+    steps=60,
+    audit_every=3,
+    allocate_every=6,
+    share=0.4,
+    memory=0.5,
+    votes=2,
+    guard=1,
+    hysteresis=1e-4,
+    ramp=4,
+)
+
+
+def task() -> tuple[nn.Module, Any, Any]:
+    """A base, a loss of a step, and a score: the truth is the base with another MLP in block 1."""
+    truth = net()
+    teacher = board(truth)
+    (unit,) = pick(teacher, "1-mlp=lora-r2")
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for p in teacher.parameters(unit):
+            p.copy_(0.8 * torch.randn(p.shape, generator=generator))
+    teacher.switch([unit])
+
+    def error(model: nn.Module, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = truth(x)
+        return (model(x) - y).square().mean()
+
+    return net(), lambda m, step: error(m, batch(step % 7, 16)), lambda m: -error(m, batch(99, 64))
 
 
 def everything(model: nn.Module) -> dict[str, Any]:

@@ -8,48 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import graftwork as gw
-from graftwork.allocation import Family, Plan, Search, Switchboard, units
+from graftwork.allocation import Family, Plan, Search, units
 from graftwork.allocation import search as search_file
-from graftwork.allocation.plan import parameter_budget
-from tests.allocation.allocation_helpers import batch, board, net, pick, plain, some_units
+from tests.allocation.allocation_helpers import QUICK, batch, net, plain, some_units, task
 from tests.core.core_helpers import bits, picture
-
-QUICK = Plan(
-    warm_up=30,
-    steps=60,
-    audit_every=3,
-    allocate_every=6,
-    share=0.4,
-    memory=0.5,
-    votes=2,
-    guard=1,
-    hysteresis=1e-4,
-    ramp=4,
-)
-
-
-def task() -> tuple[nn.Module, Any, Any]:
-    """A base, a loss of a step, and a score: the truth is the base with another MLP in block 1."""
-    truth = net()
-    teacher = board(truth)
-    (unit,) = pick(teacher, "1-mlp=lora-r2")
-    generator = torch.Generator().manual_seed(11)
-    with torch.no_grad():
-        for p in teacher.parameters(unit):
-            p.copy_(0.8 * torch.randn(p.shape, generator=generator))
-    teacher.switch([unit])
-
-    def error(model: nn.Module, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            y = truth(x)
-        return (model(x) - y).square().mean()
-
-    return net(), lambda m, step: error(m, batch(step % 7, 16)), lambda m: -error(m, batch(99, 64))
 
 
 def optimizer_of(search: Search, lr: float = 0.02) -> torch.optim.Optimizer:
@@ -339,64 +304,6 @@ def test_beginning_twice_changes_nothing() -> None:
     assert [g["lr"] for g in optimizer.param_groups] == rates
     search.rest()
     assert search.board.active == search.set == ()
-
-
-@given(st.floats(1e-6, 1.0, exclude_min=True) | st.integers(1, 10**7))
-@settings(max_examples=30)
-def test_budgets(budget: float | int) -> None:
-    model = net()
-    total = sum(p.numel() for p in model.parameters())
-    expected = budget if isinstance(budget, int) else int(budget * total)
-    assert parameter_budget(model, budget) == expected
-    Switchboard(model, some_units(model))
-    assert parameter_budget(model, budget) == expected  # grafts do not count
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"budget": 0.0}, r"must lie in \(0, 1\]"),
-        ({"budget": -0.1}, r"must lie in \(0, 1\]"),
-        ({"budget": 1.0001}, r"must lie in \(0, 1\]"),
-        ({"budget": float("nan")}, r"must lie in \(0, 1\]"),
-        ({"budget": 0}, "at least 1"),
-        ({"budget": True}, "must be a number"),
-        ({"budget": "1%"}, "must be a number"),
-        (
-            {"budget": 15},
-            r"15 parameters hold no unit; the smallest, blocks-0-norm1=affine, has 16",
-        ),
-        ({"plan": Plan(warm_up=2)}, r"Plan\.warm_up: 2 steps do not reach all units; they need 3"),
-        ({"plan": Plan(warm_up=19, together=False)}, r"they need 20"),
-        ({"start": ["nope"]}, "no unit 'nope'"),
-        ({"start": ["blocks-0-mlp=lora-r4", "blocks-1-mlp=lora-r4"]}, "384 parameters, the budget"),
-        ({"beside": ["head"]}, "no graft 'head'"),
-        ({"units": []}, "there is none to choose from"),
-    ],
-)
-def test_refusals_leave_the_model_as_it_was(options: dict[str, Any], told: str) -> None:
-    model, _, score = task()
-    before = picture(model)
-    settings = {"units": some_units(model), "budget": 110, "plan": QUICK, **options}
-    with pytest.raises(gw.GraftError, match=told):
-        Search(model, settings.pop("units"), score, **settings)
-    assert picture(model) == before
-
-
-@pytest.mark.parametrize(
-    ("fields", "told"),
-    [
-        ({"share": 1.5}, r"Plan\.share must lie in \[0\.0, 1\.0\]"),
-        ({"steps": 0}, r"Plan\.steps must lie in"),
-        ({"votes": 2.5}, r"Plan\.votes must be int"),
-        ({"memory": float("nan")}, r"Plan\.memory must be finite"),
-        ({"nope": 1}, r"Plan: unknown field 'nope'"),
-    ],
-)
-def test_plans_are_checked(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(gw.GraftError, match=told):
-        Plan.from_row(fields)
-    assert Plan.from_row(QUICK.row()) == QUICK
 
 
 def test_no_step_beyond_the_last() -> None:
