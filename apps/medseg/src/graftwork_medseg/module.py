@@ -38,6 +38,11 @@ def find_head(network: nn.Module) -> str:
     return found[-1]
 
 
+def input_channels(network: nn.Module) -> int:
+    """How many channels the first 3D convolution takes."""
+    return int(next(m for m in network.modules() if isinstance(m, nn.Conv3d)).in_channels)
+
+
 class Segmenter(LightningModule):
     """A segmentation network; the graft sits on `network`.
 

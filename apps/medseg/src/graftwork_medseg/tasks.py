@@ -14,7 +14,7 @@ from graftwork_runs import Volume as Shown
 
 from . import metrics
 from .data import VolumeData
-from .module import Segmenter
+from .module import Segmenter, input_channels
 from .network import NetworkConfig, load_pretrained, save_weights
 from .nifti import apply_orientation, spacing_of
 
@@ -29,7 +29,9 @@ def export_merged(model: Segmenter, graft: gw.Graft, target: Path) -> float:
     Raises GraftError when the graft cannot be merged or the file cannot be written.
     """
     network = model.network.eval()
-    x = torch.randn(1, _channels(network), 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(
+        1, input_channels(network), 32, 32, 32, generator=torch.Generator().manual_seed(0)
+    )
     with torch.inference_mode():
         wanted = network(x)
         graft.merge(keep="cpu")
@@ -43,11 +45,6 @@ def export_merged(model: Segmenter, graft: gw.Graft, target: Path) -> float:
     with torch.inference_mode():
         found = load_pretrained(target).model(x)
     return float((found - wanted).abs().max() / wanted.abs().max())
-
-
-def _channels(network: torch.nn.Module) -> int:
-    first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv3d))
-    return int(first.in_channels)
 
 
 def _with_outputs(config: NetworkConfig, outputs: int) -> NetworkConfig:

@@ -53,8 +53,12 @@ class Pages(Protocol):
     """An application's own pages, where one form is not enough.
 
     `None` from `get` or `post` means that there is no such page. HTML goes out as it is, so it must
-    escape what users wrote. A GraftError from either is shown to the visitor.
+    escape what users wrote. A GraftError from either is shown to the visitor. `head` (styles and
+    scripts) and `policy` (the Content-Security-Policy) are the front page's; see `look.document`.
     """
+
+    head: str
+    policy: str
 
     def front(self, token: str) -> str:
         """HTML for the front page, above the runs; a form in it posts `token` in a hidden field."""
@@ -118,6 +122,10 @@ class Page:
         finally:
             self._server.server_close()
 
+    def close(self) -> None:
+        """Free the port of a page that is not being served."""
+        self._server.server_close()
+
     def __enter__(self) -> Page:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -142,9 +150,11 @@ class Page:
         )
         if self.form is not None:
             body += section(self.form.title, form_html(self.form, self.token))
-        if self.pages is not None:
-            body += self.pages.front(self.token)
-        return document(self.title, body + section("Runs", self._runs_html()))
+        listed = section("Runs", self._runs_html())
+        if self.pages is None:
+            return document(self.title, body + listed)
+        body += self.pages.front(self.token) + listed
+        return document(self.title, body, head=self.pages.head, policy=self.pages.policy)
 
     def _runs_html(self) -> str:
         rows = []
@@ -319,6 +329,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Disposition", f'attachment; filename="{name}"')
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.send_header("Referrer-Policy", "same-origin")
         self.send_header("Cache-Control", "no-store")
         if self.close_connection:
