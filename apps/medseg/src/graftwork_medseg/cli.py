@@ -42,6 +42,11 @@ class MedsegCLI(AppCLI):
             self.model.classes = tuple(self.datamodule.classes)
         self.model.output = self.run_dir / "predictions"
 
+    def save_graft(self, folder: Path | None = None, **passport: Any) -> Path | None:
+        """Write the adapter folder; its data card names data and classes."""
+        card = {"data": type(self.datamodule).__name__, "classes": list(self.model.classes)}
+        return super().save_graft(folder, **{"data_card": card, **passport})
+
     def predict(self, **_: Any) -> None:
         """Predict; each mask lies on its image's own grid."""
         super().predict()
@@ -125,13 +130,21 @@ class MedsegCLI(AppCLI):
         from .page.server import serve
 
         assert self.graft is not None
+        passport = gw.inspect(self._setting("adapter"))
+        card = passport["data_card"]
+        # The embedded data are a default here, which says nothing about somebody's adapter.
+        own = () if isinstance(self.datamodule, SimulatedData) else self.model.classes
+        classes = card.get("classes", own) if isinstance(card, dict) else own
+        if not (isinstance(classes, list | tuple) and all(isinstance(c, str) for c in classes)):
+            raise GraftError(f"{passport['folder']}/graft.json: data_card.classes must list names")
         weights = self.config[self.verb].model.get("weights")
         desk = Desk(
             self.model,
             self.graft,
-            gw.inspect(self._setting("adapter")),
-            Path(weights or CHECKPOINT).name,
+            passport,
             self.run_dir,
+            base=Path(weights or CHECKPOINT).name,
+            classes=tuple(classes),
         )
         serve(desk, port=port, wait=not self.dry_run)
 

@@ -73,7 +73,9 @@ class Seen:
 class Desk:
     """Segments examples and uploads, and keeps what it made under `folder`.
 
-    Raises GraftError when the network wants more than one channel: the page takes one file per scan.
+    `base` is the name of the base's weights. `classes` are the graft's, background first; those that it
+    does not name are numbered. Raises GraftError when the network wants more than one channel: the
+    page takes one file per scan.
     """
 
     def __init__(
@@ -81,8 +83,10 @@ class Desk:
         model: Segmenter,
         graft: gw.Graft,
         passport: Mapping[str, Any],
-        base: str,
         folder: Path,
+        *,
+        base: str,
+        classes: tuple[str, ...] = (),
     ) -> None:
         self.model, self.graft, self.passport, self.folder = model, graft, passport, folder
         self.base = f"{base} ({model.config.name})"
@@ -93,8 +97,8 @@ class Desk:
                 f"demo --serve: the network takes {channels} channels, the page one file per scan; "
                 "use medseg predict for it"
             )
-        self.classes = _names(model.classes, _outputs(model, graft))
-        self.base_classes = _names(model.base_classes or model.classes, _base_outputs(model))
+        self.classes = _names(classes or model.base_classes, _outputs(model, graft))
+        self.base_classes = _names(model.base_classes or classes, _base_outputs(model))
         self.cases: OrderedDict[str, Seen] = OrderedDict()
 
     def examples(self) -> dict[str, list[str]]:

@@ -28,9 +28,11 @@ class Model {
 const [GRID, ROW] = [2, 3];
 const SLICE = { axial: 0, coronal: 1, sagittal: 2, multi: 3, mask: 4 };
 const OPTIONS = {
-  backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.55], crosshairWidth: 1, show3Dcrosshair: false,
-  isColorbar: false, multiplanarShowRender: 1, multiplanarEqualSize: true,
-  dragMode: 0, fontMinPx: 14, dragAndDropEnabled: false, isRadiologicalConvention: false,
+  backColor: [0, 0, 0, 1], crosshairColor: [0.9, 0.92, 0.95, 1], crosshairWidth: 0.6, crosshairGap: 10,
+  show3Dcrosshair: false, isColorbar: false, multiplanarShowRender: 1, multiplanarEqualSize: true,
+  multiplanarPadPixels: 22, dragMode: 0, fontMinPx: 14, fontColor: [0.9, 0.92, 0.95, 1],
+  showAllOrientationMarkers: true, isRadiologicalConvention: false, dragAndDropEnabled: false,
+  isNearestInterpolation: true,
 };
 
 function volume(id, name, data, more) {
@@ -157,7 +159,7 @@ async function view(root) {
     const both = asked.get("show") === "both";
     const masks = both ? ["base", "adapted"] : [asked.get("show")];
     panels.forEach((panel, i) => {
-      panel.figure.hidden = i >= masks.length;
+      panel.figure.classList.toggle("away", i >= masks.length);
       if (masks[i]) panel.show(masks[i], asked.get("view"), Number(asked.get("opacity")), (k) => classes.has(k), !both);
     });
     root.dataset.shown = `${masks.join()} ${asked.get("view")}`;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -90,6 +91,11 @@ class CasePages:
         return Answer(path.read_bytes(), _GZIP if name.endswith(".gz") else _NIFTI, saved)
 
 
+def _ended(number: int, frame: object) -> None:
+    """A polite end by `kill` deletes the session's files too."""
+    raise SystemExit(128 + number)
+
+
 def serve(desk: Desk, *, port: int = 0, root: str = "runs", wait: bool = True) -> None:
     """Open the page, print its address and serve it until Ctrl-C; without `wait` see that it opens.
 
@@ -98,6 +104,7 @@ def serve(desk: Desk, *, port: int = 0, root: str = "runs", wait: bool = True) -
     page = Page(TITLE, root=root, pages=CasePages(desk), port=port)
     try:
         if wait:
+            signal.signal(signal.SIGTERM, _ended)
             print(f"page: {page.url} (this computer only; Ctrl-C ends it)", flush=True)
             page.serve_forever()
         else:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from graftwork_runs import Case, Figure, Measure, Report, Volume
@@ -122,7 +123,7 @@ def in_use(desk: Desk) -> dict[str, Any]:
     facts = {
         "Base": f"{desk.base}, {trainable['base_parameters']:,} parameters",
         "The base knows": ", ".join(desk.base_classes[1:]),
-        "Graft": passport["folder"],
+        "Graft": _shown(Path(passport["folder"])),
         "The graft knows": ", ".join(desk.classes[1:]),
         "Method": f"{method['id']} ({settings})" if settings else method["id"],
         "Sites": f"{len(spec['sites'])}; also trained: {len(also)} modules" if also
@@ -136,9 +137,17 @@ def in_use(desk: Desk) -> dict[str, Any]:
     return {k: v for k, v in facts.items() if v}
 
 
+def _shown(path: Path) -> str:
+    """A path as the person who started the page would write it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def _said(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "; ".join(f"{k}: {v}" for k, v in value.items())
+        return "; ".join(
+            f"{k}: {', '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in value.items()
+        )
     return str(value) if value else "the passport holds none"
 
 
@@ -234,7 +243,8 @@ def _viewer(case: Seen) -> str:
     return (
         f'<div class="nv" id="viewer" data-case="{escape(told)}">'
         f'<form class="controls">{shown}{views}<fieldset><legend>Classes</legend>{boxes}</fieldset>'
-        '<label>Opacity<input type="range" name="opacity" min="0" max="1" step="0.05" value="0.6">'
+        '<label class="slide"><span>Opacity</span><input type="range" name="opacity" min="0" '
+        'max="1" step="0.05" value="0.6">'
         f'</label></form><div class="panels">{panels}</div>'
         '<p class="where soft" aria-live="polite">Loading the viewer …</p></div>'
     )
