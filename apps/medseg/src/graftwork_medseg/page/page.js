@@ -30,7 +30,7 @@ const SLICE = { axial: 0, coronal: 1, sagittal: 2, multi: 3, mask: 4 };
 const OPTIONS = {
   backColor: [0, 0, 0, 1], crosshairColor: [0.9, 0.92, 0.95, 1], crosshairWidth: 0.6, crosshairGap: 10,
   show3Dcrosshair: false, isColorbar: false, multiplanarShowRender: 1, multiplanarEqualSize: true,
-  multiplanarPadPixels: 22, dragMode: 0, fontMinPx: 14, fontColor: [0.9, 0.92, 0.95, 1],
+  multiplanarPadPixels: 10, dragMode: 0, fontMinPx: 14, fontColor: [0.9, 0.92, 0.95, 1],
   showAllOrientationMarkers: true, isRadiologicalConvention: false, dragAndDropEnabled: false,
   isNearestInterpolation: true,
 };
@@ -66,10 +66,10 @@ class Panel {
     }, this.models, (message) => this.moved(message));
   }
 
-  // One colour per class; a class that is not wanted is clear.
+  // One colour per class. One that is not wanted is the background's, which blends at edges as it does.
   table(wanted) {
     const lut = [0, 0, 0, 0];
-    this.told.colours.forEach((colour, i) => lut.push(...colour, wanted(i + 1) ? 255 : 0));
+    this.told.colours.forEach((colour, i) => lut.push(...(wanted(i + 1) ? [...colour, 255] : [0, 0, 0, 0])));
     return { lut, min: 0, max: this.told.colours.length, labels: null };
   }
 
@@ -165,6 +165,7 @@ async function view(root) {
     root.dataset.shown = `${masks.join()} ${asked.get("view")}`;
   }
   form.addEventListener("input", redraw);
+  panels.forEach((panel) => panel.scene({ crosshairPos: told.start }));
   redraw();
   where.textContent = "Click into a slice to read it; drag the 3D view to turn it.";
   root.dataset.state = "ready";

@@ -226,6 +226,7 @@ def _viewer(case: Seen) -> str:
         "widget": "/niivue/widget.js",
         "image": f"/case/{case.id}/{case.image}",
         "masks": {mask: f"/case/{case.id}/{mask}.nii.gz" for mask in masks},
+        "start": _start(case),
         "classes": case.classes,
         "colours": [COLOURS[k % len(COLOURS)] for k in range(len(case.classes) - 1)],
     })  # fmt: skip
@@ -248,6 +249,15 @@ def _viewer(case: Seen) -> str:
         f'</label></form><div class="panels">{panels}</div>'
         '<p class="where soft" aria-live="polite">Loading the viewer …</p></div>'
     )
+
+
+def _start(case: Seen) -> list[float]:
+    """Where the slices open, as fractions of the RAS axes: where the two masks differ most."""
+    differ = case.upright(case.masks[BASE] != case.masks[ADAPTED])
+    if not differ.any():
+        return [0.5] * 3
+    profiles = (differ.sum(others) for others in ((1, 2), (0, 2), (0, 1)))
+    return [(int(p.argmax()) + 0.5) / len(p) for p in profiles]
 
 
 def _radios(name: str, legend: str, values: Mapping[str, str]) -> str:
