@@ -5,146 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-import graftwork as gw
-from graftwork import GraftError
-from graftwork_medseg import demo_report, fewshot, metrics, sim
-from graftwork_medseg.module import Segmenter
-from graftwork_medseg.network import NetworkConfig
+from graftwork_medseg import fewshot, metrics, sim
 from graftwork_medseg.page import desk as desks
 from graftwork_medseg.page import niivue
-from graftwork_medseg.page.desk import Desk
-from graftwork_medseg.page.finished import newest_demo
-from graftwork_medseg.page.server import TITLE, CasePages
-from graftwork_runs import Page, Record, Row, RunFolder
-
-COMMAND = "from graftwork_medseg.app import main; import sys; sys.exit(main(sys.argv[1:]))"
-GRID = nib.affines.from_matvec(
-    np.array([[0.0, -1.4, 0.2], [1.1, 0.1, 0.0], [0.1, 0.0, 2.5]]), [5, 6, 7]
-)
-
-
-def made_graft(model: Segmenter) -> gw.Graft:
-    """A graft of the demo's shape whose masks differ from the base's: its tensors are random."""
-    graft, _ = fewshot.graft_arm(model.network, fewshot.PLAN, 0, fewshot.HEAD_RATE)
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for p in graft.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=draw))
-    return graft
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made") / "graft"
-    card = {"card": "none <b>", "classes": list(sim.CLASSES)}
-    gw.save(made_graft(Segmenter()), folder, data_card=card)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def session(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """A page whose first case is an example, seen once for all tests."""
-    model = Segmenter()
-    graft = gw.load(model.network, adapter)
-    folder = tmp_path_factory.mktemp("session")
-    desk = Desk(model, graft, gw.inspect(adapter), folder, base="base.file", classes=sim.CLASSES)
-    with Page(TITLE, root=folder / "runs", pages=CasePages(desk)) as page:
-        yield page
-    desk.close()
-    assert not list(folder.iterdir())
-
-
-def desk_of(page: Page) -> Desk:
-    assert isinstance(page.pages, CasePages)
-    return page.pages.desk
-
-
-Got = tuple[int, bytes, dict[str, str]]
-
-
-def fetch(url: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> Got:
-    """Status, content and headers; redirects are followed."""
-    request = urllib.request.Request(url, data=data, headers=headers or {})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as got:
-            return got.status, got.read(), {**got.headers, "url": got.url}
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read(), dict(error.headers)
-
-
-def post(
-    page: Page,
-    where: str,
-    files: dict[str, Path] | None = None,
-    headers: dict[str, str] | None = None,
-    **fields: str,
-) -> Got:
-    parts = {"token": page.token, **fields}
-    body = b"".join(
-        f'--XX\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode()
-        for k, v in parts.items()
-    )
-    for name, path in (files or {}).items():
-        head = f'name="{name}"; filename="{path.name}"'
-        body += f"--XX\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode()
-        body += path.read_bytes() + b"\r\n"
-    kind = {"Content-Type": "multipart/form-data; boundary=XX"}
-    return fetch(page.url + where, body + b"--XX--\r\n", {**kind, **(headers or {})})
-
-
-@pytest.fixture(scope="module")
-def example(session: Page) -> tuple[str, str]:
-    """Address and HTML of the example's page."""
-    name = desk_of(session).examples()["b"][0]
-    status, page, headers = post(session, "example", example=name)
-    assert status == 200
-    return headers["url"], page.decode()
-
-
-def oblique(folder: Path, name: str = "scan.nii.gz", **options: Any) -> Path:
-    """A small scan on an oblique grid whose qform and sform differ, as scanners write them."""
-    noise = np.random.default_rng(0).normal(size=(30, 34, 16)).astype(np.float32)
-    image = nib.Nifti1Image(options.get("voxels", noise), GRID)
-    image.set_qform(GRID, 1, strip_shears=True)
-    image.set_sform(GRID, 2)
-    folder.mkdir(parents=True, exist_ok=True)
-    nib.save(image, folder / name)
-    return folder / name
-
-
-def opened(content: bytes, folder: Path) -> Any:
-    path = folder / "got.nii.gz"
-    path.write_bytes(content)
-    return nib.load(path)
-
-
-def cells(page: str) -> dict[str, list[str]]:
-    """The rows of the page's table by class."""
-    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', page)
-    text = [
-        (re.sub("<.*?>", "", name), re.findall(r"<td.*?>(.*?)</td>", rest)) for name, rest in rows
-    ]
-    return {name: [re.sub("<.*?>", "", c) for c in found] for name, found in text}
+from graftwork_runs import Page
+from tests.medseg.page_session import cells, desk_of, fetch, oblique, opened, post
 
 
 def test_the_front_page_says_what_is_in_use_and_what_it_is_not(session: Page) -> None:
@@ -205,7 +79,7 @@ def test_an_example_is_segmented_by_base_and_graft(
 
 
 def test_the_viewer_is_told_every_file_and_colour(session: Page, example: tuple[str, str]) -> None:
-    url, page = example
+    _, page = example
     found = re.search(r'data-case="(.*?)"', page)
     assert found
     told = json.loads(unescape(found[1]))
@@ -397,134 +271,3 @@ def test_the_oldest_case_goes_first(
     post(session, "upload", {"image": source})
     assert before[-1] not in desk.cases and not gone.exists()
     assert fetch(first["url"])[0] == 404 and set(before[:-1]) < set(desk.cases)
-
-
-def test_classes_that_nobody_named_are_numbered(adapter: Path, tmp_path: Path) -> None:
-    model = Segmenter()
-    graft = gw.load(model.network, adapter)
-    desk = Desk(model, graft, gw.inspect(adapter), tmp_path, base="b")
-    assert desk.classes == ("background", "GM", "WM", "class 3")
-    # A simulated truth has other classes, so nothing is compared with it.
-    assert not desk._dice({"base": np.zeros(1), "adapted": np.zeros(1)})
-    renamed = ("background", "lesion", "WM", "CSF")
-    other = Desk(model, graft, gw.inspect(adapter), tmp_path, base="b", classes=renamed)
-    assert [other.holds("base", k) for k in (1, 2, 3)] == [False, True, False]
-    assert all(other.holds("adapted", k) for k in (1, 2, 3))
-
-
-def test_a_network_of_several_channels_is_refused(tmp_path: Path) -> None:
-    args = {"spatial_dims": 3, "in_channels": 2, "out_channels": 3, "init_filters": 8}
-    model = Segmenter(NetworkConfig("SegResNet", args))
-    graft = gw.graft(model.network, gw.LoRA(rank=1), sites=["conv_final.2.conv"])
-    with pytest.raises(GraftError, match="takes 2 channels"):
-        Desk(model, graft, {}, tmp_path, base="b")
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0, 1))
-def test_dice_is_symmetric_and_one_only_for_equals(seed: int, a: float, b: float) -> None:
-    draw = np.random.default_rng(seed)
-    p, r = draw.random((3, 4, 5)) < a, draw.random((3, 4, 5)) < b
-    value = metrics.dice(p, r)
-    assert value == metrics.dice(r, p) == metrics.score(p, r, [1.0] * 3).dice
-    assert 0 <= value <= 1 and (value == 1) == bool((p == r).all())
-    assert (value == 0) == bool(not (p & r).any() and (p | r).any())
-
-
-def finished(root: Path, name: str, record: str, graft: bool = True) -> RunFolder:
-    run = RunFolder.create("medseg", name, root)
-    if graft:
-        run.graft.mkdir()
-    rows = [Row(case="mean", variant="graft", metric="dice", value=0.5)]
-    made = demo_report.environment("cpu")
-    run.write_record(Record(record=record, claim="c", command="medseg demo", **made, rows=rows))
-    return run
-
-
-def test_the_newest_finished_demo_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(GraftError, match="run `medseg demo` first"):
-        newest_demo()
-    runs = [finished(Path("runs"), "demo", "medseg/demo")]
-    runs += [finished(Path("runs"), "fit", "medseg/fit")]
-    runs += [finished(Path("runs"), "demo", "medseg/demo", graft=False)]
-    RunFolder.create("medseg", "demo", "runs")  # not finished
-    assert newest_demo() == runs[0].graft
-    newer = finished(Path("runs"), "other", "medseg/demo")
-    later = time.time() + 10
-    import os
-
-    os.utime(newer.path / ".graftwork-run.json", (later, later))
-    assert newest_demo() == newer.graft
-    newer.record.write_text("{}")
-    assert newest_demo() == runs[0].graft
-    assert newest_demo(str(newer.path)) == newer.path / "graft"
-    with pytest.raises(GraftError, match="name the folder of a finished run"):
-        newest_demo("nowhere")
-
-
-def command(*options: str, cwd: Path) -> subprocess.Popen[str]:
-    # A shell that starts jobs in the background lets them ignore Ctrl-C; the command must not inherit that.
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "demo", "--serve", *options],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_command_serves_until_it_is_told_to_end(
-    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
-) -> None:
-    kept = tmp_path / "temporary"
-    kept.mkdir()
-    monkeypatch.setenv("TMPDIR", str(kept))
-    with command("--adapter", str(adapter), cwd=tmp_path) as process:
-        assert process.stdout is not None
-        first = process.stdout.readline()
-        assert "demo:" in first
-        line = process.stdout.readline()
-        found = re.match(r"page: (http://127\.0\.0\.1:(\d+)/) ", line)
-        assert found, line + process.stdout.read()
-        status, page, _ = fetch(found[1])
-        assert status == 200 and b"GM, WM, CSF" in page
-        assert list(kept.iterdir()), "the session has a folder of its own"
-        process.send_signal(number)
-        rest = process.stdout.read()
-        assert process.wait(60) == code, rest
-    assert "Traceback" not in rest
-    assert not [p for p in kept.iterdir() if p.name.startswith("medseg")]
-    assert not (tmp_path / "runs").exists()
-    with socket.socket() as again:
-        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        again.bind(("127.0.0.1", int(found[2])))
-
-
-@pytest.fixture
-def inside() -> Callable[..., int]:
-    from graftwork_medseg.app import main
-
-    return lambda *options: main(["demo", "--serve", *options])
-
-
-def test_the_command_names_what_is_missing(
-    inside: Callable[..., int],
-    adapter: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert inside() == 2
-    assert "run `medseg demo` first" in capsys.readouterr().err
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert inside("--adapter", str(adapter), "--port", str(port)) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"port {port}: cannot be opened" in said
-    assert inside("--adapter", str(adapter), "--port", "99999") == 2
-    assert "port 99999" in capsys.readouterr().err
-    assert inside("--adapter", str(adapter), "--dry_run") == 0
-    assert not (tmp_path / "runs").exists()
