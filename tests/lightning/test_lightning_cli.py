@@ -20,7 +20,6 @@ from graftwork.errors import GraftError
 from graftwork.lightning import app as light
 from graftwork.lightning import configs
 from graftwork.lightning.checkpoint_io import load_checkpoint
-from graftwork.lightning.verbs import with_flags
 
 HERE = Path(__file__).parent
 ENV = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
@@ -395,21 +394,3 @@ def test_exit_codes_of_odd_ends(capsys: pytest.CaptureFixture[str]) -> None:
     for run, code in cases:
         assert guarded(run, prog="p") == code
     assert "Traceback" not in capsys.readouterr().err
-
-
-def test_a_bare_switch_of_a_verb_is_true() -> None:
-    def verb(self: object, serve: bool = False, merged: bool = False, port: int = 0) -> None: ...
-
-    def flags(*args: str) -> list[str]:
-        return with_flags(verb, list(args))
-
-    assert flags("demo", "--serve") == ["demo", "--serve=true"]
-    assert flags("--serve", "--merged", "--port", "1") == [
-        "--serve=true",
-        "--merged=true",
-        "--port",
-        "1",
-    ]
-    assert flags("--serve", "false", "--merged=true") == ["--serve", "false", "--merged=true"]
-    assert flags("--port", "--quiet") == ["--port", "--quiet"]
-    assert with_flags(None, ["fit", "--serve"]) == ["fit", "--serve"]
