@@ -1,15 +1,23 @@
-"""Small NIfTI folders that the medseg tests read."""
+"""Small NIfTI folders that the medseg tests read, and one session of the local page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+
+import graftwork as gw
+from graftwork_medseg import sim
+from graftwork_medseg.module import Segmenter
+from graftwork_medseg.page.desk import Desk
+from graftwork_medseg.page.server import TITLE, CasePages
+from graftwork_runs import Page
+from tests.medseg.page_session import desk_of, made_graft, post
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
@@ -64,3 +72,33 @@ def data_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
     return lambda **meta: msd_folder(tmp_path / "data", **meta)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "graft"
+    card = {"card": "none <b>", "classes": list(sim.CLASSES)}
+    gw.save(made_graft(Segmenter()), folder, data_card=card)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def session(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A page whose first case is an example, seen once for all tests."""
+    model = Segmenter()
+    graft = gw.load(model.network, adapter)
+    folder = tmp_path_factory.mktemp("session")
+    desk = Desk(model, graft, gw.inspect(adapter), folder, base="base.file", classes=sim.CLASSES)
+    with Page(TITLE, root=folder / "runs", pages=CasePages(desk)) as page:
+        yield page
+    desk.close()
+    assert not list(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def example(session: Page) -> tuple[str, str]:
+    """Address and HTML of the example's page."""
+    name = desk_of(session).examples()["b"][0]
+    status, page, headers = post(session, "example", example=name)
+    assert status == 200
+    return headers["url"], page.decode()

@@ -18,7 +18,7 @@ from graftwork_medseg.metrics import Score
 from graftwork_medseg.module import Segmenter
 from graftwork_medseg.network import BASE_HEAD, load_pretrained
 from graftwork_medseg.progress import Progress
-from graftwork_runs import validate_record
+from graftwork_runs import RunFolder, validate_record
 
 FAST = [
     "--trainer.max_epochs=1",
@@ -49,7 +49,10 @@ def test_adapt_then_predict_then_export_on_an_own_folder(
     record = validate_record(tmp_path / "a" / "record.json")
     assert {row.case for row in record.rows} >= {"mean", "GM", "WM", "lesion"}
     # The new class got its output row, and the row is part of the graft.
-    kinds = [item["kind"] for item in gw.inspect(tmp_path / "a" / "graft")["graft"]["also_train"]]
+    passport = gw.inspect(tmp_path / "a" / "graft")
+    assert passport["data_card"] == {"data": "FolderData", "classes": list(labels.values())}
+    assert RunFolder.open(tmp_path / "a").finished
+    kinds = [item["kind"] for item in passport["graft"]["also_train"]]
     assert "rows" in kinds
 
     affine = nib.affines.from_matvec(

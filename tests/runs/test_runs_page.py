@@ -6,13 +6,13 @@ import re
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from graftwork import GraftError
-from graftwork_runs import Field, Form, Page, Report, RunFolder, Upload
+from graftwork_runs import Answer, Field, Form, Page, Report, RunFolder, Upload
 from graftwork_runs.multipart import clean, parse
 
 SEEN: list[tuple[str, bytes, dict[str, str]]] = []
@@ -198,3 +198,101 @@ def test_a_port_in_use_is_named(page: Page) -> None:
 def test_parse_keeps_a_quoted_boundary() -> None:
     body = b'--a b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\xc3\xa9\r\n--a b--\r\n'
     assert parse('multipart/form-data; boundary="a b"', body) == ({"x": "é"}, {})
+
+
+class Own:
+    """An application's own pages."""
+
+    head = "<meta name='mine'>"
+    policy = "default-src 'none'; script-src 'self'"
+
+    def __init__(self) -> None:
+        self.files: dict[str, tuple[Path, bytes]] = {}
+
+    def front(self, token: str) -> str:
+        return f"<p>token {token}</p>"
+
+    def get(self, path: str) -> Answer | None:
+        if path == "/data":
+            return Answer(bytes(range(256)), "application/octet-stream", filename='a b"\r\n.bin')
+        return Answer("<p>arrived</p>") if path == "/there" else None
+
+    def post(
+        self, path: str, fields: Mapping[str, str], files: Mapping[str, Path]
+    ) -> Answer | None:
+        if path != "/go":
+            return None
+        self.files = {name: (file, file.read_bytes()) for name, file in files.items()}
+        if "bad" in fields:
+            raise GraftError(f"{files['file']}: is bad")
+        return Answer(goto="/there")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[tuple[Page, Own]]:
+    pages = Own()
+    with Page("Own", root=tmp_path, pages=pages, limit=4096) as page:
+        yield page, pages
+
+
+def send(page: Page, where: str, token: str | None = None, **fields: str) -> tuple[int, str]:
+    parts = {"token": page.token if token is None else token, **fields}
+    body = b"".join(
+        f'--XX\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode()
+        for k, v in parts.items()
+    )
+    for name, content in (("file", b"one"), ("other", b"two"), ("none", b"")):
+        head = f'--XX\r\nContent-Disposition: form-data; name="{name}"; filename="same.nii"\r\n\r\n'
+        body += head.encode() + content + b"\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=XX"}
+    return fetch(page.url + where, body + b"--XX--\r\n", kind)
+
+
+def test_an_applications_own_pages_are_asked_first(own: tuple[Page, Own]) -> None:
+    page, _ = own
+    status, front = fetch(page.url)
+    assert status == 200 and f"token {page.token}" in front and "No runs yet" in front
+    assert Own.head in front and Own.policy in front and "'unsafe-inline'; form" not in front
+    with urllib.request.urlopen(page.url + "data", timeout=10) as got:
+        assert got.read() == bytes(range(256))
+        assert got.headers["Content-Disposition"] == 'attachment; filename="a_b___.bin"'
+        assert got.headers["Content-Type"] == "application/octet-stream"
+    assert fetch(page.url + "nowhere")[0] == 404
+
+
+def test_an_own_form_gets_its_files_and_leads_on(own: tuple[Page, Own]) -> None:
+    page, pages = own
+    assert send(page, "go") == (200, "<p>arrived</p>")
+    # Two files of one name do not meet, and a field where nothing was chosen is no file.
+    assert {name: content for name, (_, content) in pages.files.items()} == {
+        "file": b"one",
+        "other": b"two",
+    }
+    assert {file.name for file, _ in pages.files.values()} == {"same.nii"}
+    assert not any(file.exists() for file, _ in pages.files.values())
+    assert send(page, "elsewhere")[0] == 404
+
+
+def test_an_own_form_needs_the_token_and_names_files_plainly(own: tuple[Page, Own]) -> None:
+    page, pages = own
+    assert send(page, "go", token="guess")[0] == 403 and pages.files == {}
+    status, text = send(page, "go", bad="yes")
+    assert status == 400 and "<p>same.nii: is bad</p>" in text
+    assert not any(file.exists() for file, _ in pages.files.values())
+
+
+def test_an_own_page_is_refused_to_other_hosts(own: tuple[Page, Own]) -> None:
+    page, _ = own
+    assert fetch(page.url + "data", headers={"Host": "evil.example"})[0] == 403
+    assert fetch(page.url + "data", headers={"Origin": "http://evil.example"})[0] == 403
+
+
+def test_an_impossible_port_is_named() -> None:
+    with pytest.raises(GraftError, match="port 99999: cannot be opened"):
+        Page("third", port=99999)
+
+
+def test_a_page_that_is_not_served_frees_its_port() -> None:
+    page = Page("fourth")
+    page.close()
+    Page("fifth", port=page.port).close()

@@ -81,6 +81,11 @@ class MedsegCLI(AppCLI):
             contract = dataclasses.replace(contract, ranges=seen)
         return {"app": {APP: {"contract": contract.to_json()}}}
 
+    def save_graft(self, folder: Path | None = None, **passport: Any) -> Path | None:
+        """Write the adapter folder; its data card names data and classes."""
+        card = {"data": type(self.datamodule).__name__, "classes": list(self.model.classes)}
+        return super().save_graft(folder, **{"data_card": card, **passport})
+
     def _warn(self) -> None:
         for name, lines in self.model.warnings.items():
             for line in lines:
@@ -163,14 +168,39 @@ class MedsegCLI(AppCLI):
             f"exported: {target}; read back, its scores differ from the graft's by {error:.1e}"
         )
 
+    @property
+    def serving(self) -> bool:
+        """Whether this is `demo --serve`."""
+        return self.verb == "demo" and bool(self._setting("serve"))
+
+    def keeps_files(self) -> bool:
+        """The page has no run folder: what it is shown is deleted when it ends."""
+        return super().keeps_files() and not self.serving
+
+    def before_instantiate_classes(self) -> None:
+        """Settle switches and run folder; the page takes the graft of a finished demo."""
+        super().before_instantiate_classes()
+        if self.serving and self._setting("adapter") is None:
+            from .page.finished import newest_demo
+
+            self.config[self.verb]["adapter"] = str(newest_demo(self._setting("run_dir")))
+
     @verb
-    def demo(self, seeds: int = 3, steps: int | None = None) -> None:
+    def demo(
+        self, seeds: int = 3, steps: int | None = None, serve: bool = False, port: int = 0
+    ) -> None:
         """A new tissue on a new scanner from five volumes; see the report it names.
 
         Args:
             seeds: how many times each arm is trained.
             steps: training steps of each arm; null: the demo's own number.
+            serve: train nothing, but open a local page to try the graft of a finished demo, of the run in
+                `run_dir` or of `adapter`.
+            port: of the page; 0: any that is free.
         """
+        if serve:
+            self._serve(port)
+            return
         from . import demo, demo_report
         from .progress import Progress
 
@@ -183,8 +213,39 @@ class MedsegCLI(AppCLI):
         progress = Progress(demo.work(plan), quiet=self.quiet)
         out = demo.run(plan, self.run_dir / "graft", progress)
         demo_report.write(out, self.run_dir)
+        if not self.dry_run:
+            self._list_run()
         for line in demo_report.lines(out, self.run_dir):
             print(line, flush=True)
+
+    def _serve(self, port: int) -> None:
+        from .network import CHECKPOINT
+        from .page.desk import Desk
+        from .page.server import serve
+
+        assert self.graft is not None
+        passport = gw.inspect(self._setting("adapter"))
+        card = passport["data_card"]
+        # The embedded data are a default here, which says nothing about somebody's adapter.
+        own = () if isinstance(self.datamodule, SimulatedData) else self.model.classes
+        classes = card.get("classes", own) if isinstance(card, dict) else own
+        if not (isinstance(classes, list | tuple) and all(isinstance(c, str) for c in classes)):
+            raise GraftError(f"{passport['folder']}/graft.json: data_card.classes must list names")
+        desk = Desk(
+            self.model,
+            self.graft,
+            passport,
+            self.run_dir,
+            base=Path(self._setting("base") or CHECKPOINT).name,
+            classes=tuple(classes),
+        )
+        serve(desk, port=port, wait=not self.dry_run)
+
+    def _list_run(self) -> None:
+        """Let the local page and other readers of run folders find this run."""
+        from graftwork_runs import RunFolder
+
+        RunFolder.adopt(self.run_dir)
 
     def finished(self, verb: str) -> None:
         """Write record.json and report.html of a verb that trained or measured."""
@@ -196,6 +257,7 @@ class MedsegCLI(AppCLI):
         report = write_report(
             self.model, self.datamodule, self.graft, self.run_dir, verb, command=_command()
         )
+        self._list_run()
         self.say(f"report: {report}")
 
 

@@ -102,7 +102,7 @@ def run(plan: DemoPlan, adapter: Path, progress: Progress) -> Outcome:
             heads.append(model.get_submodule(BASE_HEAD))
             jobs.append(pool.submit(train, "head only", seed, model, trained))
         _wait(jobs)
-        gw.save(grafts[0], adapter)
+        gw.save(grafts[0], adapter, data_card=_card(train_ids))
         out.file_bytes = sum(f.stat().st_size for f in adapter.rglob("*") if f.is_file())
 
         # One pass through the frozen trunk serves the base's own head and all heads trained on it.
@@ -119,6 +119,15 @@ def run(plan: DemoPlan, adapter: Path, progress: Progress) -> Outcome:
     progress.clear()
     out.seconds = time.perf_counter() - begun
     return out
+
+
+def _card(subjects: list[int]) -> dict[str, Any]:
+    """What the graft was trained on, for its passport."""
+    return {
+        "card": "mni152-sim",
+        "data": f"simulated site B, subjects {', '.join(map(str, subjects))}",
+        "classes": list(sim.CLASSES),
+    }
 
 
 def work(plan: DemoPlan) -> float:

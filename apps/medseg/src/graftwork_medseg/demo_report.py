@@ -78,6 +78,7 @@ def lines(out: Outcome, folder: Path) -> list[str]:
         "proof: " + "; ".join(f"{what}: {'yes' if ok else 'NO'}" for what, ok in proofs(proof)),
         f"run time: {out.seconds:.0f} s",
         f"report: {folder / 'report.html'}",
+        f"in the browser, base beside graft: medseg demo --serve --run_dir {folder}",
         "your own data: medseg adapt --data FolderData --data.path FOLDER   (dataset.json, MSD or nnU-Net)",
     ]
     return text

@@ -48,6 +48,12 @@ def surface(mask: Array, spacing: Sequence[float]) -> Array:
     return (np.argwhere(rim) + low) * np.asarray(spacing, dtype=np.float64)
 
 
+def dice(prediction: Array, reference: Array) -> float:
+    """2 |P n R| / (|P| + |R|) of two boolean masks of one shape; 1 when both are empty."""
+    total = int(prediction.sum()) + int(reference.sum())
+    return 2.0 * int((prediction & reference).sum()) / total if total else 1.0
+
+
 def score(
     prediction: Array, reference: Array, spacing: Sequence[float], tolerance_mm: float = 2.0
 ) -> Score:
@@ -70,14 +76,13 @@ def score(
     if not p or not r:
         diagonal = float(np.linalg.norm(np.array(prediction.shape) * size))
         return Score(0.0, diagonal, 0.0, "reference" if p else "prediction")
-    dice = 2.0 * int((prediction & reference).sum()) / (p + r)
     ps, rs = surface(prediction, size), surface(reference, size)
     # A k-d tree of the surfaces is exact and several times faster than two distance transforms.
     to_reference, _ = cKDTree(rs).query(ps)
     to_prediction, _ = cKDTree(ps).query(rs)
     hd95 = max(np.percentile(to_reference, 95), np.percentile(to_prediction, 95))
     within = (to_reference <= tolerance_mm).sum() + (to_prediction <= tolerance_mm).sum()
-    return Score(dice, float(hd95), float(within / (len(ps) + len(rs))))
+    return Score(dice(prediction, reference), float(hd95), float(within / (len(ps) + len(rs))))
 
 
 def score_case(

@@ -24,7 +24,7 @@ from .results import Results
 from .window import Windows, forward_bytes
 
 
-def channels(network: nn.Module) -> int:
+def input_channels(network: nn.Module) -> int:
     """How many input channels a network takes, by its first convolution."""
     kinds = nn.Conv2d | nn.Conv3d
     first = next((m for m in network.modules() if isinstance(m, kinds)), None)
@@ -62,7 +62,7 @@ class Segmenter(LightningModule):
         if network is not None and base is None:
             self.network, self.base_classes, self.config = build(network), (), network
             self.contract, self.source = (
-                unstated(*["image"] * channels(self.network)),
+                unstated(*["image"] * input_channels(self.network)),
                 "model.network",
             )
         else:

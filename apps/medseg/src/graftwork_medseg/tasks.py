@@ -16,7 +16,7 @@ from graftwork_runs import Volume as Shown
 from . import metrics
 from .calibration import BINS, REGIONS, Reliability, pooled
 from .data import VolumeData
-from .module import Segmenter, channels
+from .module import Segmenter, input_channels
 from .network import NetworkConfig, load_pretrained, save_weights
 from .nifti import apply_orientation, io_orientation, spacing_of
 from .results import class_names
@@ -32,7 +32,9 @@ def export_merged(model: Segmenter, graft: gw.Graft, target: Path) -> float:
     Raises GraftError when the graft cannot be merged or the file cannot be written.
     """
     network = model.network.eval()
-    x = torch.randn(1, channels(network), 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(
+        1, input_channels(network), 32, 32, 32, generator=torch.Generator().manual_seed(0)
+    )
     with torch.inference_mode():
         wanted = network(x)
         graft.merge(keep="cpu")
@@ -57,7 +59,7 @@ def export_onnx(model: Segmenter, data: VolumeData, graft: gw.Graft, target: Pat
         graft,
         target,
         roi=model.windows.roi,
-        channels=channels(model.network),
+        channels=input_channels(model.network),
         classes=class_names(model, graft),
         contract=data.contract,
     )

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graftwork_runs.folder import RunFolder as RunFolder
     from graftwork_runs.folder import runs as runs
-    from graftwork_runs.page import Field as Field
-    from graftwork_runs.page import Form as Form
+    from graftwork_runs.forms import Field as Field
+    from graftwork_runs.forms import Form as Form
+    from graftwork_runs.forms import Upload as Upload
+    from graftwork_runs.page import Answer as Answer
     from graftwork_runs.page import Page as Page
-    from graftwork_runs.page import Upload as Upload
+    from graftwork_runs.page import Pages as Pages
     from graftwork_runs.page import serve as serve
     from graftwork_runs.record import Record as Record
     from graftwork_runs.record import Row as Row
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
 _HOME = {
     "surroundings": ["environment"],
     "folder": ["RunFolder", "runs"],
-    "page": ["Field", "Form", "Page", "Upload", "serve"],
+    "forms": ["Field", "Form", "Upload"],
+    "page": ["Answer", "Page", "Pages", "serve"],
     "record": ["Record", "Row", "record_schema", "validate_record"],
     "report": [
         "Case",

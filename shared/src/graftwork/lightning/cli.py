@@ -54,7 +54,7 @@ from graftwork.lightning.fields import ALWAYS_SKIPPED, DRY_RUN, SKIPPED, add_fie
 from graftwork.lightning.output import settle_output
 from graftwork.lightning.resume import ExactResume
 from graftwork.lightning.step_checkpoint import StepCheckpoint
-from graftwork.lightning.verbs import trainer_with, verb, verbs_of
+from graftwork.lightning.verbs import trainer_with, verb, verbs_of, with_flags
 
 #: verbs that use an adapter and never start a new graft
 _MEASURING = {"validate", "test", "predict", "export"}
@@ -133,6 +133,10 @@ class AppCLI(LightningCLI):
     def passport(self) -> dict[str, Any]:
         """Further arguments of `graftwork.save` for every adapter that this app writes."""
         return {}
+
+    def keeps_files(self) -> bool:
+        """Whether this run has a run folder; one without has a temporary folder as `run_dir`."""
+        return not self.dry_run
 
     def finished(self, verb: str) -> None:
         """Called after a verb succeeded; an app writes its record and report here."""
@@ -241,8 +245,8 @@ class AppCLI(LightningCLI):
         self.verb = str(self.subcommand)
         self.dry_run, self.resume = bool(self._setting("dry_run")), bool(self._setting("resume"))
         self.quiet, self.verbose = bool(self._setting("quiet")), bool(self._setting("verbose"))
-        if self.dry_run:
-            self._scratch = tempfile.TemporaryDirectory(prefix=f"{self.app.name}-dry-run-")
+        if not self.keeps_files():
+            self._scratch = tempfile.TemporaryDirectory(prefix=f"{self.app.name}-{self.verb}-")
             self.run_dir = Path(self._scratch.name)
         else:
             self.run_dir = run_folder.choose(
@@ -255,7 +259,8 @@ class AppCLI(LightningCLI):
         self.built()
         self._attach()
         run_folder.create(self.run_dir, self._parser(self.verb), self.config[self.verb])
-        self.say(f"run folder: {self.run_dir}")
+        if self.keeps_files() or self.dry_run:
+            self.say(f"run folder: {self.run_dir}")
 
     def instantiate_trainer(self, **overrides: Any) -> Trainer:
         """A trainer that checkpoints into the run folder and resumes exactly."""
@@ -298,7 +303,7 @@ class AppCLI(LightningCLI):
     def launch(cls, app: App, args: list[str]) -> AppCLI:
         """Parse, build and run one verb; called by `App.main`."""
         settle_output(quiet="--quiet" in args, verbose="--verbose" in args)
-        return cls(app, args)
+        return cls(app, with_flags(verbs_of(cls).get(args[0]), args))
 
     @classmethod
     def meta(cls, app: App, action: str, args: list[str]) -> int:

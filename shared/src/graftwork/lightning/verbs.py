@@ -7,8 +7,8 @@ verbs of a CLI class are mirrored onto a subclass of `Trainer`; the CLI's own me
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, get_type_hints
 
 from lightning.pytorch import Trainer
 
@@ -36,6 +36,17 @@ def verbs_of(cls: type) -> dict[str, Callable[..., Any]]:
     return {
         name: member for name in dir(cls) if getattr(member := getattr(cls, name), "is_verb", False)
     }
+
+
+def with_flags(function: Callable[..., Any] | None, args: Sequence[str]) -> list[str]:
+    """Arguments in which a verb's bare `--name` of type bool, the next word being no value, is true."""
+    hints = get_type_hints(function) if function is not None else {}
+    flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
+    following = [*args[1:], "--"]
+    return [
+        f"{word}=true" if word in flags and after.startswith("-") else word
+        for word, after in zip(args, following, strict=True)
+    ]
 
 
 def trainer_with(verbs: dict[str, Callable[..., Any]]) -> type[Trainer]:
