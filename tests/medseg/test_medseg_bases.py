@@ -131,7 +131,7 @@ def test_a_bundle_is_read_without_running_it(tmp_path: Path) -> None:
         "RAS",
         (96, 96, 64),
     )
-    assert Segmenter(base=str(tmp_path / "spleen")).window.roi_size == (96, 96, 64)
+    assert Segmenter(base=str(tmp_path / "spleen")).windows.roi == (96, 96, 64)
 
 
 def put(*way: Any, value: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:

@@ -300,8 +300,8 @@ def test_every_plan_fits_its_file_and_names_its_classes() -> None:
         )
         assert size <= 16e6, plan.name
         assert not any(t.dtype == torch.int64 for t in tensors.values())  # half of Swin's file
-        contract = plan.contract(None)
-        assert contract["classes"] == list(plan.classes) and contract["orientation"] == "RAS"
+        contract = plan.contract()
+        assert contract.classes == plan.classes and contract.orientation == "RAS"
     assert not {*openkbp.NOVEL_ORGANS} & {*PLANS["openkbp-swin"].classes}
 
 

@@ -30,7 +30,7 @@ def test_json_is_true_to_the_code_and_to_the_files(capsys: pytest.CaptureFixture
         assert one["classes"] == list(pretrained.classes)
         assert one["network"]["name"] == pretrained.config.name
         assert one["parameters"] == sum(t.numel() for t in pretrained.model.state_dict().values())
-        assert (ROOT / one["card"]).is_file() and one["spacing"] and one["modality"]
+        assert (ROOT / one["card"]).is_file() and one["spacing"] and one["channels"]
 
 
 def test_it_imports_nothing_heavy() -> None:

@@ -18,10 +18,16 @@ import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork_medseg import onnx_export
 from graftwork_medseg.app import main
+from graftwork_medseg.contract import Contract
 from graftwork_medseg.module import Segmenter
 from graftwork_medseg.onnx_export import export_onnx
 
-HOW: dict[str, Any] = {"roi": (8, 8, 8), "channels": 1, "classes": ["background", "lesion"]}
+HOW: dict[str, Any] = {
+    "roi": (8, 8, 8),
+    "channels": 1,
+    "classes": ["background", "lesion"],
+    "contract": Contract(spacing=2.0),
+}
 
 
 def grafted(network: nn.Module, method: Any = None) -> Any:
@@ -44,7 +50,7 @@ def test_the_file_computes_the_graft_for_any_number_of_windows(tmp_path: Path) -
     network = small()
     graft = grafted(network)
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    error = export_onnx(network, graft, tmp_path / "x.onnx", spacing=2.0, **HOW)
+    error = export_onnx(network, graft, tmp_path / "x.onnx", **HOW)
     assert error < 1e-5
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     x = torch.randn(3, 1, 8, 8, 8)
@@ -57,7 +63,10 @@ def test_the_file_computes_the_graft_for_any_number_of_windows(tmp_path: Path) -
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     assert np.abs(found - base).max() > 1e-2
     meta = session.get_modelmeta().custom_metadata_map
-    assert json.loads(meta["classes"]) == HOW["classes"] and json.loads(meta["spacing_mm"]) == 2.0
+    assert (
+        json.loads(meta["classes"]) == HOW["classes"]
+        and json.loads(meta["contract"]) == HOW["contract"].to_json()
+    )
 
 
 def test_a_graft_that_cannot_be_merged_is_refused(tmp_path: Path) -> None:

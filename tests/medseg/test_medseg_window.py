@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork_medseg import calibration, maps, nifti, window
+from graftwork_medseg import calibration, maps, window
+from graftwork_medseg.contract import Contract
 from graftwork_medseg.data import Volume
 from graftwork_medseg.maps import Canvas, Wanted
 from graftwork_medseg.module import Segmenter
+from graftwork_medseg.prepare import prepare
 from graftwork_medseg.window import Windows
 
 
@@ -81,8 +83,8 @@ GRID = np.array([[0.1, 1.3, 0, 5], [-1.1, 0.1, 0, 6], [0, 0.1, -2.2, 7], [0, 0, 
 
 def case(spacing: float | None, shape: tuple[int, int, int] = (22, 19, 13)) -> Any:
     voxels = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    working, placement = nifti.place(voxels, GRID, spacing)
-    return nifti.working_image([working]), placement
+    image, placement, _ = prepare([voxels], GRID, Contract(spacing=spacing))
+    return image, placement
 
 
 @pytest.mark.parametrize("spacing", [None, 1.0, 2.0, 3.1])
@@ -174,6 +176,22 @@ def test_scores_of_half_precision_are_summed_in_float32() -> None:
     assert scores.dtype == torch.float32
     exact = monai_scores(Scorer(), image, windows)
     assert (scores - exact).abs().max() < 2**-8 * exact.abs().max()
+
+
+def test_weighing_leaves_a_module_with_two_names_as_it_was() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Conv3d(1, 2, 3, padding=1)
+            self.decoder = nn.Sequential(self.encoder, nn.Conv3d(2, 2, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.decoder(x)
+
+    net = Two()
+    before = dict(net.named_parameters(remove_duplicate=False))
+    assert window.forward_bytes(net, (1, 1, 8, 8, 8)) == 4 * 8**3 * (1 + 2 + 2)
+    assert all(p is before[n] for n, p in net.named_parameters(remove_duplicate=False))
 
 
 def test_weighing_a_grafted_network_counts_the_graft_and_leaves_the_network() -> None:

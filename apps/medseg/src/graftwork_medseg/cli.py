@@ -58,16 +58,15 @@ class MedsegCLI(AppCLI):
     def built(self) -> None:
         """The data take on the contract of the graft, or of the base; the model their class names."""
         adapter = self._setting("adapter")
-        known, source = self.model.contract, self.model.source
+        known, source, stated = self.model.contract, self.model.source, False
         if adapter is not None:
             section = gw.inspect(adapter).get("app", {}).get(APP, {})
-            if "contract" in section:
+            stated = "contract" in section
+            if stated:
                 known, source = Contract.from_json(section["contract"], adapter), adapter
         self.trains = self.verb in ("fit", "adapt")
         self.earlier = known.ranges if known and adapter is not None else None
-        self.datamodule.take_on(
-            known, source, free=adapter is None and self.trains, graft=adapter is not None
-        )
+        self.datamodule.take_on(known, source, free=adapter is None and self.trains, graft=stated)
         self.model.contract = self.datamodule.contract
         self.model.classes = tuple(
             self.datamodule.classes or self.model.contract.classes or self.model.classes

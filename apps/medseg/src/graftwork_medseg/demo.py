@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import graftwork as gw
 from graftwork_runs import Record, validate_record
 
 from . import fewshot, metrics, sim
+from .contract import APP
 from .network import BASE_HEAD, CHECKPOINT, load_pretrained
 from .progress import Progress
 
@@ -102,7 +103,7 @@ def run(plan: DemoPlan, adapter: Path, progress: Progress) -> Outcome:
             heads.append(model.get_submodule(BASE_HEAD))
             jobs.append(pool.submit(train, "head only", seed, model, trained))
         _wait(jobs)
-        gw.save(grafts[0], adapter, data_card=_card(train_ids))
+        gw.save(grafts[0], adapter, data_card=_card(train_ids), app=_contract())
         out.file_bytes = sum(f.stat().st_size for f in adapter.rglob("*") if f.is_file())
 
         # One pass through the frozen trunk serves the base's own head and all heads trained on it.
@@ -119,6 +120,14 @@ def run(plan: DemoPlan, adapter: Path, progress: Progress) -> Outcome:
     progress.clear()
     out.seconds = time.perf_counter() - begun
     return out
+
+
+def _contract() -> dict[str, Any]:
+    """The base's contract with the graft's classes, for its passport."""
+    known = load_pretrained().contract
+    assert known is not None
+    contract = replace(known, classes=sim.CLASSES, ranges=None)
+    return {APP: {"contract": contract.to_json()}}
 
 
 def _card(subjects: list[int]) -> dict[str, Any]:

@@ -104,7 +104,9 @@ class OpenKBP:
             out = Scored(group, [], dict.fromkeys(names, 0), dict.fromkeys(names, 0))
             for case in self.groups[group]:
                 mask = case.restore(predict(case.image[None].to(self.device))[0].float().cpu())
-                out.cases.append(score_known(mask, case, self.plan.classes, out))
+                out.cases.append(
+                    score_known(mask, case, self.plan.classes, out, self.plan.tolerance_mm)
+                )
             yield out
 
     def ranges(self) -> Ranges:
@@ -125,7 +127,7 @@ class OpenKBP:
 
 
 def score_known(
-    mask: Any, case: Case, classes: Sequence[str], counts: Scored
+    mask: Any, case: Case, classes: Sequence[str], counts: Scored, tolerance_mm: float = 2.0
 ) -> dict[str, metrics.Score]:
     """Scores of the organs that are annotated and present in a case; the others are counted."""
     out = {}
@@ -135,7 +137,7 @@ def score_known(
         elif not (case.truth == k).any():
             counts.empty[organ] += 1
         else:
-            out[organ] = metrics.score(mask == k, case.truth == k, case.spacing)
+            out[organ] = metrics.score(mask == k, case.truth == k, case.spacing, tolerance_mm)
     return out
 
 
@@ -188,13 +190,15 @@ class SynthHippocampus:
     def score(self, predict: Predict) -> Iterator[Scored]:
         """Score four synthetic images of each test hippocampus, then the measured ones if a folder is given."""
         organ = self.plan.classes[1]
-        maps, cases = self.maps["test"], []
+        maps, cases, tolerance = self.maps["test"], [], self.plan.tolerance_mm
         for i in range(len(maps.names)):
             for k in range(4):
                 image, truth, box = synth.example(maps, i, "test", i, k)
                 mask = predict(image[None, :, *box])[0].argmax(0).cpu().numpy()
                 wanted = truth[box].cpu().numpy()
-                cases.append({organ: metrics.score(mask == 1, wanted == 1, (1.0, 1.0, 1.0), 1.0)})
+                cases.append(
+                    {organ: metrics.score(mask == 1, wanted == 1, (1.0, 1.0, 1.0), tolerance)}
+                )
         yield Scored("synthetic test", cases, {organ: 0}, {organ: 0})
         if self.real is not None:
             yield self._score_real(predict)
@@ -217,7 +221,11 @@ class SynthHippocampus:
                 content_hash(label, header.affine)
             )
             cases.append(
-                {organ: metrics.score(mask == 1, label > 0, spacing_of(header.affine), 1.0)}
+                {
+                    organ: metrics.score(
+                        mask == 1, label > 0, spacing_of(header.affine), self.plan.tolerance_mm
+                    )
+                }
             )
         return Scored("measured MR", cases, {organ: 0}, {organ: 0})
 

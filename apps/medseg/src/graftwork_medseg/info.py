@@ -19,7 +19,12 @@ READS = {
     "images": ["NIfTI (.nii, .nii.gz)", "DICOM series (folder or .zip)"],
     "labels": ["NIfTI (.nii, .nii.gz)", "DICOM-SEG", "RTSTRUCT"],
     "data sets": ["MSD dataset.json", "nnU-Net 2 dataset.json"],
-    "networks": ["safetensors (any class of monai.networks.nets)"],
+    "networks": [
+        "safetensors (any class of monai.networks.nets)",
+        "MONAI bundle",
+        "state dict (SuPreM, BTCV, FSEFT layouts of Swin UNETR)",
+        "nnU-Net 2 results folder",
+    ],
 }
 WRITES = {
     "masks": ["nifti", "seg", "rtstruct"],

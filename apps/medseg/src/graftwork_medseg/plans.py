@@ -45,6 +45,7 @@ class Plan:
     spacing: float
     intensity: Intensity
     weight_decay: float = 1e-2
+    tolerance_mm: float = 2.0  # of the NSD
     average: float = 0.998
     steps: int = 5000
     channels_last: bool = True
@@ -120,6 +121,7 @@ PLANS = {
             batch=8,
             rate=2e-3,
             **MR,
+            tolerance_mm=1.0,
             steps=10_000,
             summary="hippocampus on MR of any contrast, trained on synthetic images alone",
         ),

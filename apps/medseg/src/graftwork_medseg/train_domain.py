@@ -217,7 +217,7 @@ def write(
         "details": {
             "plan": plan.name, "network": {"name": plan.network.name, "args": plan.network.args},
             "classes": list(plan.classes), "contract": contract.to_json(),
-            "patch": list(plan.patch), "steps": run.step, "limit": args.limit,
+            "patch": list(plan.patch), "tolerance_mm": plan.tolerance_mm, "steps": run.step, "limit": args.limit,
             "parameters": sum(p.numel() for p in model.parameters()),
             "bytes": target.stat().st_size,
             "curve": [[s, round(v, 4)] for s, v in run.curve[:: max(1, len(run.curve) // 200)]],

@@ -219,7 +219,9 @@ def forward_bytes(network: torch.nn.Module, shape: Sequence[int]) -> int:
             weightless = {name: fake.from_tensor(tensor) for name, tensor in state}
             with torch.no_grad(), Meter() as meter:
                 image = torch.empty(tuple(shape), device=state[0][1].device if state else "cpu")
-                torch.func.functional_call(network, weightless, (image,))
+                # Each tensor is swapped once, by one name: where a module has two (nnU-Net's decoder holds
+                # the encoder), swapping by both would leave the fake in it.
+                torch.func.functional_call(network, weightless, (image,), tie_weights=False)
         return meter.peak
     except (RuntimeError, NotImplementedError, TypeError, AssertionError):
         return 4 * 64 * shape[0] * math.prod(shape[2:])
