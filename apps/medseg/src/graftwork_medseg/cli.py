@@ -20,6 +20,7 @@ from .data import FolderData, ImageFiles, SimulatedData, VolumeData, one_by_one
 from .module import Segmenter
 from .network import NetworkConfig
 from .outputs import Outputs
+from .verdict import WORSE
 
 
 class MedsegCLI(AppCLI):
@@ -67,10 +68,18 @@ class MedsegCLI(AppCLI):
         self.trains = self.verb in ("fit", "adapt")
         self.earlier = known.ranges if known and adapter is not None else None
         self.datamodule.take_on(known, source, free=adapter is None and self.trains, graft=stated)
+        if self.trains and adapter is None:
+            self._tell_renamed()
         self.model.contract = self.datamodule.contract
         self.model.classes = tuple(
             self.datamodule.classes or self.model.contract.classes or self.model.classes
         )
+
+    def _tell_renamed(self) -> None:
+        pairs = zip(self.datamodule.classes[1:], self.model.base_classes[1:], strict=False)
+        renamed = [f"{new} as {old}" for new, old in pairs if new != old]
+        if renamed:
+            self.say(f"note: classes go by number; outputs of the base begin: {', '.join(renamed)}")
 
     def passport(self) -> dict[str, Any]:
         """The contract, with what the training cases were like."""
@@ -85,10 +94,56 @@ class MedsegCLI(AppCLI):
         card = {"data": type(self.datamodule).__name__, "classes": list(self.model.classes)}
         return super().save_graft(folder, **{"data_card": card, **passport})
 
+    def _refuse_worse(self, accept: bool) -> None:
+        """Raise GraftError for a graft that `adapt` found worse than its base, unless accepted."""
+        adapter = self._setting("adapter")
+        metrics = gw.inspect(adapter).get("metrics") if adapter is not None else None
+        found = metrics.get("verdict") if isinstance(metrics, dict) else None
+        if isinstance(found, dict) and found.get("word") == WORSE and not accept:
+            raise GraftError(
+                f"{adapter}: on its own site's cases this graft is worse than the base (Dice "
+                f"{found.get('base')} to {found.get('graft')}); predict with the base (leave --adapter out), "
+                "or say --accept"
+            )
+
     def _warn(self) -> None:
         for name, lines in self.model.warnings.items():
             for line in lines:
                 print(f"{self.app.name}: warning: case {name}: {line}", file=sys.stderr, flush=True)
+
+    @verb
+    def adapt(self, judge: bool = True) -> None:
+        """Few-shot: train on a handful of labelled volumes, measure, and judge whether to use the graft.
+
+        Args:
+            judge: leave each labelled case out in turn and train again without it; the time of as many
+                trainings as there are cases.
+        """
+        super().adapt()
+        if not judge or self.graft is None:
+            return
+        if len(self.datamodule.labelled()) < 2:
+            self.say("verdict: no evidence; to leave a case out, label at least two")
+            return
+        from .judging import leave_one_out
+
+        def fit(model: Segmenter, data: VolumeData) -> None:
+            trainer = self.new_trainer(
+                logger=False, enable_checkpointing=False, limit_val_batches=0
+            )
+            trainer.fit(model, datamodule=data)
+
+        verdict = self.model.verdict = leave_one_out(
+            self.model,
+            self.datamodule,
+            self.new_graft,
+            fit,
+            self.run_dir,
+            self.say,
+            limit=2 if self.dry_run else None,
+        )
+        self.save_graft(metrics={"verdict": verdict.to_json()})
+        print(verdict.line(), flush=True)
 
     @verb
     def predict(
@@ -99,6 +154,7 @@ class MedsegCLI(AppCLI):
         probabilities: bool = False,
         flips: bool = False,
         overwrite: bool = False,
+        accept: bool = False,
     ) -> None:
         """Predict; each mask lies on its image's own grid. Run again with the same output to go on.
 
@@ -109,9 +165,11 @@ class MedsegCLI(AppCLI):
             probabilities: write all class probabilities.
             flips: average the probabilities over eight mirror images; eight times the time.
             overwrite: replace what other settings or programs wrote.
+            accept: use a graft although its own verdict says that it is worse than the base.
         """
         from .results import one_batch
 
+        self._refuse_worse(accept)
         folder = Path(output) if output and not self.dry_run else self.run_dir / "predictions"
         what = Outputs(tuple(outputs), uncertainty, probabilities, flips, overwrite)
         results, todo = one_batch(self.model, self.datamodule, self.graft, folder, what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -157,6 +158,7 @@ class VolumeData(LightningDataModule):
 
     classes: ClassVar[tuple[str, ...]] = ()
     options = Options()  # what the user asked of the preprocessing
+    groups: dict[str, list[Any]]  # cases by group: train, validate, test, predict
     contract: Contract = UNSTATED  # what the images are prepared by; see `take_on`
     fallback: Contract | None = UNSTATED  # for a network that states no contract
 
@@ -191,6 +193,22 @@ class VolumeData(LightningDataModule):
     def inputs(self, group: str) -> list[Input]:
         """The cases of `group` by name, before any is read."""
         return [Input(f"{group}-{i}", (), read) for i, read in enumerate(self.readers(group))]
+
+    def labelled(self) -> list[str]:
+        """Names of the training and validation cases, in the order of `leave_out`."""
+        return [one.name for group in ("train", "validate") for one in self.inputs(group)]
+
+    def leave_out(self, index: int) -> VolumeData:
+        """A data module that trains on all labelled cases but one, and validates on that one."""
+        cases = [*self.groups["train"], *self.groups["validate"]]
+        fold = copy.copy(self)
+        fold.groups = {
+            **self.groups,
+            "train": cases[:index] + cases[index + 1 :],
+            "validate": [cases[index]],
+        }
+        fold._observed = []
+        return fold
 
     def take_on(self, known: Contract | None, source: str, *, free: bool, graft: bool) -> None:
         """Prepare the images by the contract of what was loaded from `source`; see `agree`."""

@@ -56,8 +56,8 @@ sha256: {record["data"][name]}
 - Precision: float16 on disk ({details["bytes"] / 1e6:.1f} MB), loaded as float32; the weights are the moving average.
 - Not for: {words["limits"]}.
 
-Figures on cases that were kept out (mean over cases; HD95 in mm; NSD at {details["tolerance_mm"]:g} mm; n cases in which the organ is
-annotated):
+Figures on cases that were kept out (mean over cases; HD95 in mm; NSD at {details["tolerance_mm"]:g} mm; n cases in
+which the organ is annotated):
 
 {_table(record["rows"])}
 """

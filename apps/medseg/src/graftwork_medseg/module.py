@@ -21,6 +21,7 @@ from .data import Volume
 from .losses import dice_ce
 from .network import NetworkConfig, build, find_head
 from .results import Results
+from .verdict import Verdict
 from .window import Windows, forward_bytes
 
 
@@ -86,6 +87,7 @@ class Segmenter(LightningModule):
         self.results: Results | None = None  # where predict writes; the command line sets it
         self.scores: dict[str, dict[str, metrics.Score]] = {}
         self.reliability: dict[str, dict[str, calibration.Reliability]] = {}
+        self.verdict: Verdict | None = None  # what the site's own cases say of the graft
         self.warnings: dict[str, list[str]] = {}  # by case: how it lies outside the training range
 
     def forward(self, x: Tensor) -> Tensor:

@@ -122,6 +122,7 @@ def write_report(
                 for case, regions in model.reliability.items()
             },
             "masks": [str(p) for p in model.written],
+            "verdict": model.verdict.to_json() if model.verdict else None,
             "base": model.source,
             "contract": model.contract.to_json() if model.contract else None,
             "outside the training range": model.warnings,
@@ -137,6 +138,8 @@ def write_report(
             [_class_row(cases, name) for name in model.classes[1:]],
             caption=f"Means over {len(cases)} cases; NSD at {model.tolerance_mm} mm.",
         )
+    if model.verdict:
+        report.text("Should I use it?", model.verdict.line())
     if model.reliability:
         _calibration(report, model)
     if model.warnings:

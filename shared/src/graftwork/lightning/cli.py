@@ -195,6 +195,17 @@ class AppCLI(LightningCLI):
 
     # -- what verbs may use -----------------------------------------------------------------------
 
+    def new_graft(self, target: nn.Module) -> gw.Graft | None:
+        """The graft of this run's settings on `target`: read, or new with the run's seed; `None` for none."""
+        method, adapter = self._get(self.config_init, "graft"), self._setting("adapter")
+        if adapter is not None:
+            return gw.load(target, adapter)
+        if method is None or self.verb in _MEASURING:
+            return None
+        sites, beside = self._setting("sites"), self._setting("also_train")
+        seed = int(self._setting("seed_everything"))
+        return gw.graft(target, method, sites=sites, also_train=beside, seed=seed)
+
     def say(self, line: str) -> None:
         """Print one line for the user, unless `--quiet`."""
         if not self.quiet:
@@ -271,7 +282,7 @@ class AppCLI(LightningCLI):
             *overrides.pop("callbacks", []),
         ]
         callbacks.append(ExactResume(int(self._setting("seed_everything"))))
-        if config.get("enable_checkpointing") is not False:
+        if {**config, **overrides}.get("enable_checkpointing") is not False:
             folder = self.run_dir / run_folder.CHECKPOINT.parent
             callbacks.append(StepCheckpoint(folder, every=self.checkpoint_every))
         settings = {
@@ -281,7 +292,7 @@ class AppCLI(LightningCLI):
             and not self.quiet
             and sys.stderr.isatty(),
         }
-        if config.get("logger") in (None, True):
+        if {**config, **overrides}.get("logger") in (None, True):
             settings["logger"] = self._loggers()
         try:
             return super().instantiate_trainer(
@@ -345,19 +356,7 @@ class AppCLI(LightningCLI):
         ]
 
     def _attach(self) -> None:
-        target = self.graft_target()
-        method, adapter = self._get(self.config_init, "graft"), self._setting("adapter")
-        if adapter is not None:
-            self.graft = gw.load(target, adapter)
-        elif method is not None and self.verb not in _MEASURING:
-            seed = int(self._setting("seed_everything"))
-            self.graft = gw.graft(
-                target,
-                method,
-                sites=self._setting("sites"),
-                also_train=self._setting("also_train"),
-                seed=seed,
-            )
+        self.graft = self.new_graft(self.graft_target())
         if self.graft is not None and self.verbose:
             print(self.graft.summary())
         if type(self.model).configure_optimizers is LightningModule.configure_optimizers:
