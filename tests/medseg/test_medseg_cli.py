@@ -44,7 +44,10 @@ def test_adapt_then_predict_then_export_on_an_own_folder(
 ) -> None:
     labels = {"0": "background", "1": "GM", "2": "WM", "3": "lesion"}
     folder = make_folder(labels=labels)
-    assert main(["adapt", *folder_options(folder, run_dir="a"), *FAST, "--quiet", "--judge=false"]) == 0
+    assert (
+        main(["adapt", *folder_options(folder, run_dir="a"), *FAST, "--quiet", "--judge=false"])
+        == 0
+    )
     assert (tmp_path / "a" / "report.html").is_file()
     record = validate_record(tmp_path / "a" / "record.json")
     assert {row.case for row in record.rows} >= {"mean", "GM", "WM", "lesion"}

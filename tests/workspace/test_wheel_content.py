@@ -36,4 +36,4 @@ def test_wheel_content(member: Path, tmp_path: Path) -> None:
             assert checkpoints, "an app's wheel holds its checkpoint"
             for name in checkpoints:
                 assert archive.read(name) == (source / name).read_bytes()
-    assert wheel.stat().st_size < 20e6
+    assert wheel.stat().st_size < 100e6  # what package indexes take
