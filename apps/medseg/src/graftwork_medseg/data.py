@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from graftwork.errors import GraftError
-from graftwork.lightning.data import ResumableLoader, sample_generator
+from graftwork.lightning.data import ResumableLoader
 
 from . import fewshot, sim
 from .agree import UNSTATED, Options, agree, unstated
 from .contract import Contract, Intensity, Observed, Triple
 from .folder import CaseFiles, read_case, read_dataset
 from .nifti import Array, Header, Placement, place_label, spacing_of
-from .patches import sample
+from .patches import Patches
 from .prepare import prepare
 from .scans import find_scans, scan_name
 
@@ -97,26 +97,6 @@ class Input:
     name: str
     files: tuple[Path, ...]
     read: Callable[[], Volume]
-
-
-class Patches(Dataset[tuple[Tensor, Tensor]]):
-    """`length` random patches an epoch, patch (epoch, index) a pure function of the seed."""
-
-    def __init__(
-        self, volumes: Sequence[Volume], roi: Sequence[int], length: int, seed: int
-    ) -> None:
-        self.volumes, self.roi, self.length, self.seed = volumes, tuple(roi), length, seed
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        epoch, index = key
-        volume = self.volumes[index % len(self.volumes)]
-        assert volume.label is not None
-        draw = sample_generator(self.seed, epoch, index)
-        x, y = sample([volume.image], [volume.label], self.roi, 1, draw)
-        return x[0], y[0]
 
 
 class _Lazy(Dataset[Volume]):

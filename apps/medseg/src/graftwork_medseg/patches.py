@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
+
+from graftwork.lightning.data import sample_generator
+
+if TYPE_CHECKING:
+    from .data import Volume
 
 
 def sample(
@@ -68,3 +75,23 @@ def _centre(label: Tensor, draw: torch.Generator) -> list[int]:
         out.append(flat % n)
         flat //= n
     return out[::-1]
+
+
+class Patches(Dataset[tuple[Tensor, Tensor]]):
+    """`length` random patches an epoch, patch (epoch, index) a pure function of the seed."""
+
+    def __init__(
+        self, volumes: Sequence[Volume], roi: Sequence[int], length: int, seed: int
+    ) -> None:
+        self.volumes, self.roi, self.length, self.seed = volumes, tuple(roi), length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        volume = self.volumes[index % len(self.volumes)]
+        assert volume.label is not None
+        draw = sample_generator(self.seed, epoch, index)
+        x, y = sample([volume.image], [volume.label], self.roi, 1, draw)
+        return x[0], y[0]
