@@ -22,8 +22,8 @@ from monai.networks.nets import SegResNet
 from torch import Tensor, nn
 
 from benchmarks.timing import median_row, take_turns
-from graftwork_medseg.maps import Canvas, Wanted
-from graftwork_medseg.window import Windows
+from graftwork_medseg.prediction.maps import Canvas, Wanted
+from graftwork_medseg.prediction.window import Windows
 from graftwork_runs import Record, Row, environment
 
 TARGET = Path(__file__).parent / "records" / "medseg" / "sliding-window.json"

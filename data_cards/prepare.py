@@ -4,7 +4,7 @@
     python data_cards/prepare.py openkbp --check FOLDER
 
 What is changed on the way is told in the set's card beside this file. Each file's decoded content (shape,
-affine, voxel values; see `graftwork_medseg.content`) must have the hash that `hashes/SET.json` lists; a file
+affine, voxel values; see `graftwork_medseg.domain.content`) must have the hash that `hashes/SET.json` lists; a file
 that differs is named and not written, and `dataset.json` is written last, so a folder with one is complete.
 Nothing is downloaded: cloning is yours to do.
 """
@@ -24,9 +24,9 @@ import nibabel as nib
 import numpy as np
 
 from graftwork.errors import GraftError
-from graftwork_medseg.content import content_hash
+from graftwork_medseg.domain.content import content_hash
 from graftwork_medseg.files import publish
-from graftwork_medseg.nifti import Array, open_image, read_voxels
+from graftwork_medseg.images.nifti import Array, open_image, read_voxels
 
 HASHES = Path(__file__).parent / "hashes"
 SHOWN = 10  # differing files that an error names

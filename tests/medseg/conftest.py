@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import graftwork as gw
-from graftwork_medseg import sim
+from graftwork_medseg.demo import sim
 from graftwork_medseg.module import Segmenter
 from graftwork_medseg.page.desk import Desk
 from graftwork_medseg.page.server import TITLE, CasePages

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import graftwork as gw
-from graftwork_medseg import fewshot
+from graftwork_medseg.demo import task
 from graftwork_medseg.module import Segmenter
 from graftwork_medseg.page.desk import Desk
 from graftwork_medseg.page.server import CasePages
@@ -26,7 +26,7 @@ GRID = nib.affines.from_matvec(
 
 def made_graft(model: Segmenter) -> gw.Graft:
     """A graft of the demo's shape whose masks differ from the base's: its tensors are random."""
-    graft, _ = fewshot.graft_arm(model.network, fewshot.PLAN, 0, fewshot.HEAD_RATE)
+    graft, _ = task.graft_arm(model.network, task.PLAN, 0, task.HEAD_RATE)
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in graft.parameters():

@@ -16,13 +16,14 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork_medseg import network
 from graftwork_medseg.app import main
-from graftwork_medseg.bases import load_base, shipped
-from graftwork_medseg.contract import Contract, Intensity
+from graftwork_medseg.files import CHECKPOINT
+from graftwork_medseg.images.contract import Contract, Intensity
 from graftwork_medseg.module import Segmenter
-from graftwork_medseg.network import NetworkConfig
-from graftwork_medseg.safe_load import safe_load
+from graftwork_medseg.networks import network
+from graftwork_medseg.networks.bases import load_base, shipped
+from graftwork_medseg.networks.network import NetworkConfig
+from graftwork_medseg.networks.safe_load import safe_load
 from tests.medseg.kit import FIT, Bomb, options, same
 
 UNET = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2]}
@@ -47,7 +48,7 @@ def test_shipped_checkpoints_go_by_name_and_files_by_path() -> None:
     assert "mni152-sim-base" in shipped()
     by_name = load_base("mni152-sim-base")
     assert same(by_name.model, load_base(None).model)
-    assert same(by_name.model, load_base(str(network.CHECKPOINT)).model)
+    assert same(by_name.model, load_base(str(CHECKPOINT)).model)
     with pytest.raises(GraftError, match=r"no shipped checkpoint of that name: mni152-sim-base"):
         load_base("mni152-sim-bass")
 

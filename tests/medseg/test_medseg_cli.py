@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import graftwork as gw
-from graftwork_medseg import demo, demo_report, fewshot, metrics, tasks
+from graftwork_medseg import tasks
 from graftwork_medseg.app import main
-from graftwork_medseg.metrics import Score
+from graftwork_medseg.demo import report, run, task
 from graftwork_medseg.module import Segmenter
-from graftwork_medseg.network import BASE_HEAD, load_pretrained
+from graftwork_medseg.networks.network import BASE_HEAD, load_pretrained
+from graftwork_medseg.prediction import metrics
+from graftwork_medseg.prediction.metrics import Score
 from graftwork_medseg.progress import Progress
 from graftwork_runs import RunFolder, validate_record
 
@@ -114,7 +116,7 @@ def test_an_option_that_could_have_no_effect_is_not_offered(
 
 def test_merged_export_reads_back_the_same(tmp_path: Path) -> None:
     model = Segmenter()
-    graft, _ = fewshot.graft_arm(model.network, fewshot.PLAN, 0, 0.03)
+    graft, _ = task.graft_arm(model.network, task.PLAN, 0, 0.03)
     with torch.no_grad():
         for i, p in enumerate(graft.parameters()):
             p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
@@ -128,49 +130,49 @@ def test_merged_export_reads_back_the_same(tmp_path: Path) -> None:
 def test_the_graft_is_under_two_per_cent_and_the_head_starts_from_the_base() -> None:
     base = load_pretrained().model
     total = sum(p.numel() for p in base.parameters())
-    _, groups = fewshot.graft_arm(base, fewshot.PLAN, 0, 0.03)
+    _, groups = task.graft_arm(base, task.PLAN, 0, 0.03)
     assert sum(p.numel() for ps, _ in groups for p in ps) < 0.02 * total
     fresh = load_pretrained().model
     rows = fresh.get_submodule(BASE_HEAD).weight.detach().clone()
-    [(head, _)] = fewshot.head_arm(fresh, 0, 0.1)
+    [(head, _)] = task.head_arm(fresh, 0, 0.1)
     assert torch.equal(head[0][:3], rows) and sum(p.numel() for p in head) == 36
     assert all(not p.requires_grad for n, p in fresh.named_parameters() if BASE_HEAD not in n)
 
 
 def test_the_record_of_full_fine_tuning_is_of_this_base_and_these_subjects() -> None:
-    record, scores = demo.full_fine_tuning()
-    assert record.details["subjects"] == fewshot.subjects()
-    assert record.details["steps"] == fewshot.STEPS
-    assert record.data["mni152-sim-base.safetensors"] == demo.base_sha256()
-    assert set(scores) == set(fewshot.SEEDS)
-    assert all(len(cases) == len(fewshot.subjects()["test"]) for cases in scores.values())
+    record, scores = run.full_fine_tuning()
+    assert record.details["subjects"] == task.subjects()
+    assert record.details["steps"] == task.STEPS
+    assert record.data["mni152-sim-base.safetensors"] == run.base_sha256()
+    assert set(scores) == set(task.SEEDS)
+    assert all(len(cases) == len(task.subjects()["test"]) for cases in scores.values())
     [row] = record.find(case="mean", metric="dice")
     found = np.mean([metrics.average(cases)["dice"] for cases in scores.values()])
     assert row.value == pytest.approx(found, abs=1e-3)
 
 
 def test_the_share_of_the_gap_by_hand() -> None:
-    def arm(values: list[float]) -> demo.Scores:
+    def arm(values: list[float]) -> run.Scores:
         return {0: [{"x": Score(v, 0.0, 1.0)} for v in values]}
 
-    out = demo.Outcome(demo.DemoPlan(), ["a", "b"], torch.zeros(0), torch.zeros(0))
+    out = run.Outcome(run.DemoPlan(), ["a", "b"], torch.zeros(0), torch.zeros(0))
     out.scores = {"head only": arm([0.4, 0.6]), "graft": arm([0.6, 0.7])}
-    share, low, high = demo.share_of_gap(out, arm([0.8, 0.8]))
+    share, low, high = run.share_of_gap(out, arm([0.8, 0.8]))
     assert share == pytest.approx(0.5) and low == pytest.approx(0.5) and high == pytest.approx(0.5)
 
 
 def test_the_demo_in_small_keeps_its_promises(tmp_path: Path) -> None:
-    plan = demo.DemoPlan(seeds=(0,), steps=3, train=1, test=1)
+    plan = run.DemoPlan(seeds=(0,), steps=3, train=1, test=1)
     threads = torch.get_num_threads()
-    out = demo.run(plan, tmp_path / "graft", Progress(demo.work(plan), quiet=True))
+    out = run.run(plan, tmp_path / "graft", Progress(run.work(plan), quiet=True))
     assert torch.get_num_threads() == threads
-    assert all(ok for _, ok in demo_report.proofs(out.proof))
+    assert all(ok for _, ok in report.proofs(out.proof))
     assert out.file_bytes < 200_000
-    demo_report.write(out, tmp_path)
+    report.write(out, tmp_path)
     record = validate_record(tmp_path / "record.json")
-    assert {row.variant for row in record.rows} == set(demo_report.ARMS)
-    text = demo_report.lines(out, tmp_path)
+    assert {row.variant for row in record.rows} == set(report.ARMS)
+    text = report.lines(out, tmp_path)
     assert sum(line.startswith("proof:") for line in text) == 1
-    assert [line.split("  ")[0] for line in text[3:7]] == list(demo_report.ARMS)
+    assert [line.split("  ")[0] for line in text[3:7]] == list(report.ARMS)
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "report.html").stat().st_size > 100_000

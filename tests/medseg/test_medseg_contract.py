@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork_medseg import network
-from graftwork_medseg.agree import UNSTATED, Options, agree
 from graftwork_medseg.app import main
-from graftwork_medseg.base_contract import measure
-from graftwork_medseg.contract import Contract, Intensity, Observed, Ranges
 from graftwork_medseg.data import ImageFiles, simulated
-from graftwork_medseg.network import NetworkConfig
+from graftwork_medseg.images.agree import UNSTATED, Options, agree
+from graftwork_medseg.images.contract import Contract, Intensity, Observed, Ranges
+from graftwork_medseg.networks import network
+from graftwork_medseg.networks.base_contract import measure
+from graftwork_medseg.networks.network import NetworkConfig
 from graftwork_runs import validate_record
 from tests.medseg.conftest import write_nifti
 from tests.medseg.kit import noise

@@ -28,8 +28,8 @@ from pydicom import dcmread, dcmwrite
 from pydicom.uid import JPEGLosslessSV1, RLELossless, generate_uid
 
 from graftwork.errors import GraftError
-from graftwork_medseg import dicom_files, nifti
-from graftwork_medseg.dicom_read import open_series, read_series, series_of
+from graftwork_medseg.images import dicom_files, nifti
+from graftwork_medseg.images.dicom_read import open_series, read_series, series_of
 
 
 def values(image: Any) -> Any:

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from graftwork.errors import GraftError
-from graftwork_medseg import openkbp, synth, train_domain
-from graftwork_medseg.augment import Augment, cut, middle_of_patch
-from graftwork_medseg.content import content_hash
+from graftwork_medseg.domain import openkbp, synth, train
+from graftwork_medseg.domain.augment import Augment, cut, middle_of_patch
+from graftwork_medseg.domain.content import content_hash
+from graftwork_medseg.domain.plans import PLANS
 from graftwork_medseg.losses import dice_ce
-from graftwork_medseg.network import build, load_pretrained
-from graftwork_medseg.plans import PLANS
+from graftwork_medseg.networks.network import build, load_pretrained
 from graftwork_runs import validate_record
 
 # ---- partial labels ----
@@ -294,7 +294,7 @@ def test_every_plan_fits_its_file_and_names_its_classes() -> None:
     for plan in PLANS.values():
         model = build(plan.network)
         assert sum(p.numel() for p in model.parameters()) <= 8e6
-        tensors = train_domain.narrow(model.state_dict())
+        tensors = train.narrow(model.state_dict())
         size = sum(
             t.numel() * (2 if t.is_floating_point() else t.element_size()) for t in tensors.values()
         )
@@ -311,8 +311,8 @@ def test_openkbp_trains_scores_and_writes(tmp_path: Path) -> None:
         (folder / "images" / f"{name}.nii.gz").unlink()
     command = ["openkbp-segresnet", "--data", str(folder), "--out", str(out), "--device", "cpu",
                "--steps", "2", "--batch", "1", "--patch", "16", "16", "16", "--threads", "1"]  # fmt: skip
-    assert train_domain.main(command) == 0
-    assert not train_domain.resume_file(out).exists()
+    assert train.main(command) == 0
+    assert not train.resume_file(out).exists()
     loaded = load_pretrained(out)
     assert loaded.classes == ("background", *openkbp.BASE_ORGANS)
     assert loaded.meta["contract"]["intensity"][0]["rule"] == "window"
@@ -336,7 +336,7 @@ def test_synth_trains_scores_measured_cases_and_writes(tmp_path: Path) -> None:
     folder, out = synthseg_folder(tmp_path / "data"), tmp_path / "synth.safetensors"
     command = ["synth-hippocampus", "--data", str(folder), "--out", str(out), "--device", "cpu",
                "--steps", "1", "--batch", "1", "--limit", "1"]  # fmt: skip
-    assert train_domain.main(command) == 0
+    assert train.main(command) == 0
     record = json.loads(out.with_suffix(".json").read_text())
     assert [r["case"] for r in record["rows"]] == ["synthetic test hippocampus"] * 3
     assert record["rows"][0]["n"] == 8
@@ -365,7 +365,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         str(tmp_path / "o.safetensors"),
         *change[1:],
     ]
-    assert train_domain.main(command) == 2
+    assert train.main(command) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: ") and message in printed and printed.count("\n") == 1
 

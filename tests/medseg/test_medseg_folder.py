@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from graftwork.errors import GraftError
-from graftwork_medseg import nifti
 from graftwork_medseg.data import FolderData, ImageFiles, SimulatedData
-from graftwork_medseg.folder import read_case, read_dataset
+from graftwork_medseg.images import nifti
+from graftwork_medseg.images.folder import read_case, read_dataset
 
 
 def rewrite(folder: Path, **changes: Any) -> Path:

@@ -12,8 +12,8 @@ import pytest
 from graftwork.errors import GraftError
 from graftwork_medseg import info
 from graftwork_medseg.app import APP, main
-from graftwork_medseg.network import load_pretrained
-from graftwork_medseg.outputs import FORMATS, MAPS
+from graftwork_medseg.networks.network import load_pretrained
+from graftwork_medseg.prediction.outputs import FORMATS, MAPS
 
 ROOT = Path(__file__).resolve().parents[2]
 

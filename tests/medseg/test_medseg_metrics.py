@@ -10,7 +10,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 
 from graftwork.errors import GraftError
-from graftwork_medseg import metrics
+from graftwork_medseg.prediction import metrics
 
 
 def box(low: tuple[int, ...], high: tuple[int, ...], shape: tuple[int, ...] = (20, 20, 20)) -> Any:

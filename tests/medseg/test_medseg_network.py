@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from graftwork.errors import GraftError
-from graftwork_medseg import network
-from graftwork_medseg.files import publish
+from graftwork_medseg.files import CHECKPOINT, publish
+from graftwork_medseg.images.patches import sample
 from graftwork_medseg.losses import dice_ce
 from graftwork_medseg.module import Segmenter, find_head
-from graftwork_medseg.network import NetworkConfig
-from graftwork_medseg.patches import sample
+from graftwork_medseg.networks import network
+from graftwork_medseg.networks.network import NetworkConfig
 from graftwork_medseg.progress import Progress
 
 SMALL = {
@@ -109,7 +109,7 @@ def test_the_shipped_base_is_what_its_card_says() -> None:
     base = network.load_pretrained()
     assert base.classes == ("background", "GM", "WM") and base.config == network.BASE_NETWORK
     assert 1_000_000 < sum(p.numel() for p in base.model.parameters()) < 2_000_000
-    assert {t.dtype for t in load_file(network.CHECKPOINT).values()} == {torch.float16}
+    assert {t.dtype for t in load_file(CHECKPOINT).values()} == {torch.float16}
     assert find_head(base.model) == network.BASE_HEAD
 
 

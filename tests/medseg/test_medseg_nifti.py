@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftwork.errors import GraftError
-from graftwork_medseg import nifti
+from graftwork_medseg.images import nifti
 
 GEOMETRY = (
     *("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),

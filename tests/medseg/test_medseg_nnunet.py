@@ -18,11 +18,13 @@ import torch
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork_medseg import nnunet, prepare, tasks
+from graftwork_medseg import tasks
 from graftwork_medseg.app import main
-from graftwork_medseg.bases import load_base
+from graftwork_medseg.images import prepare
 from graftwork_medseg.module import Segmenter
-from graftwork_medseg.network import find_head
+from graftwork_medseg.networks import nnunet
+from graftwork_medseg.networks.bases import load_base
+from graftwork_medseg.networks.network import find_head
 from tests.medseg.kit import FIT, Bomb, options, same
 
 TINY = Path(__file__).parent / "data" / "nnunet_tiny"

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork_medseg import onnx_export
 from graftwork_medseg.app import main
-from graftwork_medseg.contract import Contract
+from graftwork_medseg.images.contract import Contract
 from graftwork_medseg.module import Segmenter
-from graftwork_medseg.onnx_export import export_onnx
+from graftwork_medseg.prediction import onnx_export
+from graftwork_medseg.prediction.onnx_export import export_onnx
 
 HOW: dict[str, Any] = {
     "roi": (8, 8, 8),

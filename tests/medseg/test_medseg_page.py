@@ -14,9 +14,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from graftwork_medseg import fewshot, metrics, sim
+from graftwork_medseg.demo import sim, task
 from graftwork_medseg.page import desk as desks
 from graftwork_medseg.page import niivue
+from graftwork_medseg.prediction import metrics
 from graftwork_runs import Page
 from tests.medseg.page_session import cells, desk_of, fetch, oblique, opened, post
 
@@ -31,7 +32,7 @@ def test_the_front_page_says_what_is_in_use_and_what_it_is_not(session: Page) ->
     names = [n for group in desk_of(session).examples().values() for n in group]
     assert len(names) == 16 and all(f"value='{n}'" in text for n in names)
     # None of the examples was trained on.
-    trained = {f"-{s:04d}" for s in fewshot.subjects()["train"]}
+    trained = {f"-{s:04d}" for s in task.subjects()["train"]}
     assert not [n for n in names if n[1:] in trained]
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
@@ -66,7 +67,7 @@ def test_an_example_is_segmented_by_base_and_graft(
         masks[mask] = np.asarray(opened(content, tmp_path).dataobj)
     assert set(np.unique(masks["base"])) <= {0, 1, 2}
     assert (masks["base"] != masks["adapted"]).any()
-    assert (masks["truth"] == sim.simulate("b", fewshot.subjects()["test"][0]).label.numpy()).all()
+    assert (masks["truth"] == sim.simulate("b", task.subjects()["test"][0]).label.numpy()).all()
     found = cells(page)
     for k, name in enumerate(sim.CLASSES[1:], 1):
         volume = {m: f"{(a == k).sum() * 0.008:,.1f}" for m, a in masks.items()}

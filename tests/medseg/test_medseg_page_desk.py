@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 import graftwork as gw
 from graftwork import GraftError
-from graftwork_medseg import metrics
 from graftwork_medseg.module import Segmenter
-from graftwork_medseg.network import NetworkConfig
+from graftwork_medseg.networks.network import NetworkConfig
 from graftwork_medseg.page import server
 from graftwork_medseg.page.desk import Desk
 from graftwork_medseg.page.finished import newest_demo
+from graftwork_medseg.prediction import metrics
 from graftwork_runs import Record, Row, RunFolder, environment
 from tests.medseg.page_session import fetch
 

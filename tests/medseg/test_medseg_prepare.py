@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from monai.transforms import NormalizeIntensity, ScaleIntensityRange
 
 from graftwork.errors import GraftError
-from graftwork_medseg import nifti, prepare, sim
-from graftwork_medseg.contract import Contract, Intensity
 from graftwork_medseg.data import simulated
+from graftwork_medseg.demo import sim
+from graftwork_medseg.images import nifti, prepare
+from graftwork_medseg.images.contract import Contract, Intensity
 from tests.medseg.kit import noise
 
 orientations = st.sampled_from(["RAS", "LPS", "SAR", "PIR", "ijk", "kji", "ikj", "jki"])

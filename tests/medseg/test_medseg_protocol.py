@@ -15,10 +15,11 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork_medseg import baselines, openkbp, protocol
+from graftwork_medseg.demo.task import baselines, protocol
+from graftwork_medseg.demo.task.protocol import TASKS, draw, split
+from graftwork_medseg.domain import openkbp
 from graftwork_medseg.module import find_head
-from graftwork_medseg.network import NetworkConfig, build
-from graftwork_medseg.protocol import TASKS, draw, split
+from graftwork_medseg.networks.network import NetworkConfig, build
 
 ORGANS = ("a", "b", "c")
 

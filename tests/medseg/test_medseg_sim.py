@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from graftwork.errors import GraftError
-from graftwork_medseg import fewshot, sim, train_base
+from graftwork_medseg.demo import sim, task, train_base
 
 
 def test_a_scan_is_a_pure_function_of_seed_site_and_subject() -> None:
@@ -53,13 +53,13 @@ def test_every_class_is_in_every_scan() -> None:
 
 
 def test_groups_are_disjoint_and_fixed_by_a_hash() -> None:
-    groups = fewshot.subjects()
+    groups = task.subjects()
     everyone = [s for members in groups.values() for s in members]
     assert len(everyone) == len(set(everyone))
     assert len(groups["train"]) == 5 and len(groups["test"]) >= 8
-    assert min(everyone) >= fewshot.FIRST > max(train_base.HELD_OUT)
+    assert min(everyone) >= task.FIRST > max(train_base.HELD_OUT)
     # A changed rule would silently reshuffle who was tested on.
-    assert sim.split(40, train=5)["train"] == [s - fewshot.FIRST for s in groups["train"]]
+    assert sim.split(40, train=5)["train"] == [s - task.FIRST for s in groups["train"]]
     with pytest.raises(GraftError, match="more than the 3 subjects"):
         sim.split(3, train=2, test=2)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from graftwork.errors import GraftError
-from graftwork_medseg.trainer import Budget, Cosine, Run, fit, interruptible
+from graftwork_medseg.domain.trainer import Budget, Cosine, Run, fit, interruptible
 
 
 def small_run(steps: int, average: float = 0.9) -> tuple[Run, Any, Any, Cosine]:

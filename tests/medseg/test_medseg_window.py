@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork_medseg import calibration, maps, window
-from graftwork_medseg.contract import Contract
 from graftwork_medseg.data import Volume
-from graftwork_medseg.maps import Canvas, Wanted
+from graftwork_medseg.images.contract import Contract
+from graftwork_medseg.images.prepare import prepare
 from graftwork_medseg.module import Segmenter
-from graftwork_medseg.prepare import prepare
-from graftwork_medseg.window import Windows
+from graftwork_medseg.prediction import calibration, maps, window
+from graftwork_medseg.prediction.maps import Canvas, Wanted
+from graftwork_medseg.prediction.window import Windows
 
 
 class Scorer(nn.Module):

@@ -15,12 +15,12 @@ from graftwork.errors import GraftError
 from graftwork.lightning.cli import AppCLI
 from graftwork.lightning.verbs import verb
 
-from .contract import APP, Contract, Intensity, Ranges
 from .data import FolderData, ImageFiles, SimulatedData, VolumeData, one_by_one
+from .fewshot.verdict import WORSE
+from .images.contract import APP, Contract, Intensity, Ranges
 from .module import Segmenter
-from .network import NetworkConfig
-from .outputs import Outputs
-from .verdict import WORSE
+from .networks.network import NetworkConfig
+from .prediction.outputs import Outputs
 
 
 class MedsegCLI(AppCLI):
@@ -125,7 +125,7 @@ class MedsegCLI(AppCLI):
         if len(self.datamodule.labelled()) < 2:
             self.say("verdict: no evidence; to leave a case out, label at least two")
             return
-        from .judging import leave_one_out
+        from .fewshot.judging import leave_one_out
 
         def fit(model: Segmenter, data: VolumeData) -> None:
             trainer = self.new_trainer(
@@ -167,7 +167,7 @@ class MedsegCLI(AppCLI):
             overwrite: replace what other settings or programs wrote.
             accept: use a graft although its own verdict says that it is worse than the base.
         """
-        from .results import one_batch
+        from .prediction.results import one_batch
 
         self._refuse_worse(accept)
         folder = Path(output) if output and not self.dry_run else self.run_dir / "predictions"
@@ -258,25 +258,25 @@ class MedsegCLI(AppCLI):
         if serve:
             self._serve(port)
             return
-        from . import demo, demo_report
+        from .demo import report, run
         from .progress import Progress
 
-        plan = demo.DemoPlan()
+        plan = run.DemoPlan()
         if seeds < 1 or (steps is not None and steps < 2):
             raise GraftError("demo: seeds must be at least 1 and steps at least 2")
         plan = dataclasses.replace(plan, seeds=tuple(range(seeds)), steps=steps or plan.steps)
         if self.dry_run:
-            plan = demo.DemoPlan(seeds=(0,), steps=2, train=1, test=1)
-        progress = Progress(demo.work(plan), quiet=self.quiet)
-        out = demo.run(plan, self.run_dir / "graft", progress)
-        demo_report.write(out, self.run_dir)
+            plan = run.DemoPlan(seeds=(0,), steps=2, train=1, test=1)
+        progress = Progress(run.work(plan), quiet=self.quiet)
+        out = run.run(plan, self.run_dir / "graft", progress)
+        report.write(out, self.run_dir)
         if not self.dry_run:
             self._list_run()
-        for line in demo_report.lines(out, self.run_dir):
+        for line in report.lines(out, self.run_dir):
             print(line, flush=True)
 
     def _serve(self, port: int) -> None:
-        from .network import CHECKPOINT
+        from .files import CHECKPOINT
         from .page.desk import Desk
         from .page.server import serve
 

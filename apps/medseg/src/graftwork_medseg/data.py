@@ -18,14 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 from graftwork.errors import GraftError
 from graftwork.lightning.data import ResumableLoader
 
-from . import fewshot, sim
-from .agree import UNSTATED, Options, agree, unstated
-from .contract import Contract, Intensity, Observed, Triple
-from .folder import CaseFiles, read_case, read_dataset
-from .nifti import Array, Header, Placement, place_label, spacing_of
-from .patches import Patches
-from .prepare import prepare
-from .scans import find_scans, scan_name
+from .demo import sim, task
+from .images.agree import UNSTATED, Options, agree, unstated
+from .images.contract import Contract, Intensity, Observed, Triple
+from .images.folder import CaseFiles, read_case, read_dataset
+from .images.nifti import Array, Header, Placement, place_label, spacing_of
+from .images.patches import Patches
+from .images.prepare import prepare
+from .images.scans import find_scans, scan_name
 
 Spacing = float | Triple | Literal["own"] | None  # as a config says it
 
@@ -144,8 +144,8 @@ class VolumeData(LightningDataModule):
 
     def __init__(
         self,
-        roi: Sequence[int] = fewshot.PATCH,
-        batch_size: int = fewshot.BATCH,
+        roi: Sequence[int] = task.PATCH,
+        batch_size: int = task.BATCH,
         patches_per_epoch: int = 20,
         num_workers: int = 0,
         seed: int = 0,
@@ -247,12 +247,12 @@ class SimulatedData(VolumeData):
             raise GraftError("data.train, data.validate and data.test must be at least 1")
         self.site = site
         self.options = Options(classes=self.classes, channels=("simulated T1",))
-        self.groups = sim.split(fewshot.POOL, train=train, validate=validate, test=test)
+        self.groups = sim.split(task.POOL, train=train, validate=validate, test=test)
         self.groups["predict"] = self.groups["test"]
 
     def readers(self, group: str) -> list[Callable[[], Volume]]:
         return [
-            lambda subject=fewshot.FIRST + i: simulated(  # type: ignore[misc]
+            lambda subject=task.FIRST + i: simulated(  # type: ignore[misc]
                 self.site, subject, contract=self.contract
             )
             for i in self.groups[group]

@@ -1,4 +1,4 @@
-"""Atomic writing: a reader sees the old file or the new one, never half of one."""
+"""Where the shipped weights lie, and atomic writing: a reader sees the old file or the new one, never half."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from graftwork.errors import GraftError
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHECKPOINT = CHECKPOINTS / "mni152-sim-base.safetensors"
 
 
 @contextmanager

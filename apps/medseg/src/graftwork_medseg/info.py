@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from graftwork.errors import GraftError
 
+from .files import CHECKPOINTS
+
 if TYPE_CHECKING:
     from graftwork.lightning.app import App
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
 MAX_HEADER = 10_000_000  # bytes of a safetensors header
 READS = {
     "images": ["NIfTI (.nii, .nii.gz)", "DICOM series (folder or .zip)"],

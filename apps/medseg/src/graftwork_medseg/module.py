@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from graftwork.errors import GraftError
 
-from . import calibration, fewshot, maps, metrics
-from .agree import unstated
-from .bases import load_base
-from .contract import Contract
 from .data import Volume
+from .demo import task
+from .fewshot.verdict import Verdict
+from .images.agree import unstated
+from .images.contract import Contract
 from .losses import dice_ce
-from .network import NetworkConfig, build, find_head
-from .results import Results
-from .verdict import Verdict
-from .window import Windows, forward_bytes
+from .networks.bases import load_base
+from .networks.network import NetworkConfig, build, find_head
+from .prediction import calibration, maps, metrics
+from .prediction.results import Results
+from .prediction.window import Windows, forward_bytes
 
 
 def input_channels(network: nn.Module) -> int:
@@ -53,8 +54,8 @@ class Segmenter(LightningModule):
         base: str | None = None,
         roi: Sequence[int] | None = None,
         overlap: float = 0.25,
-        rate: float = fewshot.PLAN.rate,
-        head_rate: float = fewshot.HEAD_RATE,
+        rate: float = task.PLAN.rate,
+        head_rate: float = task.HEAD_RATE,
         tolerance_mm: float = 2.0,
     ) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class Segmenter(LightningModule):
             if "unread" in pretrained.meta:
                 self.source += f" ({pretrained.meta['unread']})"
         if roi is None:
-            roi = (self.contract.patch if self.contract else None) or fewshot.ROI
+            roi = (self.contract.patch if self.contract else None) or task.ROI
         self.network = self.network.to(memory_format=torch.channels_last_3d)
         for name, value in (("rate", rate), ("head_rate", head_rate)):
             if not 0 < value < float("inf"):

@@ -13,13 +13,13 @@ import graftwork as gw
 from graftwork_runs import Case, Figure, Measure, Record, Report, Row, environment
 from graftwork_runs import Volume as Shown
 
-from . import metrics
-from .calibration import BINS, REGIONS, Reliability, pooled
 from .data import VolumeData
+from .images.nifti import apply_orientation, io_orientation, spacing_of
 from .module import Segmenter, input_channels
-from .network import NetworkConfig, load_pretrained, save_weights
-from .nifti import apply_orientation, io_orientation, spacing_of
-from .results import class_names
+from .networks.network import NetworkConfig, load_pretrained, save_weights
+from .prediction import metrics
+from .prediction.calibration import BINS, REGIONS, Reliability, pooled
+from .prediction.results import class_names
 
 PICTURES = 8  # cases shown with images; the others with their scores alone
 
@@ -52,7 +52,7 @@ def export_merged(model: Segmenter, graft: gw.Graft, target: Path) -> float:
 
 def export_onnx(model: Segmenter, data: VolumeData, graft: gw.Graft, target: Path) -> float:
     """Write the network with the graft merged in as ONNX; see `onnx_export.export_onnx`."""
-    from . import onnx_export
+    from .prediction import onnx_export
 
     return onnx_export.export_onnx(
         model.network,

@@ -21,13 +21,14 @@ import numpy as np
 import graftwork as gw
 from graftwork.errors import GraftError
 
-from .. import fewshot, metrics, sim
-from ..agree import UNSTATED
 from ..data import Volume, load
-from ..folder import CaseFiles
+from ..demo import sim, task
+from ..images.agree import UNSTATED
+from ..images.folder import CaseFiles
+from ..images.nifti import Array, apply_orientation, io_orientation, spacing_of, write_mask
+from ..images.prepare import prepare
 from ..module import Segmenter, input_channels
-from ..nifti import Array, apply_orientation, io_orientation, spacing_of, write_mask
-from ..prepare import prepare
+from ..prediction import metrics
 
 KEPT = 12  # cases of a session; the oldest goes first
 BASE, ADAPTED, TRUTH = "base", "adapted", "truth"
@@ -106,7 +107,7 @@ class Desk:
 
     def examples(self) -> dict[str, list[str]]:
         """Names of the simulated scans to choose from, by site; those that no graft of the demo saw."""
-        subjects = fewshot.subjects()["test"]
+        subjects = task.subjects()["test"]
         return {site: [f"{site}-{subject:04d}" for subject in subjects] for site in ("b", "a")}
 
     def example(self, name: str) -> Seen:

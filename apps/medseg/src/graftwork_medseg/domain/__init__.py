@@ -1,0 +1,1 @@
+"""Bases trained from public data sets: plans, batches, the training loop, cards."""

@@ -1,0 +1,1 @@
+"""Networks and their weights: ours, MONAI bundles, state dicts, nnU-Net results folders."""

@@ -1,0 +1,1 @@
+"""Prediction: sliding windows, masks and maps, results on disk, scores, ONNX."""
