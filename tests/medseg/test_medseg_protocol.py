@@ -15,9 +15,9 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork_medseg.demo.task import baselines, protocol
-from graftwork_medseg.demo.task.protocol import TASKS, draw, split
 from graftwork_medseg.domain import openkbp
+from graftwork_medseg.fewshot import baselines, protocol
+from graftwork_medseg.fewshot.protocol import TASKS, draw, split
 from graftwork_medseg.module import find_head
 from graftwork_medseg.networks.network import NetworkConfig, build
 
