@@ -63,6 +63,9 @@ def options() -> argparse.ArgumentParser:
         one.add_argument("--steps", type=int, help="of every training")
         one.add_argument("--tiny", action="store_true", help="a rehearsal")
         one.add_argument("--tar", type=Path, help="pack the job files into this .tar.gz at the end")
+    one = verbs.add_parser("table")
+    one.add_argument("--out", type=Path, required=True, help="folder of the job files")
+    one.add_argument("--task", action="append", choices=TASKS, help="default: both")
     return parser
 
 
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     args = options().parse_args(argv)
     try:
-        return run(args)
+        return write_table(args) if args.verb == "table" else run(args)
     except GraftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -156,6 +159,15 @@ def matching_if_any(jobs: list[Job], pattern: str | None) -> list[Job]:
         return matching(jobs, pattern)
     except GraftError:
         return []
+
+
+def write_table(args: argparse.Namespace) -> int:
+    """The record and the page of the job files."""
+    from . import table
+
+    record = table.write(args.out, args.task or TASKS, "python -m benchmarks.fewshot run")
+    print(record.verdict)
+    return 0
 
 
 def check_data(data: Path, tasks: Sequence[str]) -> None:
