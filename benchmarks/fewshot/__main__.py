@@ -2,6 +2,7 @@
 
     python -m benchmarks.fewshot run --data FOLDER --out JOBS --minutes 9 --workers 7 --task hippocampus
     python -m benchmarks.fewshot plan --data FOLDER --out JOBS --workers 7
+    python -m benchmarks.fewshot timing --data FOLDER
     python -m benchmarks.fewshot table --out JOBS
 
 FOLDER holds `hippocampus` and `openkbp` as `data_cards/prepare.py` writes them (of openkbp the shifted site's files are
@@ -63,6 +64,14 @@ def options() -> argparse.ArgumentParser:
         one.add_argument("--steps", type=int, help="of every training")
         one.add_argument("--tiny", action="store_true", help="a rehearsal")
         one.add_argument("--tar", type=Path, help="pack the job files into this .tar.gz at the end")
+    one = verbs.add_parser("timing")
+    one.add_argument("--data", type=Path, required=True, help="folder of the prepared sets")
+    one.add_argument("--task", action="append", choices=TASKS, help="default: both")
+    one.add_argument("--steps", type=int, default=50, help="of a training")
+    one.add_argument("--rounds", type=int, default=5)
+    one.add_argument("--device", help="default: cuda where there is one")
+    one.add_argument("--record", type=Path, help="file to write; default: the one in the tree")
+    one.add_argument("--tiny", action="store_true", help="a rehearsal")
     one = verbs.add_parser("table")
     one.add_argument("--out", type=Path, required=True, help="folder of the job files")
     one.add_argument("--task", action="append", choices=TASKS, help="default: both")
@@ -73,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     args = options().parse_args(argv)
     try:
-        return write_table(args) if args.verb == "table" else run(args)
+        verbs = {"table": write_table, "timing": time_trainings}
+        return verbs.get(args.verb, run)(args)
     except GraftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -89,13 +99,12 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value <= 0:
             raise GraftError(f"--{name} {value} must be positive")
-    import torch
-
     from .pool import Clock, run_all
     from .work import STEPS, Setting
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    setting = Setting(str(args.data), str(args.out), device, args.steps or STEPS, args.tiny)
+    setting = Setting(
+        str(args.data), str(args.out), device_of(args), args.steps or STEPS, args.tiny
+    )
     results = Results(args.out)
     tasks, stages = args.task or TASKS, args.stage or STAGES
     check_data(args.data, tasks)
@@ -168,6 +177,33 @@ def write_table(args: argparse.Namespace) -> int:
     record = table.write(args.out, args.task or TASKS, "python -m benchmarks.fewshot run")
     print(record.verdict)
     return 0
+
+
+def time_trainings(args: argparse.Namespace) -> int:
+    """The seconds of trainings, side by side."""
+    if args.steps < 1 or args.rounds < 2:
+        raise GraftError("--steps must be at least 1, --rounds at least 2: a figure has quartiles")
+    tasks = tuple(args.task or TASKS)
+    check_data(args.data, tasks)
+    from . import timing
+    from .pool import prepare_process
+    from .work import Setting
+
+    device = device_of(args)
+    prepare_process(device)
+    setting = Setting(str(args.data), ".", device, tiny=args.tiny)
+    record = timing.write(setting, tasks, args.steps, args.rounds, args.record or timing.RECORD)
+    for row in record.rows:
+        say(f"{row.case}: {row.variant}: {row.metric} {row.value} ({row.lo} to {row.hi})")
+    say(record.verdict or "")
+    return 0
+
+
+def device_of(args: argparse.Namespace) -> str:
+    """The device that was asked for, or a GPU where there is one."""
+    import torch
+
+    return str(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def check_data(data: Path, tasks: Sequence[str]) -> None:

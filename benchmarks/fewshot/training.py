@@ -131,7 +131,7 @@ def fit(
     half = device != "cpu" if half is None else half
     kind = device.split(":")[0]
     decided = None if known is None else torch.tensor(known, device=device).expand(BATCH, -1)
-    trace, begun = Trace(), _now(device)
+    trace, begun = Trace(), now(device)
     losses: list[Tensor] = []
     network.train()
     done = 0.0
@@ -156,16 +156,17 @@ def fit(
             done = trace.steps / steps
         elif trace.steps % SYNC_EVERY == 0 or trace.steps == 1:
             assert seconds is not None
-            done = (_now(device) - begun) / seconds
+            done = (now(device) - begun) / seconds
         if trace.steps % 20 == 1:
             losses.append(loss.detach())
     trace.losses = [round(float(v), 5) for v in losses]
-    trace.seconds = _now(device) - begun
+    trace.seconds = now(device) - begun
     network.eval()
     return trace
 
 
-def _now(device: str) -> float:
+def now(device: str) -> float:
+    """Seconds of the clock once the device has done its work."""
     if device != "cpu":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -146,15 +146,13 @@ class Bench:
         steps: int | None = None,
     ) -> Found:  # fmt: skip
         """Train `job`'s arm on `cases`; the search audits on the episode's audit case."""
-        site = self.site(job.task)
         seed = 1000 * job.fold + job.draw
-        volumes = [site.volume(name, organs) for name in cases]
-        patches = Patches(volumes, organs, site.patch, job.fold, self.device)
+        patches = self.patches(job, organs, cases)
         steps = steps or self.setting.training_steps
         if job.arm == "scratch":
             return self._scratch(job, organs, patches, seed)
         new = self.base(job.task).new_rows(organs.classes)
-        network = self._copy(job.task)
+        network = self.copy_of(job.task)
         cap, facts = arms.cap_of(network, job.budget), {}
         if job.arm == "sea-peft":
             assert cap is not None and episode is not None
@@ -167,7 +165,14 @@ class Bench:
         trace = fit(ready.network, patches, optimizer, self.device, steps=steps, known=organs.known)
         return Found(ready, trace, facts)
 
-    def _copy(self, task: str) -> nn.Module:
+    def patches(self, job: Job, organs: Organs, cases: Sequence[str]) -> Patches:
+        """The training patches of some cases: the same ones for every arm of a fold."""
+        site = self.site(job.task)
+        volumes = [site.volume(name, organs) for name in cases]
+        return Patches(volumes, organs, site.patch, job.fold, self.device)
+
+    def copy_of(self, task: str) -> nn.Module:
+        """A copy of a task's base on the device."""
         return copy.deepcopy(self.base(task).network).to(self.device)
 
     def _scratch(self, job: Job, organs: Organs, patches: Patches, seed: int) -> Found:
@@ -185,7 +190,7 @@ class Bench:
         self, job: Job, organs: Organs, patches: Patches, episode: Episode, cap: int, new: int,
         seed: int,
     ) -> tuple[list[Unit], dict[str, Any]]:  # fmt: skip
-        network = self._copy(job.task)
+        network = self.copy_of(job.task)
         units = arms.units_of(network)
         head = baselines.apply("head", network, new=new, seed=seed).graft
         assert head is not None
