@@ -63,6 +63,7 @@ def options() -> argparse.ArgumentParser:
         one.add_argument("--device", help="default: cuda where there is one")
         one.add_argument("--steps", type=int, help="of every training")
         one.add_argument("--tiny", action="store_true", help="a rehearsal")
+        one.add_argument("--untuned", action="store_true", help="let cuDNN guess its kernels")
         one.add_argument("--tar", type=Path, help="pack the job files into this .tar.gz at the end")
     one = verbs.add_parser("timing")
     one.add_argument("--data", type=Path, required=True, help="folder of the prepared sets")
@@ -72,6 +73,7 @@ def options() -> argparse.ArgumentParser:
     one.add_argument("--device", help="default: cuda where there is one")
     one.add_argument("--record", type=Path, help="file to write; default: the one in the tree")
     one.add_argument("--tiny", action="store_true", help="a rehearsal")
+    one.add_argument("--untuned", action="store_true", help="let cuDNN guess its kernels")
     one = verbs.add_parser("table")
     one.add_argument("--out", type=Path, required=True, help="folder of the job files")
     one.add_argument("--task", action="append", choices=TASKS, help="default: both")
@@ -103,8 +105,9 @@ def run(args: argparse.Namespace) -> int:
     from .work import STEPS, Setting
 
     setting = Setting(
-        str(args.data), str(args.out), device_of(args), args.steps or STEPS, args.tiny
-    )
+        str(args.data), str(args.out), device_of(args), args.steps or STEPS, args.tiny,
+        not args.untuned,
+    )  # fmt: skip
     results = Results(args.out)
     tasks, stages = args.task or TASKS, args.stage or STAGES
     check_data(args.data, tasks)
@@ -190,7 +193,7 @@ def time_trainings(args: argparse.Namespace) -> int:
     from .work import Setting
 
     device = device_of(args)
-    prepare_process(device)
+    prepare_process(device, not args.untuned)
     setting = Setting(str(args.data), ".", device, tiny=args.tiny)
     record = timing.write(setting, tasks, args.steps, args.rounds, args.record or timing.RECORD)
     for row in record.rows:

@@ -27,7 +27,6 @@ FIRST = {
     "hippocampus": 0.05,
     "openkbp-site": 0.12,
 }  # seconds of a unit of work, until something was measured
-START = 15.0  # seconds until a worker can take its first job
 
 
 def units_of_work(job: Job, steps: int) -> float:
@@ -194,7 +193,7 @@ def _start(setting: Setting) -> Worker:
 def _serve(line: Connection, setting: Setting) -> None:
     """A worker: takes jobs until the parent ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    prepare_process(setting.device)
+    prepare_process(setting.device, setting.tuned)
     bench = Bench(setting)
     while True:
         try:
@@ -213,8 +212,11 @@ def _short(result: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in result.items() if k not in ("scores", "losses", "own", "test")}
 
 
-def prepare_process(device: str) -> None:
-    """Set torch's switches: one thread a worker, TF32 and tuned kernels on a GPU."""
+def prepare_process(device: str, tuned: bool = True) -> None:
+    """Set torch's switches: one thread a worker; on a GPU TF32, and kernels chosen by trial unless not `tuned`.
+
+    Raises GraftError when there is no GPU for a device other than "cpu".
+    """
     import warnings
 
     import torch
@@ -223,7 +225,10 @@ def prepare_process(device: str) -> None:
     if device != "cpu":
         if not torch.cuda.is_available():
             raise GraftError(f"--device {device}: torch finds no GPU here; use --device cpu")
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = tuned
+        torch.backends.cudnn.benchmark_limit = (
+            3  # trials a shape: a job has many shapes and few steps
+        )
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cuda.matmul.allow_tf32 = True
     if not sys.warnoptions:

@@ -21,7 +21,7 @@ from graftwork_medseg.fewshot.protocol import TASKS, Episode, Task
 from graftwork_medseg.fewshot.shots import by_hash
 from graftwork_medseg.images.contract import Contract
 from graftwork_medseg.images.folder import read_case, read_dataset
-from graftwork_medseg.images.nifti import place_label
+from graftwork_medseg.images.nifti import Array, place_label
 from graftwork_medseg.images.organs import Organs
 from graftwork_medseg.images.prepare import prepare
 from graftwork_medseg.images.volume import Volume
@@ -34,7 +34,8 @@ GAP_CASES = 10  # test cases on which the audit's own score is measured
 
 @dataclass(frozen=True)
 class Tiny:
-    """How a rehearsal is cut down: test cases and patch size; None and 0 leave both as they are."""
+    """How a rehearsal is cut down: test cases, patches, and volumes to one and a half patches around what is
+    labelled; None and 0 leave them as they are."""
 
     cases: int | None = None
     patch: int = 0
@@ -102,6 +103,17 @@ class Site:
             self._audits[key] = AuditScore(volume, organs, self.patch, batch=6)
         return self._audits[key]
 
+    def _around(self, truth: Array) -> tuple[slice, ...]:
+        values = [self.dataset.classes.index(organ) for organ in self.task.novel]
+        found = np.argwhere(np.isin(truth, values))
+        middle = found.mean(0) if len(found) else np.array(truth.shape) / 2
+        size = 3 * self.tiny.patch // 2
+        low = [
+            max(0, min(int(m) - size // 2, n - size))
+            for m, n in zip(middle, truth.shape, strict=True)
+        ]
+        return tuple(slice(a, a + size) for a in low)
+
     def _read(self, name: str) -> Volume:
         if name not in self.files:
             raise GraftError(f"{self.folder}: dataset.json lists no case {name!r}")
@@ -111,8 +123,12 @@ class Site:
         )
         assert truth is not None
         affine = np.array(header.affine, dtype=np.float64)
+        box: tuple[slice, ...] | None = None
         if self.plan.data == "openkbp":
             box = openkbp.body_box(channels[0])
+        if self.tiny.patch:
+            box = self._around(truth)
+        if box is not None:
             channels, truth = [c[box] for c in channels], truth[box]
             affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
         image, placement, observed = prepare(channels, affine, self.contract, name)

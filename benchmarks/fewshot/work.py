@@ -44,6 +44,7 @@ class Setting:
     device: str = "cpu"
     steps: int = STEPS
     tiny: bool = False
+    tuned: bool = True  # convolution kernels are chosen by trial, on a GPU
 
     @property
     def training_steps(self) -> int:
