@@ -164,6 +164,15 @@ def fixed_at(grid: dict[Key, Cell], task: str, k: int, budget: float) -> dict[st
     return out
 
 
+def caps(grid: dict[Key, Cell]) -> dict[str, dict[str, int]]:
+    """Caps in parameters, by task and by share of the base; those that no job had are left out."""
+    out: dict[str, dict[str, int]] = {}
+    for task in dict.fromkeys(key[0] for key in grid):
+        found = {f"{b:g}": cap for b in listing.BUDGETS if (cap := _cap(grid, task, b)) is not None}
+        out[task] = found
+    return out
+
+
 def _cap(grid: dict[Key, Cell], task: str, budget: float) -> int | None:
     """The cap in parameters, as the capped jobs of the task had it."""
     caps = [
@@ -197,7 +206,7 @@ def compared_rows(grid: dict[Key, Cell]) -> list[Row]:
         fixed = fixed_at(grid, task, k, budget)
         best, one = best_fixed(fixed), one_fixed(grid, task, budget)
         rivals = {
-            "random": ("random allocation", grid.get((task, k, "random", budget))),
+            "random": ("random", grid.get((task, k, "random", budget))),
             "best fixed choice": (best, fixed.get(best or "")),
             "one fixed choice": (one, fixed.get(one or "")),
         }

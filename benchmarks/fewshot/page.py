@@ -8,6 +8,8 @@ from pathlib import Path
 from graftwork_runs import Record, Row, validate_record
 from graftwork_runs.tables import markdown, source
 
+from .jobs import FIXED
+
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "benchmarks" / "records" / "medseg" / "few-shot.json"
 PAGE = ROOT / "docs" / "medseg-few-shot.md"
@@ -106,7 +108,8 @@ def results(record: Record) -> str:
         shown = "–" if share is None or not share.value else f"{100 * share.value:.0f} %"
         rows.append(
             [
-                *start,
+                row.case,
+                row.variant + _within(record, row, trained.value),
                 _number(row, 3),
                 _number(_find(record, row, "hd95"), 1, False),
                 _number(_find(record, row, "nsd"), 3, False),
@@ -117,6 +120,15 @@ def results(record: Record) -> str:
             ]
         )
     return f"{markdown(columns, rows)}\n\n{notes(record)}\n"
+
+
+def _within(record: Record, row: Row, trained: float) -> str:
+    """The smallest cap that holds a fixed choice without a size."""
+    if row.variant not in FIXED:
+        return ""
+    caps = record.details["caps"][row.case.partition(",")[0]]
+    held = [float(share) for share, cap in caps.items() if trained <= cap]
+    return f" (within {100 * min(held):g} %)" if held else " (above every cap)"
 
 
 def notes(record: Record) -> str:

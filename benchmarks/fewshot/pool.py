@@ -23,6 +23,7 @@ from .jobs import EVERYWHERE, Job, Results
 from .work import JUDGE_STEPS, Bench, Setting
 
 MARGIN = 1.25  # of an estimate, before the clock is asked
+GRACE = 20.0  # seconds after the deadline until jobs at work are given up
 FIRST = {
     "hippocampus": 0.05,
     "openkbp-site": 0.12,
@@ -97,7 +98,8 @@ def run_all(
 
     Args:
         jobs: in their order.
-        deadline: time.monotonic() after which nothing may still run; None: no limit.
+        deadline: time.monotonic() by which all shall have ended; a job whose estimate was far too low is given up
+            `GRACE` later. None: no limit.
         say: takes progress lines.
 
     Raises:
@@ -124,6 +126,10 @@ def run_all(
                 del idle[line]
             if len(idle) == len(crew):
                 break  # nothing more ends in time, or what is left waits for what is missing
+            if deadline is not None and time.monotonic() > deadline + GRACE:
+                late = [w.job.name for w in crew if w.job is not None]
+                say(f"out of time; given up: {', '.join(late)}")
+                break
             for line in wait([w.line for w in crew if w.line not in idle], timeout=1.0):
                 worker = next(w for w in crew if w.line is line)
                 job = worker.job
@@ -154,8 +160,9 @@ def run_all(
             worker.process.terminate()
         for worker in crew:
             worker.process.join()
-    if waiting:
-        say(f"{len(waiting)} of {total} jobs are left; the same command goes on")
+    left_over = sum(not results.done(job) for job in jobs)
+    if left_over:
+        say(f"{left_over} of {len(jobs)} jobs are left; the same command goes on")
     return failed
 
 

@@ -48,6 +48,7 @@ def build(results: Sequence[dict[str, Any]], tasks: Sequence[str], command: str)
         ],
         details={
             "rates": trials(results),
+            "caps": collect.caps(grid),
             "jobs": len(results),
             "steps": steps(results),
             "rates at an edge of their grid": at_edge(results),
