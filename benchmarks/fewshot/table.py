@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.errors import GraftError
-from graftwork_runs import Record
+from graftwork_runs import Record, validate_record
 from graftwork_runs.files import write_atomic
-from graftwork_runs.tables import render
+from graftwork_runs.tables import record_table, render
 
 from . import collect, page
-from .jobs import HEAD_RATES, RATES, Job, Results
+from .jobs import FIXED, HEAD_RATES, RATES, Job, Results
 from .statistics import RESAMPLES
 
 
@@ -49,6 +49,7 @@ def build(results: Sequence[dict[str, Any]], tasks: Sequence[str], command: str)
         details={
             "rates": trials(results),
             "caps": collect.caps(grid),
+            "without a size": list(FIXED),
             "jobs": len(results),
             "steps": steps(results),
             "rates at an edge of their grid": at_edge(results),
@@ -109,7 +110,16 @@ def write(
     made = build(results, tasks, command)
     made.write(record)
     text = target.read_text(encoding="utf-8") if target.is_file() else page.TEXT
-    write_atomic(target, render(target, text, lambda name: page.TABLES[name](made)))
+    seconds = record.with_name("few-shot-seconds.json")
+    if seconds.is_file() and "medseg/few-shot-seconds" not in text:
+        text += page.SECONDS
+
+    def fill(name: str) -> str:
+        if name in page.TABLES:
+            return page.TABLES[name](made)
+        return record_table(validate_record(seconds))
+
+    write_atomic(target, render(target, text, fill))
     return made
 
 

@@ -128,7 +128,7 @@ def test_a_known_organs_head_trains_whole() -> None:
 def test_the_unet_is_nnunets_for_the_patch() -> None:
     net = arms.unet(3, (32, 48, 32), 0)
     inner = net.network
-    assert [len(s.blocks) for s in (stage[-1] for stage in inner.encoder.stages)] == [1, 3, 4, 6]
+    assert [len(stage.blocks) for stage in inner.encoder.stages] == [1, 3, 4, 6]
     assert inner.encoder.output_channels == [32, 64, 128, 256]
     with torch.no_grad():
         assert net(torch.zeros(1, 1, 32, 48, 32)).shape == (1, 3, 32, 48, 32)
