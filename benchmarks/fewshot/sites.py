@@ -65,7 +65,7 @@ class Site:
         self.patch = (self.tiny.patch,) * 3 if self.tiny.patch else patch
         self.window = (self.tiny.patch,) * 3 if self.tiny.patch else self.plan.patch
         self._volumes: dict[str, Volume] = {}
-        self._audits: dict[tuple[str, tuple[str, ...]], AuditScore] = {}
+        self._audits: dict[tuple[str, tuple[str, ...], tuple[str, ...]], AuditScore] = {}
 
     def episode(self, k: int, fold: int, organs: tuple[str, ...]) -> Episode:
         """The episode of a job; fewer test cases in a rehearsal."""
@@ -97,7 +97,7 @@ class Site:
 
     def audit(self, name: str, organs: Organs) -> AuditScore:
         """The audit score of a case, kept."""
-        key = (name, organs.classes)
+        key = (name, organs.classes, organs.asked)
         if key not in self._audits:
             volume = self.volume(name, organs)
             self._audits[key] = AuditScore(volume, organs, self.patch, batch=6)
