@@ -19,17 +19,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.utils.tensorboard  # here once, not in each child
 
+import graftwork_medseg.fewshot.judging
+import graftwork_medseg.tasks  # noqa: F401
 from graftwork_medseg import files
 from graftwork_medseg.app import main as medseg
 from graftwork_medseg.cli import MedsegCLI
 from graftwork_medseg.module import Segmenter
+from graftwork_medseg.networks.bases import load_base
+from graftwork_medseg.prediction.window import forward_bytes
 
 COMMON = ["--quiet", "--trainer.accelerator=cpu"]
 TRAIN = [
     "--data=graftwork_medseg.data.FolderData",
-    *("--data.roi=[16,16,16]", "--data.patches_per_epoch=8", "--trainer.max_epochs=2"),
-    *("--model.roi=[16,16,16]", "--trainer.check_val_every_n_epoch=2"),
+    *("--data.roi=[16,16,16]", "--data.patches_per_epoch=6", "--trainer.max_epochs=2"),
+    *("--model.roi=[24,24,24]", "--trainer.check_val_every_n_epoch=2"),
 ]
 PREDICT = ["--data=graftwork_medseg.data.ImageFiles", "--model.roi=[16,16,16]"]
 PREDICT += ["--uncertainty=true", "--output=masks"]
@@ -87,7 +92,7 @@ def child(folder: Path, command: list[str]) -> tuple[int, int]:
     os.dup2(log, 1)
     os.dup2(log, 2)
     told(write)
-    MedsegCLI.checkpoint_every = 3
+    MedsegCLI.checkpoint_every = 2
     os._exit(medseg(command))
 
 
@@ -126,4 +131,5 @@ def main(verb: str, data: Path, target: Path, seed: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    forward_bytes(load_base(None).model, (1, 1, 16, 16, 16))  # what is imported on first use
     main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
