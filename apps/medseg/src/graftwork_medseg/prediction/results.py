@@ -22,9 +22,10 @@ from torch import Tensor
 from graftwork.errors import GraftError
 
 from .. import __version__
-from ..data import Input, Volume, VolumeData
+from ..data import Input, VolumeData
 from ..files import publish, sweep
 from ..images.scans import is_series
+from ..images.volume import Volume
 from .maps import Maps, Wanted
 from .outputs import Outputs, refuse_formats, statistics, write_case
 
