@@ -51,6 +51,7 @@ def rescore(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, A
         GraftError: no record of a domain base, or weights or data that are not the record's.
     """
     begun = time.perf_counter()
+    here = {k: v for k, v in environment(args.device).items() if v is not None}
     record = read_json(args.record, "domain.train writes one")
     try:
         details, hashes = record["details"], dict(record["data"])
@@ -77,7 +78,6 @@ def rescore(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, A
             "with data_cards/prepare.py"
         )
     rows = [row for group in scored for row in rows_of(group)]
-    here = {k: v for k, v in environment(args.device).items() if v is not None}
     record |= {"rows": rows, "verdict": verdict_of(rows)}
     details["tolerance_mm"] = plan.tolerance_mm
     details["scored"] = {
