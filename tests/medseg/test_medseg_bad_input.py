@@ -148,7 +148,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "damaged header": (damaged_header, r"007\.dcm: .*(damaged|missing).*copy"),
     "cut pixels": (
         lambda p: spoilt(p, 1, PixelData=bytes(10)),
-        r"\.dcm: its pixels cannot be read.*copy",
+        r"^\S+cut-pixels: 007\.dcm: its pixels cannot be read.*copy",
     ),
     "no image": (
         lambda p: p.mkdir() or (p / "notes.txt").write_text("none"),
