@@ -119,8 +119,24 @@ def die_in_write(folder: Path, step: str, count: int) -> None:
     checkpoint_io.os = SimpleNamespace(**fake)  # type: ignore[attr-defined]
 
 
+class Counting(Net):
+    """The same with a schedule as long as the run: Lightning builds the loaders to count the steps."""
+
+    def configure_optimizers(self) -> Any:
+        [optimizer], [schedule] = super().configure_optimizers()
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule["scheduler"] = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, steps)
+        return [optimizer], [schedule]
+
+
 def run(
-    folder: Path, *, workers: int = 2, epochs: int = 3, every: int = 7, **options: Any
+    folder: Path,
+    *,
+    workers: int = 2,
+    epochs: int = 3,
+    every: int = 7,
+    net: type[Net] = Net,
+    **options: Any,
 ) -> Trainer:
     """Start or continue the run in `folder` until its end."""
     keeper = StepCheckpoint(folder, every=every)
@@ -137,7 +153,7 @@ def run(
     )
     train, valid = loaders(workers)
     resume = keeper.path if keeper.path.exists() else None
-    trainer.fit(Net(), train, valid, ckpt_path=resume)
+    trainer.fit(net(), train, valid, ckpt_path=resume)
     return trainer
 
 

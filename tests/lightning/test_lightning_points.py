@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from resume_run import final_state, run
+from resume_run import Counting, final_state, run
 from same import differences
 from torchmetrics import MeanMetric
 
@@ -49,6 +49,20 @@ def test_any_batch_resumes_exactly(tmp_path: Path, validation: dict[str, Any]) -
     assert len(points) == 13 * EPOCHS
     for point in points:
         resumed = run(point, workers=0, epochs=EPOCHS, **validation)
+        assert differences(whole, final_state(resumed)) == [], point.name
+        assert (point / "metrics.csv").read_text() == curve, point.name
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_module_that_counts_its_steps_resumes_exactly(tmp_path: Path, workers: int) -> None:
+    keep = KeepEach(tmp_path / "whole", tmp_path / "each")
+    whole = final_state(
+        run(tmp_path / "whole", workers=0, epochs=2, net=Counting, callbacks=[keep])
+    )
+    curve = (tmp_path / "whole" / "metrics.csv").read_text()
+    points = sorted((tmp_path / "each").iterdir())
+    for point in points[:: 5 if workers else 1]:
+        resumed = run(point, workers=workers, epochs=2, net=Counting)
         assert differences(whole, final_state(resumed)) == [], point.name
         assert (point / "metrics.csv").read_text() == curve, point.name
 

@@ -6,11 +6,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from torch import nn
 
 FIT = ["--trainer.max_epochs=1", "--data.patches_per_epoch=2", "--sites=null", "--also_train=[]"]
+# Options to predict image files in small windows.
+SIZE = (20, 18, 16)
+GRID = np.diag([2.0, 2.0, 2.0, 1.0])
+FILES = ["--data=graftwork_medseg.data.ImageFiles", "--trainer.accelerator=cpu", "--quiet"]
+FILES += ["--model.roi=[16,16,16]"]
 
 
 def noise(shape: tuple[int, ...] = (9, 10, 11)) -> Any:
@@ -39,3 +45,22 @@ class Bomb:
 def options(folder: Path, run: str, *more: str) -> list[str]:
     data = ["--data=graftwork_medseg.data.FolderData", f"--data.path={folder}", "--quiet"]
     return [*data, f"--run_dir={run}", "--trainer.accelerator=cpu", *more]
+
+
+def nifti(path: Path, shape: tuple[int, ...] = SIZE, change: Any = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    voxels = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    image = nib.Nifti1Image(voxels, GRID)
+    if change:
+        change(image, voxels)
+    nib.save(image, path)
+    return path
+
+
+def no_codes(image: Any, _: Any) -> None:
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+
+
+def one_nan(_: Any, voxels: Any) -> None:
+    voxels[3, 4, 5] = np.nan

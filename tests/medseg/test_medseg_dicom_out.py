@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pydicom import dcmread
 from scipy.ndimage import gaussian_filter
 
 from graftwork.errors import GraftError
+from graftwork_medseg.app import main
 from graftwork_medseg.images import dicom_labels, dicom_write
 from graftwork_medseg.images.contract import Contract
 from graftwork_medseg.images.dicom_read import open_series, read_series
@@ -100,6 +102,84 @@ def test_an_rtstruct_filled_by_matplotlib_is_the_mask(series: Any, tmp_path: Pat
     assert study.RTReferencedSeriesSequence[0].SeriesInstanceUID == series.uid
     for k in (1, 2):
         np.testing.assert_array_equal(filled(path, series.affine, k), mask == k)
+
+
+GEOMETRIES = {
+    "oblique, non-square, thick": stack(
+        spacing=(1.6, 2.3, 3.1), turn=turned((0.3, -0.2, 0.4)), origin=(-40, 12, 100)
+    ),
+    "sagittal": stack(spacing=(2.0, 2.6, 2.2), turn=np.eye(3)[:, [1, 2, 0]] * [1, -1, -1]),
+    "thin, fine": stack(spacing=(1.9, 1.9, 1.2), turn=turned((0, 0, -0.5))),
+}
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_what_predict_writes_of_a_series_other_programs_read_on_its_grid(
+    geometry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DICOM in by the command; its SEG, RTSTRUCT and NIfTI by SimpleITK, pydicom and matplotlib alone."""
+    monkeypatch.chdir(tmp_path)
+    # A plane is whole bytes of bits: ITK garbles a last byte that is not full.
+    shape = (34, 28, 26)
+    at = np.stack(np.meshgrid(*(np.arange(n) - n / 2 for n in shape), indexing="ij"))
+    radius = np.linalg.norm(at * [[[[1.0]]], [[[1.2]]], [[[1.1]]]], axis=0)
+    stored = (400 * (radius < 12) + 500 * (radius < 7)).astype(np.int16) + numbers(shape) % 90
+    write_series(Path("ct"), stored.astype(np.int16), GEOMETRIES[geometry], intercept=0)
+    options = ["--data=graftwork_medseg.data.ImageFiles", "--data.files=[ct]", "--output=out"]
+    options += ["--outputs=[nifti,seg,rtstruct]", "--trainer.accelerator=cpu", "--quiet"]
+    assert main(["predict", *options]) == 0
+    stated = {
+        row["class"]: row["ml"] for row in json.loads(Path("out/statistics.json").read_text())
+    }
+    assert len(stated) == 2 and min(stated.values()) > 1
+
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames("ct"))
+    grid = reader.Execute()  # (columns, rows, slices), as ITK sees the series
+    voxel = float(np.prod(grid.GetSpacing())) / 1000
+    mask = SimpleITK.ReadImage("out/ct.nii.gz")
+    assert mask.GetSize() == grid.GetSize() == shape
+    for corner in np.ndindex(2, 2, 2):
+        index = [c * (n - 1) for c, n in zip(corner, shape, strict=True)]
+        here, there = (i.TransformIndexToPhysicalPoint(index) for i in (mask, grid))
+        np.testing.assert_allclose(here, there, atol=1e-3)
+    nifti = SimpleITK.GetArrayFromImage(mask).T
+
+    seg, frames = dcmread("out/ct.seg.dcm"), SimpleITK.ReadImage("out/ct.seg.dcm")
+    planes = SimpleITK.GetArrayFromImage(frames) > 0
+    assert frames.GetSize()[:2] == shape[:2]
+    [shared] = seg.SharedFunctionalGroupsSequence
+    rows = shared.PixelMeasuresSequence[0].PixelSpacing
+    np.testing.assert_allclose(np.array(rows, float)[::-1], grid.GetSpacing()[:2], rtol=1e-4)
+    turn = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    directions = np.array(grid.GetDirection()).reshape(3, 3)
+    np.testing.assert_allclose(np.array(turn, float), directions[:, :2].T.ravel(), atol=1e-5)
+    contours = dcmread("out/ct.rtstruct.dcm")
+    centres = np.stack(np.meshgrid(*map(np.arange, shape[:2]), indexing="ij"), -1).reshape(-1, 2)
+    for number, name in enumerate(stated, 1):
+        wanted = nifti == number
+        assert wanted.sum() * voxel == pytest.approx(stated[name], rel=0.02)
+        found = np.zeros(shape, bool)
+        assert seg.SegmentSequence[number - 1].SegmentLabel == name
+        for plane, group in zip(planes, seg.PerFrameFunctionalGroupsSequence, strict=True):
+            if group.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number:
+                place = [float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient]
+                index = grid.TransformPhysicalPointToContinuousIndex(place)
+                np.testing.assert_allclose(index, [0, 0, round(index[2])], atol=1e-2)
+                found[:, :, round(index[2])] = plane.T
+        assert found.sum() * voxel == pytest.approx(stated[name], rel=0.02)
+        np.testing.assert_array_equal(found, wanted)
+        filled = np.zeros(shape, bool)
+        assert contours.StructureSetROISequence[number - 1].ROIName == name
+        for contour in contours.ROIContourSequence[number - 1].ContourSequence:
+            points = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
+            to_index = grid.TransformPhysicalPointToContinuousIndex
+            index = np.array([to_index(p) for p in points.tolist()])
+            k = round(index[:, 2].mean())
+            assert np.abs(index[:, 2] - k).max() < 1e-2
+            inside = Outline(index[:, :2]).contains_points(centres).reshape(shape[:2])
+            filled[:, :, k] ^= inside
+        assert filled.sum() * voxel == pytest.approx(stated[name], rel=0.02)
 
 
 @settings(max_examples=15, deadline=None)

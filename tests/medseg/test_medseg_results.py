@@ -187,7 +187,7 @@ def test_the_command_predicts_what_it_can_and_lists_what_it_cannot(
     assert main(["predict", *options]) == 2
     said = capsys.readouterr()
     assert "2 of 3 cases failed:" in said.err and "Traceback" not in said.err
-    assert "slices are missing" in said.err and "seg needs a DICOM series" in said.err
+    assert "slices are missing" in said.err and "output seg needs a DICOM series" in said.err
     assert "Cases that failed" in Path("runs/medseg/predict/report.html").read_text()
     image, mask = open_series("good"), nib.load("out/good.nii.gz")
     assert mask.shape == shape and mask.affine.tobytes() == image.affine.tobytes()

@@ -23,3 +23,6 @@ APP = App(
     },
 )
 main = APP.main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -14,6 +14,7 @@ from graftwork_runs import Case, Figure, Measure, Record, Report, Row, environme
 from graftwork_runs import Volume as Shown
 
 from .data import VolumeData
+from .files import refuse_existing
 from .images.nifti import apply_orientation, io_orientation, spacing_of
 from .module import Segmenter, input_channels
 from .networks.network import NetworkConfig, load_pretrained, save_weights
@@ -29,8 +30,9 @@ def export_merged(model: Segmenter, graft: gw.Graft, target: Path) -> float:
 
     The file carries its configuration and loads again as `--base`. Returns the largest difference
     between the scores of the file, read back, and of the live graft, relative to the largest score.
-    Raises GraftError when the graft cannot be merged or the file cannot be written.
+    Raises GraftError when the graft cannot be merged, or the file exists or cannot be written.
     """
+    refuse_existing(target)
     network = model.network.eval()
     x = torch.randn(
         1, input_channels(network), 32, 32, 32, generator=torch.Generator().manual_seed(0)

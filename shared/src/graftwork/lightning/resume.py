@@ -129,6 +129,7 @@ class ExactResume(Callback):
         if self._loaded is None:
             return
         checkpoint, self._loaded = self._loaded, None
+        _place_loaders(trainer.fit_loop)
         _restore_random(checkpoint["random"])
         self._epoch_so_far = checkpoint["epoch_so_far"]
         restore_metrics(self._epoch_so_far, pl_module)
@@ -241,6 +242,19 @@ def settle(fit_loop: dict[str, Any]) -> bool:
         if "batches" in loader:
             loader["batches"] -= 1
     return True
+
+
+def _place_loaders(loop: Any) -> None:
+    """Put the training loaders where the checkpoint says, unless Lightning has done so.
+
+    Lightning does so when it builds the loaders, and never again. A module that asks for
+    `trainer.estimated_stepping_batches` in `configure_optimizers` has them built before the checkpoint is
+    read: the epoch would begin anew with its first batch.
+    """
+    states, loop._combined_loader_states_to_load = loop._combined_loader_states_to_load, []
+    if states:
+        loop._combined_loader._load_state_dicts(states)
+        iter(loop._data_fetcher)  # the old iterator stands at the first batch
 
 
 def _stateful_loggers(trainer: Trainer) -> list[Any]:

@@ -201,7 +201,7 @@ def message(folder: str, model: str, faults: list[str], other: list[str]) -> str
         parts.append("the graft does not fit:\n  " + shorten(faults))
     if other:
         parts.append(
-            "the base is not the one that the graft was trained on (allow_other_base=True loads it "
-            "all the same):\n  " + shorten(other)
+            "the base is not the one that the graft was trained on: give that one "
+            "(allow_other_base=True loads it all the same):\n  " + shorten(other)
         )
     return "\n".join(parts)

@@ -294,7 +294,7 @@ def _masks_of_heads(
     sizes = [head.out_channels for head in both.heads]
 
     def one(image: Tensor) -> list[Tensor]:
-        scores = task.scores_of(both, image[None])[0]
+        scores = task.scores_of(both, image)
         progress.advance(_PASS, "base and head only: masks of the test volumes")
         return [part.argmax(0).to(torch.uint8) for part in scores.split(sizes)]
 

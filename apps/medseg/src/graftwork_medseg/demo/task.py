@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 import graftwork as gw
@@ -22,6 +21,7 @@ import graftwork as gw
 from ..images.patches import sample
 from ..losses import dice_ce
 from ..networks.network import BASE_HEAD
+from ..prediction.window import Windows
 from . import sim
 
 FIRST = 1000  # subjects of the task; the base's end below
@@ -172,17 +172,18 @@ def fit(
 
 @torch.inference_mode()
 def scores_of(model: nn.Module, image: Tensor, roi: Sequence[int] = ROI) -> Tensor:
-    """Class scores (1, C, X, Y, Z) by Gaussian-weighted sliding windows of `roi`, a quarter overlap."""
-    window = SlidingWindowInferer(roi, sw_batch_size=4, overlap=0.25, mode="gaussian")
-    return window(image, lambda x: model(x.contiguous(memory_format=torch.channels_last_3d)))
+    """Class scores (C, X, Y, Z) of an image (1, X, Y, Z) by sliding windows of `roi`, a quarter overlap."""
+    x, y, z = roi
+    windows = Windows((x, y, z), overlap=0.25, batch=4)
+    return windows.scores(
+        lambda cut: model(cut.contiguous(memory_format=torch.channels_last_3d)), image, image.device
+    )
 
 
 def predict(model: nn.Module, images: Tensor, roi: Sequence[int] = ROI) -> Tensor:
     """Masks (N, X, Y, Z) uint8 of whole volumes (N, 1, X, Y, Z)."""
     model.eval()
-    return torch.stack(
-        [scores_of(model, x[None], roi)[0].argmax(0).to(torch.uint8) for x in images]
-    )
+    return torch.stack([scores_of(model, x, roi).argmax(0).to(torch.uint8) for x in images])
 
 
 def dice(masks: Tensor, labels: Tensor, classes: int = 4) -> Tensor:

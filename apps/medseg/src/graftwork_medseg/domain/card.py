@@ -53,6 +53,7 @@ sha256: {record["data"][name]}
 - Data: {words["data"]}.
 - Command: `{record["command"]}`
 - Device and time: {record["device"]}, {record["seconds"]} s, {details["steps"]} steps, patches of {patch} voxels.
+{_scored(details)}\
 - Precision: float16 on disk ({details["bytes"] / 1e6:.1f} MB), loaded as float32; the weights are the moving average.
 - Not for: {words["limits"]}.
 
@@ -61,6 +62,14 @@ which the organ is annotated):
 
 {_table(record["rows"])}
 """
+
+
+def _scored(details: dict[str, Any]) -> str:
+    """The line on a scoring of its own, by `domain.rescore`."""
+    again = details.get("scored")
+    if not again:
+        return ""
+    return f"- Scored anew: `{again['command']}`, on {again['device']}, {again['seconds']} s.\n"
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

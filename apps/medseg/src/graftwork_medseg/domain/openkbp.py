@@ -16,7 +16,6 @@ The folder is the one that `data_cards/prepare.py` writes: `images/`, `labels/`,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from torch import Tensor
 from graftwork.errors import GraftError
 
 from ..fewshot.shots import by_hash
+from ..files import read_json
 from ..images.contract import Intensity
 from ..images.folder import CaseFiles, read_case, read_dataset
 from ..images.nifti import Array, Placement, place, place_label, spacing_of
@@ -65,10 +65,8 @@ def annotations(folder: str | Path) -> dict[str, Annotation]:
     Raises GraftError when the file is missing, is not JSON, or an entry lacks a field.
     """
     file = Path(folder) / "partial.json"
-    if not file.is_file():
-        raise GraftError(f"{file}: missing; rebuild the folder with data_cards/prepare.py openkbp")
+    found = read_json(file, "rebuild the folder with data_cards/prepare.py openkbp")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
         return {
             name: Annotation(
                 frozenset(map(str, case["annotated"])),
@@ -77,7 +75,7 @@ def annotations(folder: str | Path) -> dict[str, Annotation]:
             )
             for name, case in found.items()
         }  # fmt: skip
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError) as error:
         raise GraftError(
             f"{file}: each case needs 'annotated' (organ names) and 'spacing_mm' (three numbers): "
             f"{error!r}"

@@ -30,8 +30,8 @@ class Plan:
     `classes` from background on; `channel` what the image is; `spacing` of the working grid in mm, RAS;
     `intensity` the rule by which its values become the network's input, on that grid; `patch` in voxels of
     it, also the window of the sliding prediction; `batch` patches a step; `rate` the peak rate of AdamW;
-    `average` the decay of the weights' moving average; `steps` a full training, when neither --minutes
-    nor --steps is given.
+    `tolerance_mm` of the NSD; `average` the decay of the weights' moving average; `steps` a full training,
+    when neither --minutes nor --steps is given.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Plan:
     channel: str
     spacing: float
     intensity: Intensity
+    tolerance_mm: float
     weight_decay: float = 1e-2
-    tolerance_mm: float = 2.0  # of the NSD
     average: float = 0.998
     steps: int = 5000
     channels_last: bool = True
@@ -67,8 +67,14 @@ CT: dict[str, Any] = {
     "channel": "CT",
     "spacing": openkbp.SPACING,
     "intensity": openkbp.INTENSITY,
+    "tolerance_mm": 4.0,  # about a voxel of its files
 }
-MR: dict[str, Any] = {"channel": "MR", "spacing": 1.0, "intensity": Intensity("volume")}
+MR: dict[str, Any] = {
+    "channel": "MR",
+    "spacing": 1.0,
+    "intensity": Intensity("volume"),
+    "tolerance_mm": 1.0,
+}
 
 
 def _segresnet(outputs: int, filters: int = 16) -> NetworkConfig:
@@ -121,7 +127,6 @@ PLANS = {
             batch=8,
             rate=2e-3,
             **MR,
-            tolerance_mm=1.0,
             steps=10_000,
             summary="hippocampus on MR of any contrast, trained on synthetic images alone",
         ),

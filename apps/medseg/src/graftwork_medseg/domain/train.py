@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from graftwork.errors import GraftError
@@ -35,6 +34,7 @@ from ..files import publish
 from ..losses import dice_ce
 from ..networks.network import build, save_weights
 from ..prediction.metrics import average
+from ..prediction.window import Windows
 from .batches import Batch, OpenKBP, Predict, Scored, SynthHippocampus
 from .card import card
 from .plans import PLANS, Plan, plan_of
@@ -82,13 +82,13 @@ def open_data(plan: Plan, args: argparse.Namespace) -> OpenKBP | SynthHippocampu
 
 def predictor(model: nn.Module, plan: Plan, device: str) -> Predict:
     """Class scores of a whole image, by Gaussian-weighted sliding windows with half overlap."""
-    window = SlidingWindowInferer(plan.patch, sw_batch_size=4, overlap=OVERLAP, mode="gaussian")
+    windows = Windows(plan.patch, OVERLAP, batch=4)
     model.eval()
 
     @torch.inference_mode()
     def predict(image: Tensor) -> Tensor:
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
-            return window(image, model).float()  # type: ignore[no-any-return,union-attr]
+            return windows.scores(model, image[0], device)[None]
 
     return predict
 

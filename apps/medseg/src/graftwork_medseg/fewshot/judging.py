@@ -17,7 +17,7 @@ import graftwork as gw
 from graftwork.errors import GraftError
 
 from ..data import VolumeData
-from ..files import publish
+from ..files import publish, sweep
 from ..module import Segmenter
 from ..prediction import metrics
 from .verdict import Verdict, judge
@@ -49,6 +49,7 @@ def leave_one_out(
     """
     plain = _without_grafts(model)
     cases = data.labelled()[:limit]
+    sweep(folder)
     done = _read(folder / SCORES)
     for i, name in enumerate(cases):
         if name not in done:

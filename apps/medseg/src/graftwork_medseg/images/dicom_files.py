@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ class Place:
         try:
             self.zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as error:
-            raise GraftError(f"{path}: not a readable zip archive: {error}") from error
+            raise GraftError(
+                f"{path}: not a readable zip archive: {error}; copy it again"
+            ) from error
         members = [m for m in self.zip.infolist() if not m.is_dir()]
         total = sum(m.file_size for m in members)
         packed = sum(m.compress_size for m in members)
@@ -71,5 +74,9 @@ class Place:
             return open(self.path / name, "rb")
         try:
             return io.BytesIO(self.zip.read(name))
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-            raise GraftError(f"{self.path}: {name}: damaged in the archive: {error}") from error
+        except (
+            *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError),
+        ) as error:
+            raise GraftError(
+                f"{self.path}: {name}: damaged in the archive: {error}; pack or copy it again"
+            ) from error

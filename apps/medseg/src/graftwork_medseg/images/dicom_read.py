@@ -141,6 +141,7 @@ def read_series(path: str | Path, uid: str | None = None) -> Series:
     path = Path(path)
     found: dict[str, list[tuple[str, Any]]] = {}
     others: Counter[str] = Counter()
+    blank: list[tuple[str, Any]] = []
     with Place(path) as place:
         for name in place.names():
             header = _header(place, name)
@@ -148,11 +149,15 @@ def read_series(path: str | Path, uid: str | None = None) -> Series:
                 continue
             if header.get("Modality") in NO_IMAGE or "Rows" not in header:
                 others[str(header.get("Modality", "no modality"))] += 1
+                blank.append((name, header))
                 continue
             found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((name, header))
     if not found:
         beside = ", ".join(f"{n} {kind}" for kind, n in others.items())
-        raise GraftError(f"{path}: holds no DICOM image" + (f", only {beside}" if beside else ""))
+        raise GraftError(
+            f"{path}: holds no DICOM image{f', only {beside}' if beside else ''}; give the folder or zip "
+            "archive of a series, or NIfTI files"
+        )
     if uid is not None and uid not in found:
         raise GraftError(f"{path}: no series {uid}; there are:\n{_listed(found)}")
     if uid is None and len(found) > 1:
@@ -161,6 +166,13 @@ def read_series(path: str | Path, uid: str | None = None) -> Series:
             f"(medseg predict), or keep one in a folder:\n{_listed(found)}"
         )
     uid = uid or next(iter(found))
+    kind = found[uid][0][1].get("SOPClassUID")
+    for name, header in blank:
+        # Raw data may lie beside the images of a series; what says that it is such an image is one.
+        if header.get("SeriesInstanceUID") == uid and header.get("SOPClassUID") == kind:
+            raise GraftError(
+                f"{path}: {name}: a damaged DICOM file: Rows is missing; copy it again"
+            )
     frames = [frame for name, header in found[uid] for frame in _frames(path, name, header)]
     return _ordered(path, uid, frames)
 
@@ -183,7 +195,9 @@ def _header(place: Place, name: str) -> Any:
     except pydicom.errors.InvalidDicomError:
         return None
     except (OSError, EOFError, ValueError, KeyError, NotImplementedError) as error:
-        raise GraftError(f"{place.path}: {name}: a damaged DICOM file: {error}") from error
+        raise GraftError(
+            f"{place.path}: {name}: a damaged DICOM file: {error}; copy it again"
+        ) from error
     return None if "DirectoryRecordSequence" in header else header
 
 
@@ -191,9 +205,11 @@ def _frames(path: Path, name: str, header: Any) -> Iterator[Frame]:
     """The frames of one file. A multi-frame file must say where each lies (enhanced CT, MR, PET)."""
     where = f"{path}: {name}"
     if int(header.get("SamplesPerPixel", 1)) != 1:
-        raise GraftError(f"{where}: a colour image (SamplesPerPixel {header.SamplesPerPixel})")
+        raise GraftError(
+            f"{where}: a colour image (SamplesPerPixel {header.SamplesPerPixel}); give a grey one"
+        )
     if "ModalityLUTSequence" in header:
-        raise GraftError(f"{where}: ModalityLUTSequence (values by table) is not read")
+        raise GraftError(f"{where}: ModalityLUTSequence (values by table) is not read; convert it")
     many = int(header.get("NumberOfFrames", 1) or 1)
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     if many == 1 and not per_frame:
@@ -230,11 +246,11 @@ def _frame(
         if given is None or len(given) != size:
             raise GraftError(
                 f"{where}: {field} is {'missing' if given is None else list(given)}; without it the "
-                "image has no place in the patient"
+                "image has no place in the patient: export the series anew"
             )
         numbers[field] = np.array([float(v) for v in given])
         if not np.isfinite(numbers[field]).all():
-            raise GraftError(f"{where}: {field} is {list(given)}")
+            raise GraftError(f"{where}: {field} is {list(given)}; export the series anew")
     turn, spacing = numbers["ImageOrientationPatient"], numbers["PixelSpacing"]
     gram = turn.reshape(2, 3) @ turn.reshape(2, 3).T
     if np.abs(gram - np.eye(2)).max() > 1e-3:
@@ -242,7 +258,9 @@ def _frame(
             f"{where}: ImageOrientationPatient {turn.tolist()} is not two perpendicular unit vectors"
         )
     if (spacing <= 0).any():
-        raise GraftError(f"{where}: PixelSpacing {spacing.tolist()} must be positive")
+        raise GraftError(
+            f"{where}: PixelSpacing {spacing.tolist()} must be positive; export the series anew"
+        )
     slope, intercept = value("RescaleSlope"), value("RescaleIntercept")
     return Frame(
         name, header, index, numbers["ImagePositionPatient"], turn, spacing,
@@ -351,4 +369,6 @@ def _pixels(place: Place, frame: Frame) -> Array:
         try:
             return np.asarray(data.pixel_array)
         except Exception as error:  # each codec has its own family of exceptions
-            raise GraftError(f"{where}: its pixels cannot be read: {error}") from error
+            raise GraftError(
+                f"{where}: its pixels cannot be read: {error}; copy it again"
+            ) from error

@@ -13,7 +13,6 @@ MSD layout an image may be a DICOM series (folder or zip) and a label a DICOM-SE
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 
 from graftwork.errors import GraftError
 
+from ..files import read_json
 from .nifti import Array, Header, Spacing, open_image, read_voxels, refuse_too_large
 from .scans import open_scan, read_label
 
@@ -57,16 +57,7 @@ def read_dataset(folder: str | Path) -> DatasetFolder:
     file = folder / "dataset.json"
     if not folder.is_dir():
         raise GraftError(f"{folder}: no such data folder")
-    if not file.is_file():
-        raise GraftError(
-            f"{file}: missing; the folder needs a dataset.json (MSD or nnU-Net layout)"
-        )
-    try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GraftError(f"{file}: cannot be read as JSON: {error}") from error
-    if not isinstance(meta, dict):
-        raise GraftError(f"{file}: must hold a JSON object")
+    meta = read_json(file, "the folder needs a dataset.json (MSD or nnU-Net layout)")
     classes = _classes(meta, file)
     if "training" in meta:
         channels = _names(meta, "modality", file)
@@ -159,7 +150,8 @@ def _nnunet_cases(folder: Path, which: str, channels: int, ending: str) -> tuple
     if which == "Tr" and not labels.is_dir():
         raise GraftError(f"{labels}: missing; nnU-Net keeps the training labels there")
     files = place.iterdir() if place.is_dir() else ()
-    names = sorted(p.name.removesuffix(tail) for p in files if p.name.endswith(tail))
+    found = (p.name for p in files if p.name.endswith(tail) and not p.name.startswith("."))
+    names = sorted(name.removesuffix(tail) for name in found)
     cases = []
     for name in names:
         label = labels / f"{name}{ending}"
@@ -185,7 +177,7 @@ def read_case(
     without foreground (unless `allow_empty`), and a case too large for the free memory.
     """
     first = open_scan(case.images[0], series)
-    refuse_too_large(first, case.images[0], spacing, len(case.images), classes)
+    refuse_too_large(first, case.images[0], spacing, len(case.images))
     channels = [read_voxels(first, case.images[0])]
     for path in case.images[1:]:
         other = open_scan(path)
@@ -204,7 +196,7 @@ def read_case(
         shown = ", ".join(f"{v:g}" for v in wrong[:5])
         raise GraftError(
             f"{case.label}: label values {shown} are not among the classes 0 to {classes - 1} of "
-            "dataset.json field 'labels'"
+            "dataset.json field 'labels'; correct the one or the other"
         )
     if values.max() == 0 and not allow_empty:
         raise GraftError(
@@ -216,7 +208,8 @@ def read_case(
 def _same_grid(a: Header, a_path: Path, b: Header, b_path: Path, what: str) -> None:
     if a.shape != b.shape:
         raise GraftError(
-            f"{b_path}: {what} grid {b.shape} differs from the image grid {a.shape} of {a_path}"
+            f"{b_path}: {what} grid {b.shape} differs from the image grid {a.shape} of {a_path}; "
+            "resample it to the image's grid"
         )
     gap = float(np.abs(a.affine - b.affine).max())
     if gap > 1e-2:

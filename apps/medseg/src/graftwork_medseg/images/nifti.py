@@ -38,8 +38,8 @@ Header = nib.Nifti1Image | nib.Nifti2Image
 def open_image(path: str | Path) -> Header:
     """Open a NIfTI file and check its header; the voxels stay on disk.
 
-    Raises GraftError naming the file: missing, not NIfTI, not 3D, not numeric, or a spacing or affine that
-    is not finite, zero or singular.
+    Raises GraftError naming the file: missing, not NIfTI, not 3D, not numeric, a spacing or affine that is
+    not finite, zero or singular, or axes whose directions are unknown.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,20 +47,28 @@ def open_image(path: str | Path) -> Header:
     try:
         image = nib.load(path)
     except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError) as error:
-        raise GraftError(f"{path}: not a readable NIfTI file: {error}") from error
+        raise GraftError(f"{path}: not a readable NIfTI file: {error}; copy it again") from error
     if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
         raise GraftError(f"{path}: is {type(image).__name__}, give a NIfTI file (.nii or .nii.gz)")
     shape = image.shape
     if len(shape) != 3 or 0 in shape:
         raise GraftError(
-            f"{path}: shape {shape} has {len(shape)} dimensions; a 3D image is needed"
-            + ("; split it into one file per volume" if len(shape) > 3 else "")
+            f"{path}: shape {shape} has {len(shape)} dimensions; a 3D image is needed: "
+            + ("split it into one file per volume" if len(shape) > 3 else "stack its slices")
         )
     if image.get_data_dtype().kind not in "iuf":
-        raise GraftError(f"{path}: voxel type {image.get_data_dtype()} is not a real number")
+        raise GraftError(
+            f"{path}: voxel type {image.get_data_dtype()} is not a real number; convert it"
+        )
     pixdim = np.asarray(image.header["pixdim"][1:4], dtype=np.float64)
     if not np.isfinite(pixdim).all() or (pixdim == 0).any():
         raise GraftError(f"{path}: header field pixdim (spacing) is {pixdim.tolist()}; mend it")
+    if not (int(image.header["qform_code"]) or int(image.header["sform_code"])):
+        # nibabel would take the axes for left, anterior and superior: left and right may be swapped.
+        raise GraftError(
+            f"{path}: header fields qform_code and sform_code are 0, so its orientation is unknown; write it "
+            "anew with the scanner's, or set the code once the affine is known to be right"
+        )
     if not np.isfinite(image.affine).all():
         raise GraftError(f"{path}: the affine (sform or qform) holds NaN or infinity; mend it")
     if abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
@@ -82,10 +90,15 @@ def read_voxels(image: Header, path: str | Path) -> Array:
         if str(path).endswith(".gz"):
             _check_sum(Path(path))
         data = np.asarray(image.dataobj, dtype=np.float32)
+    except GraftError:
+        raise  # a series names the slice's file itself
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise GraftError(f"{path}: its voxels cannot be read: {error}") from error
+        raise GraftError(f"{path}: its voxels cannot be read: {error}; copy it again") from error
     if not np.isfinite(data).all():
-        raise GraftError(f"{path}: {int((~np.isfinite(data)).sum())} voxels are NaN or infinite")
+        raise GraftError(
+            f"{path}: {int((~np.isfinite(data)).sum())} voxels are NaN or infinite; replace them, by the "
+            "background's value if they lie outside the body"
+        )
     return data
 
 
@@ -205,12 +218,12 @@ def available_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def needed_bytes(image: Header, spacing: Spacing, channels: int, classes: int) -> int:
+def needed_bytes(image: Header, spacing: Spacing, channels: int) -> int:
     """Estimate of the memory that reading and placing one case takes, from the header alone.
 
     Per channel the file's voxels three times (read, turned, blurred), and on the working grid the input
     twice, with two masks' worth of voxels for labels; all float32. The class scores are streamed and have
-    an estimate of their own (`maps.needed_bytes`), so `classes` does not enter.
+    an estimate of their own (`maps.needed_bytes`).
     """
     own = spacing_of(image.affine)
     voxels = float(np.prod(np.array(image.shape, dtype=np.float64)))
@@ -220,11 +233,9 @@ def needed_bytes(image: Header, spacing: Spacing, channels: int, classes: int) -
     return int(4 * (voxels * (3 * channels + 2) + working * (2 * channels + 1)))
 
 
-def refuse_too_large(
-    image: Header, path: str | Path, spacing: Spacing, channels: int, classes: int
-) -> None:
+def refuse_too_large(image: Header, path: str | Path, spacing: Spacing, channels: int) -> None:
     """Raise GraftError with the estimate when a case would not fit into the free memory."""
-    need, free = needed_bytes(image, spacing, channels, classes), available_bytes()
+    need, free = needed_bytes(image, spacing, channels), available_bytes()
     if need > 0.9 * free:
         raise GraftError(
             f"{path}: shape {image.shape} needs about {need / 2**30:.1f} GiB of memory, "

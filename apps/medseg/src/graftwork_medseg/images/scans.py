@@ -24,6 +24,8 @@ def open_scan(path: str | Path, series: str | None = None) -> Header:
     path = Path(path)
     if not is_series(path):
         return open_image(path)
+    if path.is_dir() and not any(path.iterdir()):
+        raise GraftError(f"{path}: is an empty folder: no NIfTI file, no DICOM series")
     from .dicom_read import open_series
 
     return open_series(path, series)
@@ -32,18 +34,23 @@ def open_scan(path: str | Path, series: str | None = None) -> Header:
 def find_scans(names: Sequence[str], field: str = "data.files") -> list[Path]:
     """The images that `names` stand for: a folder is its NIfTI files, or else one DICOM series.
 
-    Raises GraftError when a folder is empty or nothing is named.
+    Nothing is opened, so that one bad image does not keep the others from their turn. Raises GraftError when
+    nothing is named.
     """
     found: list[Path] = []
     for name in names:
         path = Path(name)
-        inside = sorted(path.glob("*.nii*")) if path.is_dir() else []
-        if path.is_dir() and not inside and not any(path.iterdir()):
-            raise GraftError(f"{field}: {name} is an empty folder: no NIfTI file, no DICOM series")
-        found += inside or [path]
+        found += (nifti_files(path) if path.is_dir() else []) or [path]
     if not found:
         raise GraftError(f"{field} {list(names)}: names no NIfTI file and no DICOM series")
     return found
+
+
+def nifti_files(folder: Path) -> list[Path]:
+    """The NIfTI files of a folder, sorted; hidden ones, which some systems put beside each file, left out."""
+    endings = (".nii", ".nii.gz")
+    names = sorted(p.name for p in folder.iterdir() if p.name.lower().endswith(endings))
+    return [folder / name for name in names if not name.startswith(".")]
 
 
 def scan_name(path: Path) -> str:

@@ -8,18 +8,19 @@ and patch size; from `models/model.pt` the weights.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from graftwork.errors import GraftError
 
+from ..files import read_json
 from ..images.contract import Contract, Intensity
 from .network import NetworkConfig, Pretrained, build, load_weights, networks
 from .state_dicts import tensors_of
 
 _TARGET = re.compile(r"(?:monai\.networks\.nets\.(?:\w+\.)?)?(\w+)\Z")
+NEEDED = "a bundle needs configs/inference.json and metadata.json"
 # Steps that change no value and no grid.
 _NEUTRAL = {"LoadImage", "EnsureChannelFirst", "AddChannel", "EnsureType", "ToTensor", "CastToType"}
 
@@ -44,7 +45,7 @@ def read(folder: Path) -> Pretrained:
             an expression, weights that do not fit, or outputs that overlap (sigmoid).
     """
     inference, metadata = (
-        _json(folder / "configs" / f"{n}.json") for n in ("inference", "metadata")
+        read_json(folder / "configs" / f"{n}.json", NEEDED) for n in ("inference", "metadata")
     )
     where = f"{folder / 'configs' / 'inference.json'}"
     config = _network(inference.get("network_def"), where)
@@ -63,20 +64,6 @@ def read(folder: Path) -> Pretrained:
         contract, meta["unread"] = None, f"its preprocessing {reason}"
     classes = _classes(metadata)
     return Pretrained(model.eval(), config, classes, meta, contract)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise GraftError(
-            f"{file}: missing; a bundle needs configs/inference.json and metadata.json"
-        )
-    try:
-        value = json.loads(file.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise GraftError(f"{file}: cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise GraftError(f"{file}: must hold a JSON object")
-    return value
 
 
 def _network(value: Any, where: str) -> NetworkConfig:

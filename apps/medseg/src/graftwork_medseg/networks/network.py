@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from graftwork.errors import GraftError
 
-from ..files import CHECKPOINT
+from ..files import CHECKPOINT, read_json
 from ..images.agree import unstated
 from ..images.contract import Contract
 
@@ -220,11 +220,7 @@ def contract_of(path: Path, meta: dict[str, Any]) -> Contract | None:
     if "contract" in meta:
         return Contract.from_json(meta["contract"], str(path))
     if beside.is_file():
-        try:
-            stated = json.loads(beside.read_text("utf8"))
-        except (OSError, ValueError) as error:
-            raise GraftError(f"{beside}: cannot be read as JSON: {error}") from error
-        return Contract.from_json(stated, str(beside))
+        return Contract.from_json(read_json(beside, "a contract"), str(beside))
     if "network" not in meta:
         return None
     inputs = meta["network"].get("args", {}).get("in_channels", 1)

@@ -12,7 +12,6 @@ the box around the nonzero voxels.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,12 @@ from torch import Tensor, nn
 
 from graftwork.errors import GraftError
 
+from ..files import read_json
 from ..images.contract import Contract, Intensity, Ranges
 from .network import NetworkConfig, Pretrained, load_weights
 from .safe_load import safe_load
 
+NEEDED = "a results folder of nnU-Net v2 has it"
 # What a plan may name, and what it stands for.
 _PARTS: dict[str, type[nn.Module] | None] = {
     "torch.nn.modules.conv.Conv3d": nn.Conv3d,
@@ -62,7 +63,7 @@ def read(folder: Path) -> Pretrained:
             weights that do not fit.
     """
     folder, fold = (folder.parent, folder) if folder.name.startswith("fold_") else (folder, None)
-    plans, dataset = (_json(folder / f"{name}.json") for name in ("plans", "dataset"))
+    plans, dataset = (read_json(folder / f"{name}.json", NEEDED) for name in ("plans", "dataset"))
     file = _checkpoint(fold or _first_fold(folder))
     checkpoint = safe_load(file)
     try:
@@ -130,18 +131,6 @@ def _used(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     decoder: Any = model.decoder
     unused = tuple(f"decoder.seg_layers.{i}." for i in range(len(decoder.seg_layers) - 1))
     return {k: t for k, t in tensors.items() if not k.startswith(("decoder.encoder.", *unused))}
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise GraftError(f"{file}: missing; a results folder of nnU-Net v2 has it")
-    try:
-        value = json.loads(file.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise GraftError(f"{file}: cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise GraftError(f"{file}: must hold a JSON object")
-    return value
 
 
 def _first_fold(folder: Path) -> Path:
@@ -302,7 +291,7 @@ def _ranges(file: Path, turn: list[int]) -> Ranges | None:
     """
     if not file.is_file():
         return None
-    seen = _json(file)
+    seen = read_json(file, NEEDED)
     rows = [[float(s[axis]) for axis in turn] for s in seen["spacings"]]
     sizes = [[int(n[axis]) for axis in turn] for n in seen["shapes_after_crop"]]
     extents = [

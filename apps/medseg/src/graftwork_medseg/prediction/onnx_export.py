@@ -16,7 +16,7 @@ import torch
 import graftwork as gw
 from graftwork.errors import GraftError
 
-from ..files import publish
+from ..files import publish, refuse_existing
 from ..images.contract import Contract
 
 OPSET = 18
@@ -39,8 +39,8 @@ def export_onnx(
     file's metadata. The live network is left as it was, bit for bit. Returns the largest difference between
     the scores of onnxruntime and of the live graft, relative to the largest score.
 
-    Raises GraftError when the extra is not installed, the graft cannot be merged, the network cannot be
-    expressed in ONNX, or the file computes something else; no file is left then.
+    Raises GraftError when the extra is not installed, `target` exists, the graft cannot be merged, the network
+    cannot be expressed in ONNX, or the file computes something else; no file is left then.
     """
     try:
         import onnx
@@ -50,6 +50,7 @@ def export_onnx(
         raise GraftError(
             f"format onnx needs {error.name}: pip install 'graftwork-medseg[onnx]', or export safetensors"
         ) from None
+    refuse_existing(target)
     network.eval()
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(2, channels, *roi, generator=draw)

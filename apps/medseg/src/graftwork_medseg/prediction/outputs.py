@@ -55,6 +55,15 @@ class Outputs:
         return [*(FORMATS[f] for f in dict.fromkeys(self.formats)), *kept]
 
 
+def refuse_formats(name: str, outputs: Outputs, is_series: bool) -> None:
+    """Raise GraftError for a DICOM format of an image that is no DICOM series."""
+    dicom = [kind for kind in dict.fromkeys(outputs.formats) if kind != "nifti"]
+    if dicom and not is_series:
+        raise GraftError(
+            f"case {name}: output {dicom[0]} needs a DICOM series to refer to; leave it out of --outputs"
+        )
+
+
 def write_case(
     folder: Path, name: str, maps: Maps, like: Header, outputs: Outputs, classes: Sequence[str]
 ) -> list[Path]:
@@ -63,14 +72,14 @@ def write_case(
     Raises GraftError for a DICOM format of an image that is no DICOM series.
     """
     series = series_of(like)
+    refuse_formats(name, outputs, series is not None)
     written = []
     for kind in dict.fromkeys(outputs.formats):
         target = folder / f"{name}{FORMATS[kind]}"
         if kind == "nifti":
             written.append(write_mask(target, maps.mask, like))
-        elif series is None:
-            raise GraftError(f"case {name}: {kind} needs a DICOM series to refer to; use nifti")
         else:
+            assert series is not None
             from ..images import dicom_write
 
             write = dicom_write.write_seg if kind == "seg" else dicom_write.write_rtstruct

@@ -23,10 +23,11 @@ from graftwork.errors import GraftError
 
 from .. import __version__
 from ..data import Input, VolumeData
-from ..files import publish
+from ..files import publish, sweep
+from ..images.scans import is_series
 from ..images.volume import Volume
 from .maps import Maps, Wanted
-from .outputs import Outputs, statistics, write_case
+from .outputs import Outputs, refuse_formats, statistics, write_case
 
 MANIFEST, STATISTICS = "manifest.json", "statistics.json"
 
@@ -61,7 +62,8 @@ class Results:
     def pending(self, inputs: Sequence[Input]) -> list[Input]:
         """The cases still to predict, without those that are done or may not be replaced.
 
-        Raises GraftError when two cases have one name, since their files would be one.
+        Raises GraftError when two cases have one name, since their files would be one, and when the folder
+        cannot be written: before hours of prediction, not after.
         """
         names = [one.name for one in inputs]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -78,7 +80,13 @@ class Results:
                     self.kept.append(one.name)
                     continue
                 self._refuse_foreign(one.name, key)
+                if one.files:
+                    refuse_formats(one.name, self.outputs, is_series(one.files[0]))
                 todo.append(one)
+        if any(one.files for one in todo):
+            self._refuse_statistics()
+            self._write(MANIFEST, {"format": 1, "cases": self.cases})
+            sweep(self.folder)
         return todo
 
     def reader(self, one: Input) -> Callable[[], Volume | None]:
@@ -167,6 +175,11 @@ class Results:
             raise GraftError(
                 f"{there[0]}: exists and is not of this batch; --overwrite replaces it"
             )
+
+    def _refuse_statistics(self) -> None:
+        file = self.folder / STATISTICS
+        if file.exists() and not (self.cases or self.outputs.overwrite):
+            raise GraftError(f"{file}: exists and is not of this batch; --overwrite replaces it")
 
     def _enter(self, name: str, entry: dict[str, Any]) -> None:
         self.cases[name] = entry

@@ -122,6 +122,16 @@ class Windows:
         assert ring is not None
         yield from ring.take(plan.padded[0])
 
+    def scores(self, network: Network, image: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """All scores (C, x, y, z) of `image` at once, for volumes whose scores fit; see `stream`."""
+        out: Tensor | None = None
+        for start, planes in self.stream(network, image, device):
+            if out is None:
+                out = planes.new_empty((planes.shape[0], *image.shape[1:]))
+            out[:, start : start + planes.shape[1]] = planes
+        assert out is not None
+        return out
+
     def _box(self, cell: Cell) -> tuple[slice, ...]:
         return tuple(slice(a, a + r) for a, r in zip(cell, self.roi, strict=True))
 
