@@ -132,7 +132,7 @@ class MedsegCLI(AppCLI):
         if dual is None:
             return super().new_graft(target)
         if adapter is not None:
-            return pair.load(target, dual, adapter, self.section.get("shared"))
+            return pair.load(target, dual, adapter)
         shared = adapting.section_of(dual, APP)["contract"]["classes"]
         return pair.start(
             target,

@@ -16,6 +16,7 @@ from ..data import FolderData, VolumeData
 from ..images.contract import APP
 from ..images.organs import Organs
 from ..module import Segmenter
+from .pair import check_pair
 from .plan import Request
 
 
@@ -136,7 +137,10 @@ def refuse_conflicts(
         fault = f"dual: name the private graft with --adapter, or use the shared one alone: --adapter {dual}"
     if fault:
         raise GraftError(fault)
-    if adapter is not None and dual is None and "shared" in section_of(adapter, APP):
+    named = section_of(adapter, APP).get("shared") if adapter is not None else None
+    if adapter is not None and dual is not None:
+        check_pair(dual, adapter, named)
+    elif named is not None:
         raise GraftError(
             f"{adapter}: is the private half of a pair; name the shared graft with --dual"
         )

@@ -85,16 +85,15 @@ def start(
     return pair.private
 
 
-def load(network: nn.Module, shared: str | Path, private: str | Path, named: object) -> gw.Graft:
-    """Load both; they act together.
+def check_pair(shared: str | Path, private: str | Path, named: object) -> None:
+    """Refuse two adapter folders that were not trained side by side.
 
     Args:
-        network: their base.
-        shared, private: adapter folders.
+        shared, private: the folders.
         named: the shared graft's fingerprint by the private one's passport.
 
     Raises:
-        GraftError: the private graft belongs to none or to another shared one, or either does not fit.
+        GraftError: the private graft belongs to none or to another shared one.
     """
     if named is None:
         raise GraftError(f"{private}: is not a private graft; leave --dual out")
@@ -102,6 +101,14 @@ def load(network: nn.Module, shared: str | Path, private: str | Path, named: obj
         raise GraftError(
             f"{private}: was trained beside another shared graft than {shared}; name that one with --dual"
         )
+
+
+def load(network: nn.Module, shared: str | Path, private: str | Path) -> gw.Graft:
+    """Load both, which `check_pair` found to belong together; they act together. The private graft.
+
+    Raises:
+        GraftError: either does not fit the network, which is as it was then.
+    """
     own = _loaded(network, shared)
     try:
         graft = gw.load(network, private, name=PRIVATE)
