@@ -61,9 +61,7 @@ def test_a_kill_leaves_no_trace(
     assert there == LEFT[phase]
     # the run folder knows its options
     assert main(["adapt", f"--run_dir={phase}", "--resume"]) == 0
-    same = [
-        Path(run, "graft/adapter.safetensors").read_bytes() for run in ("whole", phase)
-    ]
+    same = [Path(run, "graft/adapter.safetensors").read_bytes() for run in ("whole", phase)]
     assert same[0] == same[1]
     first, second = (json.loads(Path(run, "search.json").read_text()) for run in ("whole", phase))
     for record in (first, second):  # clocks apart

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -99,7 +96,10 @@ def test_bad_input_is_one_message(
     ("words", "message"),
     [
         (["predict", "--data=site", "--dual=lora"], "name the private graft with --adapter"),
-        (["predict", "--data=site", "--dual=lora", "--adapter=lora"], "lora: is not a private graft"),
+        (
+            ["predict", "--data=site", "--dual=lora", "--adapter=lora"],
+            "lora: is not a private graft",
+        ),
         (
             ["predict", "--data=site", "--dual=lora", "--adapter=private"],
             "private: was trained beside another shared graft than lora",

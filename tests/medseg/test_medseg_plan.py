@@ -29,7 +29,10 @@ def test_a_budget_is_a_count_or_a_share(count: int, percent: float) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        *((t, "give a share of the network such as 1%") for t in ("", "much", "1 %%", "nan", "inf%")),
+        *(
+            (t, "give a share of the network such as 1%")
+            for t in ("", "much", "1 %%", "nan", "inf%")
+        ),
         *((t, "must lie above 0 and be at most 100 %") for t in ("0", "0%", "-1%", "101%", "1.5")),
     ],
 )
@@ -38,9 +41,7 @@ def test_a_budget_that_is_none_is_refused(text: str, message: str) -> None:
         budget_of(text)
 
 
-@given(
-    st.integers(1, 10_000), st.integers(1, 400), st.integers(1, 30), st.integers(1, 8)
-)
+@given(st.integers(1, 10_000), st.integers(1, 400), st.integers(1, 30), st.integers(1, 8))
 def test_audits_stay_within_their_share_of_the_time(
     steps: int, units: int, crops: int, batch: int
 ) -> None:

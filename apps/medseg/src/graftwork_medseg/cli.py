@@ -48,8 +48,9 @@ class MedsegCLI(AppCLI):
     @classmethod
     def launch(cls, app: App, args: list[str]) -> AppCLI:
         """Write short forms out, and run; see `arguments`."""
-        kinds = (VolumeData, FolderData, SimulatedData, ImageFiles)
-        return super().launch(app, arguments.expand(args, [kind.__name__ for kind in kinds]))
+        return super().launch(
+            app, arguments.expand(args, [c.__name__ for c in (cls.data, *cls.allow)])
+        )
 
     def _setting(self, name: str) -> Any:
         value = super()._setting(name)
@@ -95,6 +96,7 @@ class MedsegCLI(AppCLI):
             known, source, stated = Contract.from_json(self.section["contract"], start), start, True
         self.earlier = known.ranges if known and adapter is not None else None
         outputs = known.classes if known and stated else self.model.base_classes
+        self.outputs = len(outputs)  # before new rows join
         if not self.trains and stated:
             adapting.measure_by_name(self.model, self.datamodule, self.section)
         lines = adapting.settle(self.model, self.datamodule, self.request, outputs)
@@ -111,10 +113,10 @@ class MedsegCLI(AppCLI):
                 int(self._setting("seed_everything")),
                 dry_run=self.dry_run,
             )
+        if free and self.model.organs is None:
+            lines += adapting.renamed(self.datamodule.classes, self.model.base_classes)
         for line in lines:
             self.say(line)
-        if free and self.model.organs is None:
-            self._tell_renamed()
         self.model.contract = self.datamodule.contract
         self.model.classes = tuple(
             self.datamodule.classes or self.model.contract.classes or self.model.classes
@@ -133,22 +135,15 @@ class MedsegCLI(AppCLI):
             return super().new_graft(target)
         if adapter is not None:
             return pair.load(target, dual, adapter)
-        shared = adapting.section_of(dual, APP)["contract"]["classes"]
         return pair.start(
             target,
             dual,
             self._get(self.config_init, "graft"),
             head=self.model.head,
-            rows=len(self.model.classes) - len(shared),
+            rows=len(self.model.classes) - self.outputs,
             moving=self._setting("dual_moving"),
             seed=int(self._setting("seed_everything")),
         )
-
-    def _tell_renamed(self) -> None:
-        pairs = zip(self.datamodule.classes[1:], self.model.base_classes[1:], strict=False)
-        renamed = [f"{new} as {old}" for new, old in pairs if new != old]
-        if renamed:
-            self.say(f"note: classes go by number; outputs of the base begin: {', '.join(renamed)}")
 
     def passport(self) -> dict[str, Any]:
         """The contract, with what the training cases were like."""
@@ -235,6 +230,7 @@ class MedsegCLI(AppCLI):
             self.say,
             limit=2 if self.dry_run else None,
             note="where to adapt was chosen with every case in view" if self.found else "",
+            device=self.trainer.strategy.root_device,
         )
         self.save_graft(metrics={"verdict": verdict.to_json()})
         print(verdict.line(), flush=True)

@@ -62,6 +62,13 @@ def settle(
     return lines
 
 
+def renamed(site: Sequence[str], base: Sequence[str]) -> list[str]:
+    """A line where classes that go by number have another name in the base."""
+    pairs = [f"{new} as {old}" for new, old in zip(site[1:], base[1:], strict=False) if new != old]
+    listed = ", ".join(pairs)
+    return [f"note: classes go by number; outputs of the base begin: {listed}"] if pairs else []
+
+
 def _outputs(organs: Organs, outputs: Sequence[str]) -> str:
     new = [n for n in organs.asked if n not in outputs]
     known = [n for n in organs.asked if n in outputs]

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import graftwork as gw
 from graftwork.errors import GraftError
 
@@ -39,6 +41,7 @@ def leave_one_out(
     *,
     limit: int | None = None,
     note: str = "",
+    device: torch.device | str = "cpu",
 ) -> Verdict:
     """Judge what `adapt` did on the site's own labelled cases.
 
@@ -51,6 +54,7 @@ def leave_one_out(
         say: prints one line.
         limit: leave out the first so many cases alone.
         note: what a reader of the verdict must know.
+        device: where cases are segmented; a trainer gives its device back when it is done.
     """
     plain = bare(model)
     cases = data.labelled()[:limit]
@@ -62,9 +66,9 @@ def leave_one_out(
             [read] = left.readers("validate")
             volume = read()
             with without(graft):  # before the training, which may move a shared graft
-                scores = {"base": _score(fold, volume)}
+                scores = {"base": _score(fold.to(device), volume)}
             fit(fold, left)
-            scores["graft"] = _score(fold, volume)
+            scores["graft"] = _score(fold.to(device), volume)
             done[name] = scores
             with publish(folder / SCORES) as file:
                 file.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
