@@ -80,6 +80,7 @@ def main_killed_at(phase: str, args: list[str]) -> None:
     from lightning.pytorch import Callback, Trainer
 
     from graftwork_medseg.app import main
+    from graftwork_medseg.cli import MedsegCLI
     from graftwork_medseg.fewshot import judging
 
     class Killer(Callback):
@@ -90,16 +91,19 @@ def main_killed_at(phase: str, args: list[str]) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     judging_now: list[bool] = []
-    real_trainer, real_judge = Trainer.__init__, judging.leave_one_out
+    real_trainer, real_judge = MedsegCLI.instantiate_trainer, judging.leave_one_out
 
-    def trainer(self: Any, *args: Any, callbacks: Any = None, **how: Any) -> None:
-        real_trainer(self, *args, callbacks=[*(callbacks or []), Killer()], **how)
+    def trainer(self: Any, **how: Any) -> Trainer:
+        made = real_trainer(self, **how)
+        made.callbacks.append(Killer())  # type: ignore[attr-defined]
+        return made
 
     def judge(*args: Any, **how: Any) -> Any:
         judging_now.append(True)
         return real_judge(*args, **how)
 
-    Trainer.__init__, judging.leave_one_out = trainer, judge  # type: ignore[method-assign]
+    MedsegCLI.instantiate_trainer = trainer  # type: ignore[method-assign]
+    judging.leave_one_out = judge
     sys.exit(main(args))
 
 
