@@ -12,8 +12,10 @@ from graftwork.errors import GraftError
 AUDITS, MEMORY, PATIENCE = 40, 0.93, 3
 LEAST_AUDITS, STEPS_PER_AUDIT = 4, 15
 AUDIT_SHARE = 0.2  # of the units
-TIME_IN_AUDITS = 0.3  # of the search, at most, by the count of forward passes
-_BACKWARD = 3  # a training step costs as much as so many forward passes of its batch
+TIME_IN_AUDITS = 0.2  # of the search, planned by forward passes; switching and the end come on top
+_STEP = (
+    2  # forward passes of its batch that a step costs at least: a frozen base needs few gradients
+)
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class SearchPlan:
             crops: of the audit, whose count bounds what one audit costs.
             batch: crops of a training step.
 
-        An audit looks at a fifth of the units, or at as many as three tenths of the search's time pay for.
+        An audit looks at a fifth of the units, or at as many as a fifth of the search's forward passes pay for.
         """
         audits = min(AUDITS, max(LEAST_AUDITS, self.steps // STEPS_PER_AUDIT))
         every = max(1, self.steps // audits)
-        spare = TIME_IN_AUDITS / (1 - TIME_IN_AUDITS) * every * _BACKWARD * batch / crops
+        spare = TIME_IN_AUDITS / (1 - TIME_IN_AUDITS) * every * _STEP * batch / crops
         probes = max(1.0, spare - 2)  # the set itself, and the allocation's own look at it
         return Plan(
             warm_up=self.warm_up,
