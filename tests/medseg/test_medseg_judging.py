@@ -108,7 +108,7 @@ def test_scores_that_are_none_are_refused(
     assert not Path("a/judge.json").exists()
     assert gw.inspect("a/graft")["metrics"] in (None, {})
     Path("a/judge.json").write_text('{"case0": 1}')
-    assert main(["adapt", *site, "--run_dir=a", "--quiet", "--resume"]) == 2
+    assert main(["adapt", *site, "--run_dir=a", "--quiet", "--resume", "--judge=true"]) == 2
     assert "judge.json: not the scores of an earlier run" in capsys.readouterr().err
 
 

@@ -9,15 +9,23 @@ from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from torch import nn
 
 import graftwork as gw
 from graftwork.errors import GraftError
+from graftwork.lightning import run_folder
+from graftwork.lightning.app import App
 from graftwork.lightning.cli import AppCLI
 from graftwork.lightning.verbs import verb
 
-from .data import FolderData, ImageFiles, SimulatedData, VolumeData, one_by_one
-from .fewshot.verdict import WORSE
+from . import arguments
+from .data import FolderData, ImageFiles, SimulatedData, VolumeData
+from .fewshot import adapting, pair
+from .fewshot.judging import refuse_worse
+from .fewshot.plan import Request, SearchPlan
+from .fewshot.searching import Found, Space
 from .images.contract import APP, Contract, Intensity, Ranges
+from .images.loading import one_by_one
 from .module import Segmenter
 from .networks.network import NetworkConfig
 from .prediction.outputs import Outputs
@@ -33,6 +41,16 @@ class MedsegCLI(AppCLI):
 
     model: Segmenter
     datamodule: VolumeData
+    request = Request()  # what `adapt` was asked for
+    space: Space | None = None  # what its search chooses from, where there is a budget
+    found: Found | None = None  # what it chose
+
+    @classmethod
+    def launch(cls, app: App, args: list[str]) -> AppCLI:
+        """Write short forms out, and run; see `arguments`."""
+        return super().launch(
+            app, arguments.expand(args, [c.__name__ for c in (cls.data, *cls.allow)])
+        )
 
     def _setting(self, name: str) -> Any:
         value = super()._setting(name)
@@ -55,56 +73,107 @@ class MedsegCLI(AppCLI):
             "results of nnU-Net; null: the shipped base, or random weights when model.network is given",
         )
         parser.link_arguments("base", "model.base")
+        parser.add_argument(
+            "--dual",
+            type=str | None,
+            default=None,
+            help="adapter folder of a shared graft: adapt trains a private pair on its sites, the other verbs "
+            "use it together with the private graft that --adapter names",
+        )
 
     def built(self) -> None:
         """The data take on the contract of the graft, or of the base; the model their class names."""
-        adapter = self._setting("adapter")
-        known, source, stated = self.model.contract, self.model.source, False
-        if adapter is not None:
-            section = gw.inspect(adapter).get("app", {}).get(APP, {})
-            stated = "contract" in section
-            if stated:
-                known, source = Contract.from_json(section["contract"], adapter), adapter
+        adapter, dual = self._setting("adapter"), self._setting("dual")
         self.trains = self.verb in ("fit", "adapt")
+        if self.verb == "adapt":
+            names = ("organ", "shots", "fold", "budget", "dual")
+            self.request = Request(**{name: self._setting(name) for name in names})
+        adapting.refuse_conflicts(self.verb, self.request, adapter, dual, self._moving)
+        start = dual if self.trains and dual is not None else adapter
+        known, source, stated = self.model.contract, self.model.source, False
+        self.section = adapting.section_of(start, APP) if start is not None else {}
+        if "contract" in self.section:
+            known, source, stated = Contract.from_json(self.section["contract"], start), start, True
         self.earlier = known.ranges if known and adapter is not None else None
-        self.datamodule.take_on(known, source, free=adapter is None and self.trains, graft=stated)
-        if self.trains and adapter is None:
-            self._tell_renamed()
+        outputs = known.classes if known and stated else self.model.base_classes
+        self.outputs = len(outputs)  # before new rows join
+        if not self.trains and stated:
+            adapting.measure_by_name(self.model, self.datamodule, self.section)
+        lines = adapting.settle(self.model, self.datamodule, self.request, outputs)
+        if adapter is not None:
+            adapting.refuse_foreign(adapter, outputs, self.model.organs)
+        free = adapter is None and self.trains
+        self.datamodule.take_on(known, source, free=free, graft=stated and not free)
+        if self.request.budget is not None:
+            self.space = Space.of(
+                self.model,
+                self.datamodule,
+                self.request.budget,
+                self._get(self.config_init, "search"),
+                int(self._setting("seed_everything")),
+                dry_run=self.dry_run,
+            )
+        if free and self.model.organs is None:
+            lines += adapting.renamed(self.datamodule.classes, self.model.base_classes)
+        for line in lines:
+            self.say(line)
         self.model.contract = self.datamodule.contract
         self.model.classes = tuple(
             self.datamodule.classes or self.model.contract.classes or self.model.classes
         )
 
-    def _tell_renamed(self) -> None:
-        pairs = zip(self.datamodule.classes[1:], self.model.base_classes[1:], strict=False)
-        renamed = [f"{new} as {old}" for new, old in pairs if new != old]
-        if renamed:
-            self.say(f"note: classes go by number; outputs of the base begin: {', '.join(renamed)}")
+    def resumes_from(self) -> tuple[Path, ...]:
+        """A run of `adapt` goes on from wherever it was stopped, before its first checkpoint too."""
+        return (run_folder.CHECKPOINT, *([Path(run_folder.CONFIG)] if self.verb == "adapt" else []))
+
+    def new_graft(self, target: nn.Module) -> gw.Graft | None:
+        """As for every app; after a search what it chose; with a shared graft, the private one beside it."""
+        dual, adapter = self._setting("dual"), self._setting("adapter")
+        if self.request.budget is not None:
+            return self.found.graft_on(target) if self.found else None
+        if dual is None:
+            return super().new_graft(target)
+        if adapter is not None:
+            return pair.load(target, dual, adapter)
+        return pair.start(
+            target,
+            dual,
+            self._get(self.config_init, "graft"),
+            head=self.model.head,
+            rows=len(self.model.classes) - self.outputs,
+            moving=self._setting("dual_moving"),
+            seed=int(self._setting("seed_everything")),
+        )
 
     def passport(self) -> dict[str, Any]:
         """The contract, with what the training cases were like."""
         contract = self.model.contract
+        section = self.section.copy() if self._setting("adapter") is not None else {}
         if self.trains:
             seen = Ranges.of(self.datamodule.observed()).union(self.earlier)
             contract = dataclasses.replace(contract, ranges=seen)
-        return {"app": {APP: {"contract": contract.to_json()}}}
+            if self.model.organs is not None:
+                section["organs"] = list(self.model.organs.asked)
+        if self.found is not None:
+            section["allocation"] = self.found.passport()
+        if self.request.dual is not None:
+            moved = self.run_dir / "shared"
+            section["shared"] = pair.fingerprint(moved if self._moving else self.request.dual)
+        return {"app": {APP: {**section, "contract": contract.to_json()}}}
+
+    @property
+    def _moving(self) -> bool:
+        return self.verb == "adapt" and bool(self._setting("dual_moving"))
 
     def save_graft(self, folder: Path | None = None, **passport: Any) -> Path | None:
-        """Write the adapter folder; its data card names data and classes."""
+        """Write the adapter folder; its data card names data and classes. A shared graft that moved goes first."""
+        if self._moving:
+            shared = pair.save_shared(
+                self.model.network, self.request.dual, self.run_dir / "shared"
+            )
+            self.say(f"shared graft: {shared}")
         card = {"data": type(self.datamodule).__name__, "classes": list(self.model.classes)}
         return super().save_graft(folder, **{"data_card": card, **passport})
-
-    def _refuse_worse(self, accept: bool) -> None:
-        """Raise GraftError for a graft that `adapt` found worse than its base, unless accepted."""
-        adapter = self._setting("adapter")
-        metrics = gw.inspect(adapter).get("metrics") if adapter is not None else None
-        found = metrics.get("verdict") if isinstance(metrics, dict) else None
-        if isinstance(found, dict) and found.get("word") == WORSE and not accept:
-            raise GraftError(
-                f"{adapter}: on its own site's cases this graft is worse than the base (Dice "
-                f"{found.get('base')} to {found.get('graft')}); predict with the base (leave --adapter out), "
-                "or say --accept"
-            )
 
     def _warn(self) -> None:
         for name, lines in self.model.warnings.items():
@@ -112,13 +181,32 @@ class MedsegCLI(AppCLI):
                 print(f"{self.app.name}: warning: case {name}: {line}", file=sys.stderr, flush=True)
 
     @verb
-    def adapt(self, judge: bool = True) -> None:
+    def adapt(
+        self,
+        judge: bool = True,
+        organ: str | None = None,
+        shots: int | None = None,
+        fold: int = 0,
+        budget: str | float | None = None,
+        search: SearchPlan = SearchPlan(),  # noqa: B008 (frozen; becomes a default in YAML)
+        dual_moving: bool = False,
+    ) -> None:
         """Few-shot: train on a handful of labelled volumes, measure, and judge whether to use the graft.
 
         Args:
             judge: leave each labelled case out in turn and train again without it; the time of as many
                 trainings as there are cases.
+            organ: what to learn, by the names of the site's labels, separated by commas; outputs are found by
+                name. null: every class, by number (with budget or dual by name).
+            shots: labelled cases to train on; one more is held out. null: all that show the organs but one.
+            fold: another draw of the cases.
+            budget: cap on trained parameters, 1% of the network, 0.01 or a count; a search then chooses where
+                to adapt, and graft, sites and also_train are not used. null: where these say.
+            search: how long the search and the training of what it chose take.
+            dual_moving: with dual, train the shared graft too; it is written to `shared` in the run folder.
         """
+        if self.space is not None:
+            self._choose_sites(self.space)
         super().adapt()
         if not judge or self.graft is None:
             return
@@ -141,9 +229,21 @@ class MedsegCLI(AppCLI):
             self.run_dir,
             self.say,
             limit=2 if self.dry_run else None,
+            note="where to adapt was chosen with every case in view" if self.found else "",
+            device=self.trainer.strategy.root_device,
         )
         self.save_graft(metrics={"verdict": verdict.to_json()})
         print(verdict.line(), flush=True)
+
+    def _choose_sites(self, space: Space) -> None:
+        """Search, or read what an interrupted run found, and put the chosen set on the base."""
+        self.found = space.search(
+            self.model, self.datamodule, self.new_trainer, self.run_dir, self.say, self.resume
+        )
+        self.model.chosen = self.found.record
+        for line in self.found.lines():
+            self.say(line)
+        self.graft = self.new_graft(self.graft_target())
 
     @verb
     def predict(
@@ -169,7 +269,7 @@ class MedsegCLI(AppCLI):
         """
         from .prediction.results import one_batch
 
-        self._refuse_worse(accept)
+        refuse_worse(self._setting("adapter"), accept)
         folder = Path(output) if output and not self.dry_run else self.run_dir / "predictions"
         what = Outputs(tuple(outputs), uncertainty, probabilities, flips, overwrite)
         results, todo = one_batch(self.model, self.datamodule, self.graft, folder, what)
@@ -205,25 +305,14 @@ class MedsegCLI(AppCLI):
         """
         if self.graft is None:
             raise GraftError("export: nothing to export; name an adapter folder with --adapter")
-        if format == "onnx":
-            from .tasks import export_onnx
-
-            target = Path(output) if output else self.run_dir / "merged.onnx"
-            error = export_onnx(self.model, self.datamodule, self.graft, target)
-            self.say(
-                f"exported: {target}; onnxruntime's scores differ from the graft's by {error:.1e}"
-            )
-            return
-        if not merged:
+        if format == "safetensors" and not merged:
             super().export(output, False)
             return
-        from .tasks import export_merged
+        from .tasks import export_whole
 
-        target = Path(output) if output else self.run_dir / "merged.safetensors"
-        error = export_merged(self.model, self.graft, target)
-        self.say(
-            f"exported: {target}; read back, its scores differ from the graft's by {error:.1e}"
-        )
+        file = "merged.onnx" if format == "onnx" else "merged.safetensors"
+        target = Path(output) if output else self.run_dir / file
+        self.say(export_whole(self.model, self.datamodule, self.graft, target, format))
 
     @property
     def serving(self) -> bool:
@@ -235,8 +324,13 @@ class MedsegCLI(AppCLI):
         return super().keeps_files() and not self.serving
 
     def before_instantiate_classes(self) -> None:
-        """Settle switches and run folder; the page takes the graft of a finished demo."""
+        """Settle switches and run folder; the page takes the graft of a finished demo, a search its own length."""
         super().before_instantiate_classes()
+        if self.verb == "adapt" and self._setting("budget") is not None:
+            refine = self._setting("search")["refine"]
+            length = {"max_steps": refine, "max_epochs": -1, "check_val_every_n_epoch": refine}
+            for name, value in length.items():
+                self.config[self.verb]["trainer"][name] = value
         if self.serving and self._setting("adapter") is None:
             from .page.finished import newest_demo
 
@@ -256,47 +350,30 @@ class MedsegCLI(AppCLI):
             port: of the page; 0: any that is free.
         """
         if serve:
-            self._serve(port)
-            return
-        from .demo import report, run
-        from .progress import Progress
+            from .page.opened import open_page
 
-        plan = run.DemoPlan()
-        if seeds < 1 or (steps is not None and steps < 2):
-            raise GraftError("demo: seeds must be at least 1 and steps at least 2")
-        plan = dataclasses.replace(plan, seeds=tuple(range(seeds)), steps=steps or plan.steps)
-        if self.dry_run:
-            plan = run.DemoPlan(seeds=(0,), steps=2, train=1, test=1)
-        progress = Progress(run.work(plan), quiet=self.quiet)
-        out = run.run(plan, self.run_dir / "graft", progress)
-        report.write(out, self.run_dir)
+            assert self.graft is not None
+            # The embedded data are a default here, which says nothing about somebody's adapter.
+            own = () if isinstance(self.datamodule, SimulatedData) else self.model.classes
+            base, adapter = self._setting("base"), self._setting("adapter")
+            open_page(
+                self.model,
+                self.graft,
+                adapter,
+                self.run_dir,
+                base,
+                own,
+                port,
+                wait=not self.dry_run,
+            )
+            return
+        from .demo.command import train_and_report
+
+        lines = train_and_report(self.run_dir, seeds, steps, dry_run=self.dry_run, quiet=self.quiet)
         if not self.dry_run:
             self._list_run()
-        for line in report.lines(out, self.run_dir):
+        for line in lines:
             print(line, flush=True)
-
-    def _serve(self, port: int) -> None:
-        from .files import CHECKPOINT
-        from .page.desk import Desk
-        from .page.server import serve
-
-        assert self.graft is not None
-        passport = gw.inspect(self._setting("adapter"))
-        card = passport["data_card"]
-        # The embedded data are a default here, which says nothing about somebody's adapter.
-        own = () if isinstance(self.datamodule, SimulatedData) else self.model.classes
-        classes = card.get("classes", own) if isinstance(card, dict) else own
-        if not (isinstance(classes, list | tuple) and all(isinstance(c, str) for c in classes)):
-            raise GraftError(f"{passport['folder']}/graft.json: data_card.classes must list names")
-        desk = Desk(
-            self.model,
-            self.graft,
-            passport,
-            self.run_dir,
-            base=Path(self._setting("base") or CHECKPOINT).name,
-            classes=tuple(classes),
-        )
-        serve(desk, port=port, wait=not self.dry_run)
 
     def _list_run(self) -> None:
         """Let the local page and other readers of run folders find this run."""
@@ -311,12 +388,9 @@ class MedsegCLI(AppCLI):
             return
         from .tasks import write_report
 
+        command = "medseg " + " ".join(sys.argv[1:])
         report = write_report(
-            self.model, self.datamodule, self.graft, self.run_dir, verb, command=_command()
+            self.model, self.datamodule, self.graft, self.run_dir, verb, command=command
         )
         self._list_run()
         self.say(f"report: {report}")
-
-
-def _command() -> str:
-    return "medseg " + " ".join(sys.argv[1:])

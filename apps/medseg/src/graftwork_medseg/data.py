@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
 
 from graftwork.errors import GraftError
 from graftwork.lightning.data import ResumableLoader
@@ -22,6 +21,7 @@ from .fewshot import shots
 from .images.agree import UNSTATED, Options, agree, unstated
 from .images.contract import Contract, Intensity, Observed, Triple
 from .images.folder import CaseFiles, read_case, read_dataset
+from .images.loading import one_by_one
 from .images.organs import Organs, sided
 from .images.patches import Patches
 from .images.scans import find_scans, scan_name
@@ -39,30 +39,8 @@ class Input:
     read: Callable[[], Volume]
 
 
-class _Lazy(Dataset[Volume]):
-    """Whole cases, read when asked for: a test set need not fit into memory."""
-
-    def __init__(self, readers: Sequence[Callable[[], Volume]]) -> None:
-        self.readers = readers
-
-    def __len__(self) -> int:
-        return len(self.readers)
-
-    def __getitem__(self, index: int) -> Volume:
-        return self.readers[index]()
-
-
 def _observed(volumes: Iterable[Volume]) -> list[Observed]:
     return [v.observed for v in volumes if v.observed is not None]
-
-
-def _only(batch: list[Volume]) -> Volume:
-    return batch[0]
-
-
-def one_by_one(readers: Sequence[Callable[[], Any]]) -> Any:
-    """A loader of whole cases, each read when its turn comes."""
-    return DataLoader(_Lazy(readers), batch_size=1, collate_fn=_only)
 
 
 class VolumeData(LightningDataModule):
@@ -142,8 +120,12 @@ class VolumeData(LightningDataModule):
         """What the training cases are like; they are read unless training has read them."""
         return self._observed or _observed(read() for read in self.readers("train"))
 
+    def training(self) -> list[Volume]:
+        """The training cases, read."""
+        return [read() for read in self.readers("train")]
+
     def train_dataloader(self) -> Any:
-        volumes = [read() for read in self.readers("train")]
+        volumes = self.training()
         self._observed = _observed(volumes)
         patches = Patches(
             volumes, self.roi, self.patches_per_epoch, self.seed, self.around, self.mirror
@@ -238,6 +220,7 @@ class FolderData(VolumeData):
         if around is not None and not 0 <= around <= 1:
             raise GraftError(f"data.around {around} must lie between 0 and 1")
         self.dataset = read_dataset(path)
+        self._read: dict[str, Volume] = {}  # training cases; the folds of `leave_out` share it
         self.allow_empty = allow_empty
         self.classes = self.dataset.classes  # type: ignore[misc]
         self._around, self._mirror = around, mirror
@@ -267,22 +250,38 @@ class FolderData(VolumeData):
         self.around = default if self._around is None else self._around
         self.mirror = not sided(classes) if self._mirror is None else self._mirror
 
+    def take_on(self, known: Contract | None, source: str, *, free: bool, graft: bool) -> None:
+        self._read = {}  # prepared by another contract
+        super().take_on(known, source, free=free, graft=graft)
+
+    def training(self) -> list[Volume]:
+        """The training cases; each is read once, however often they are trained on."""
+        for one in self.inputs("train"):
+            if one.name not in self._read:
+                self._read[one.name] = one.read()
+        return [self._read[case.name] for case in self.groups["train"]]
+
     def ask(self, organs: Organs) -> None:
         """Learn and measure `organs` alone; the classes are the network's from now on."""
+        self._read = {}
         self.organs, self.classes = organs, organs.classes  # type: ignore[misc]
         self.options = replace(self.options, classes=organs.classes)
         self._sample_by(organs.classes)
 
     def draw(self, count: int | None, fold: int) -> shots.Shots:
-        """Train on `count` cases that show the asked organs and validate on one more; see `choose`."""
-        assert self.organs is not None
+        """Train on `count` cases that show the asked organs and validate on one more; see `choose`.
+
+        Where no organs were asked for by name, a case must show every class.
+        """
         cases = {case.name: case for case in self.dataset.training}
-        chosen = shots.choose(cases, self.organs.asked, self._shows(cases), count, fold)
+        organs = self.organs.asked if self.organs else self.classes[1:]
+        chosen = shots.choose(cases, organs, self._shows(cases), count, fold)
         self.take(chosen.train, [chosen.audit] if chosen.audit else [])
         return chosen
 
     def _shows(self, cases: dict[str, CaseFiles]) -> Callable[[str], bool]:
-        names, wanted = self.dataset.classes, set(self.organs.values() if self.organs else ())
+        names = self.dataset.classes
+        wanted = set(self.organs.values() if self.organs else range(1, len(names)))
 
         def shows(name: str) -> bool:
             _, label, _ = read_case(cases[name], len(names), allow_empty=True, names=names)

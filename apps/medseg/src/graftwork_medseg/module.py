@@ -91,9 +91,8 @@ class Segmenter(LightningModule):
         self.scores: dict[str, dict[str, metrics.Score]] = {}
         self.reliability: dict[str, dict[str, calibration.Reliability]] = {}
         self.verdict: Verdict | None = None  # what the site's own cases say of the graft
-        self.organs: Organs | None = (
-            None  # what is learnt and scored, where it was asked for by name
-        )
+        self.chosen: dict[str, Any] | None = None  # record of the search that chose the sites
+        self.organs: Organs | None = None  # what is learnt and scored, if asked for by name
         self.warnings: dict[str, list[str]] = {}  # by case: how it lies outside the training range
 
     def forward(self, x: Tensor) -> Tensor:

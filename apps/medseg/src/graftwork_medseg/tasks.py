@@ -14,6 +14,7 @@ from graftwork_runs import Case, Figure, Measure, Record, Report, Row, environme
 from graftwork_runs import Volume as Shown
 
 from .data import VolumeData
+from .fewshot import report as searched
 from .files import refuse_existing
 from .images.nifti import apply_orientation, io_orientation, spacing_of
 from .module import Segmenter, input_channels
@@ -23,6 +24,17 @@ from .prediction.calibration import BINS, REGIONS, Reliability, pooled
 from .prediction.results import class_names
 
 PICTURES = 8  # cases shown with images; the others with their scores alone
+
+
+def export_whole(
+    model: Segmenter, data: VolumeData, graft: gw.Graft, target: Path, format: str
+) -> str:
+    """Write the network with its graft merged in, as "onnx" or "safetensors"; one line that says so."""
+    if format == "onnx":
+        error = export_onnx(model, data, graft, target)
+        return f"exported: {target}; onnxruntime's scores differ from the graft's by {error:.1e}"
+    error = export_merged(model, graft, target)
+    return f"exported: {target}; read back, its scores differ from the graft's by {error:.1e}"
 
 
 def export_merged(model: Segmenter, graft: gw.Graft, target: Path) -> float:
@@ -39,7 +51,7 @@ def export_merged(model: Segmenter, graft: gw.Graft, target: Path) -> float:
     )
     with torch.inference_mode():
         wanted = network(x)
-        graft.merge(keep="cpu")
+        gw.merge(network, gw.active(network), keep="cpu")  # of a pair, both
         try:
             tensors = {k: t.detach().clone() for k, t in network.state_dict().items()}
         finally:
@@ -104,6 +116,8 @@ def write_report(
     trained = sum(p.numel() for p in graft.parameters()) if graft else 0
     total = sum(p.numel() for p in model.network.parameters())
     rows.append(Row(case="network", variant=verb, metric="graft parameters", value=trained))
+    if model.chosen:
+        rows += searched.rows(model.chosen, verb)
     record = Record(
         record=f"medseg/{verb}",
         claim=f"scores of medseg {verb} on {len(cases)} case(s)" if cases else f"medseg {verb}",
@@ -125,6 +139,8 @@ def write_report(
             },
             "masks": [str(p) for p in model.written],
             "verdict": model.verdict.to_json() if model.verdict else None,
+            "organs": list(model.organs.asked) if model.organs else None,
+            "search": "search.json" if model.chosen else None,
             "base": model.source,
             "contract": model.contract.to_json() if model.contract else None,
             "outside the training range": model.warnings,
@@ -142,6 +158,8 @@ def write_report(
         )
     if model.verdict:
         report.text("Should I use it?", model.verdict.line())
+    if model.chosen:
+        searched.show(report, model.chosen)
     if model.reliability:
         _calibration(report, model)
     if model.warnings:

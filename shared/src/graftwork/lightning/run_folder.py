@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,13 @@ CONFIG = "config.yaml"
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 
-def choose(wanted: str | None, app: str, verb: str, resume: bool) -> Path:
+def choose(
+    wanted: str | None,
+    app: str,
+    verb: str,
+    resume: bool,
+    resumes_from: Sequence[Path] = (CHECKPOINT,),
+) -> Path:
     """The folder of this run.
 
     Args:
@@ -23,6 +29,7 @@ def choose(wanted: str | None, app: str, verb: str, resume: bool) -> Path:
         app: name of the app.
         verb: name of the verb.
         resume: continue the run in the folder.
+        resumes_from: files of the folder, one of which must be there to resume.
 
     Raises:
         GraftError: the folder is taken, or there is nothing to resume.
@@ -36,16 +43,20 @@ def choose(wanted: str | None, app: str, verb: str, resume: bool) -> Path:
             )
         if folder.exists() and not folder.is_dir():
             raise GraftError(f"run_dir: {folder} is a file")
-        if resume and not (folder / CHECKPOINT).exists():
-            raise GraftError(f"resume: {folder / CHECKPOINT} does not exist")
+        if resume and not _begun(folder, resumes_from):
+            raise GraftError(f"resume: {folder / resumes_from[0]} does not exist")
     elif resume:
-        there = [f for f in _existing(app, verb) if (f / CHECKPOINT).exists()]
+        there = [f for f in _existing(app, verb) if _begun(f, resumes_from)]
         if not there:
-            raise GraftError(f"resume: no run of {verb!r} under runs/{app} holds {CHECKPOINT}")
+            raise GraftError(f"resume: no run of {verb!r} under runs/{app} holds {resumes_from[0]}")
         folder = there[-1]
     else:
         folder = next(f for f in _numbered(app, verb) if not f.exists())
     return folder
+
+
+def _begun(folder: Path, resumes_from: Sequence[Path]) -> bool:
+    return any((folder / file).exists() for file in resumes_from)
 
 
 def _numbered(app: str, verb: str) -> Iterator[Path]:

@@ -6,6 +6,9 @@
 Soft Dice of a crop and an organ is (2 sum p y + 1) / (sum p + sum y + 1), p the softmax probability (SEA-PEFT,
 arXiv 2603.05822, as its public code computes it). Accumulated in float32, without autocast: the effect of
 one unit may be 1e-4, less than bfloat16's rounding.
+
+A random place may miss an organ; each organ that no crop holds gets one more crop. Crops that are the same, as all are
+of a volume smaller than they, are kept once.
 """
 
 from __future__ import annotations
@@ -32,12 +35,12 @@ class AuditScore:
         volume: the held-out labelled case.
         organs: whose Dice counts.
         roi: size of a crop in voxels of the working grid.
-        crops: how many.
+        crops: how many are drawn.
         seed: of their places; each is centred on a voxel of an organ.
         batch: crops of one forward pass.
 
     Raises:
-        GraftError: the case is unlabelled, or no crop holds a voxel of each organ.
+        GraftError: the case is unlabelled, or an organ is nowhere in it.
     """
 
     def __init__(
@@ -54,15 +57,21 @@ class AuditScore:
             raise GraftError(f"case {volume.name}: has no label to audit by")
         digest = hashlib.sha256(f"audit {volume.name} {seed}".encode()).digest()
         draw = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        x, y = sample([volume.image], [volume.label], roi, crops, draw, inside=True, mirror=False)
         outputs = [organs.classes.index(name) for name in organs.asked]
         for output, name in zip(outputs, organs.asked, strict=True):
-            if not (y == output).any():
+            if not (volume.label == output).any():
                 raise GraftError(
-                    f"case {volume.name}: no crop of {tuple(roi)} voxels holds {name!r}, so nothing could be "
-                    "audited; label it there, or choose other shots with --fold"
+                    f"case {volume.name}: no voxel of {name!r} is in any crop, so nothing could be audited; "
+                    "label it there, or choose other shots with --fold"
                 )
-        self.x, self.y, self.outputs, self.batch = x, y, outputs, batch
+        image, label = [volume.image], volume.label
+        x, y = sample(image, [label], roi, crops, draw, inside=True, mirror=False)
+        for output in outputs:
+            if not (y == output).any():
+                crop = _centred(volume.image, label, label == output, roi, draw)
+                x, y = (torch.cat(pair) for pair in zip((x, y), crop, strict=True))
+        self.x, self.y = _once(x, y)
+        self.outputs, self.batch = outputs, batch
 
     @torch.no_grad()
     def __call__(self, network: nn.Module) -> float:
@@ -81,3 +90,23 @@ class AuditScore:
                     both = mine.sum(1) + truth.sum(1)
                     found.append((2 * (mine * truth).sum(1) + 1) / (both + 1))
         return float(torch.cat(found).double().mean())
+
+
+def _centred(
+    image: Tensor, label: Tensor, organ: Tensor, roi: Sequence[int], draw: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """One crop of image and label, (1, C, *roi) and (1, *roi), centred on a random voxel of `organ`."""
+    start, where = draw.get_state(), [organ.to(label.dtype)]
+    x, _ = sample([image], where, roi, 1, draw, inside=True, mirror=False)
+    draw.set_state(start)  # the same place again, now for the label
+    y, _ = sample([label[None].float()], where, roi, 1, draw, inside=True, mirror=False)
+    return x, y[:, 0].to(label.dtype)
+
+
+def _once(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Crops and labels without repetitions, in their order."""
+    kept: list[int] = []
+    for i in range(len(x)):
+        if not any(torch.equal(y[i], y[k]) and torch.equal(x[i], x[k]) for k in kept):
+            kept.append(i)
+    return x[kept].contiguous(memory_format=torch.channels_last_3d), y[kept]

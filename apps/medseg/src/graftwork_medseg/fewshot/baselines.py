@@ -82,9 +82,15 @@ def _beside(head: str, new: int) -> list[str | gw.NewRows]:
     return [gw.NewRows(head, new)] if new else [head]
 
 
-def _head(model: nn.Module, head: str, new: int, _level: int, seed: int) -> gw.Graft:
+def head_graft(model: nn.Module, head: str, new: int, seed: int, name: str = "default") -> gw.Graft:
+    """The head alone as a graft: `new` rows of it, or with none the whole last convolution."""
     # No site: the graft is what trains beside it.
-    return gw.graft(model, gw.LoRA(1), sites=[], also_train=_beside(head, new), seed=seed)
+    beside = _beside(head, new)
+    return gw.graft(model, gw.LoRA(1), sites=[], also_train=beside, name=name, seed=seed)
+
+
+def _head(model: nn.Module, head: str, new: int, _level: int, seed: int) -> gw.Graft:
+    return head_graft(model, head, new, seed)
 
 
 def _bias(model: nn.Module, head: str, new: int, _level: int, seed: int) -> gw.Graft:

@@ -1,17 +1,21 @@
 """Leave one out at the end of `adapt`: each labelled case is segmented by a graft that never saw it.
 
 For every case a fresh graft is trained on all the others, by the run's own settings, and base and graft are scored
-on the case (mean Dice over the classes). `verdict` turns the scores into one word. Scores of finished
-cases are kept in `judge.json` of the run folder, so a stopped run goes on with the next case.
+on the case (mean Dice over the classes). Beside a private graft the base is the shared graft alone, as it was before.
+`verdict` turns the scores into one word. Scores of finished cases are kept in `judge.json` of the run folder, so a
+stopped run goes on with the next case.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import graftwork as gw
 from graftwork.errors import GraftError
@@ -20,7 +24,8 @@ from ..data import VolumeData
 from ..files import publish, sweep
 from ..module import Segmenter
 from ..prediction import metrics
-from .verdict import Verdict, judge
+from .pair import without
+from .verdict import WORSE, Verdict, judge
 
 SCORES = "judge.json"
 Fit = Callable[[Segmenter, VolumeData], None]
@@ -35,6 +40,8 @@ def leave_one_out(
     say: Callable[[str], None],
     *,
     limit: int | None = None,
+    note: str = "",
+    device: torch.device | str = "cpu",
 ) -> Verdict:
     """Judge what `adapt` did on the site's own labelled cases.
 
@@ -46,8 +53,10 @@ def leave_one_out(
         folder: the run folder, for `judge.json`.
         say: prints one line.
         limit: leave out the first so many cases alone.
+        note: what a reader of the verdict must know.
+        device: where cases are segmented; a trainer gives its device back when it is done.
     """
-    plain = _without_grafts(model)
+    plain = bare(model)
     cases = data.labelled()[:limit]
     sweep(folder)
     done = _read(folder / SCORES)
@@ -55,13 +64,12 @@ def leave_one_out(
         if name not in done:
             fold, left = copy.deepcopy(plain), data.leave_out(i)
             graft = new_graft(fold.network)
-            fit(fold, left)
             [read] = left.readers("validate")
             volume = read()
-            fold.eval()
-            scores = {"graft": _score(fold, volume)}
-            with graft.off():
-                scores["base"] = _score(fold, volume)
+            with without(graft):  # before the training, which may move a shared graft
+                scores = {"base": _score(fold.to(device), volume)}
+            fit(fold, left)
+            scores["graft"] = _score(fold.to(device), volume)
             done[name] = scores
             with publish(folder / SCORES) as file:
                 file.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
@@ -70,11 +78,32 @@ def leave_one_out(
             f"left out {i + 1} of {len(cases)}, {name}: Dice {shown['base']:.3f} (base), "
             f"{shown['graft']:.3f} (graft)"
         )
-    return judge(*({c: done[c][arm] for c in cases} for arm in ("base", "graft")))
+    verdict = judge(*({c: done[c][arm] for c in cases} for arm in ("base", "graft")))
+    return dataclasses.replace(verdict, note=note)
 
 
-def _without_grafts(model: Segmenter) -> Segmenter:
-    """A copy of the base, without what a training left on the module."""
+def refuse_worse(adapter: str | None, accept: bool) -> None:
+    """Refuse a graft that `adapt` found worse than its base.
+
+    Args:
+        adapter: its folder; None: no graft.
+        accept: use it all the same.
+
+    Raises:
+        GraftError: as said.
+    """
+    measured = gw.inspect(adapter).get("metrics") if adapter is not None else None
+    found = measured.get("verdict") if isinstance(measured, dict) else None
+    if isinstance(found, dict) and found.get("word") == WORSE and not accept:
+        raise GraftError(
+            f"{adapter}: on its own site's cases this graft is worse than the base (Dice "
+            f"{found.get('base')} to {found.get('graft')}); predict with the base (leave --adapter out), "
+            "or say --accept"
+        )
+
+
+def bare(model: Segmenter) -> Segmenter:
+    """A copy of the module on its base alone, without what a training left on it."""
     trainer, model._trainer = model._trainer, None
     try:
         plain = copy.deepcopy(model)
@@ -86,7 +115,12 @@ def _without_grafts(model: Segmenter) -> Segmenter:
 
 
 def _score(model: Segmenter, volume: Any) -> float:
-    return metrics.case_dice(model.score(volume, model.segment(volume)))
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    score = metrics.case_dice(model.score(volume, model.segment(volume)))
+    for module, mode in modes:
+        module.training = mode
+    return score
 
 
 def _read(file: Path) -> dict[str, dict[str, float]]:

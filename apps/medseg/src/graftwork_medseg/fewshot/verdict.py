@@ -31,7 +31,7 @@ class Verdict:
     """What the site's own cases say of a graft.
 
     `base` and `graft` are mean scores (Dice, 0 to 1) over `n` cases; `lo` and `hi` bound the mean difference
-    graft - base at the confidence `level`, None for fewer than two cases.
+    graft - base at the confidence `level`, None for fewer than two cases. `note` says what limits it.
     """
 
     word: str
@@ -41,6 +41,7 @@ class Verdict:
     hi: float | None
     n: int
     level: float = 0.95
+    note: str = ""
 
     @property
     def difference(self) -> float:
@@ -54,7 +55,7 @@ class Verdict:
         return (
             f"verdict: {self.word}. Dice {self.base:.3f} (base) to {self.graft:.3f} (graft) over {self.n} "
             f"cases left out in turn: {self.difference:+.3f}, {100 * self.level:.0f} % interval "
-            f"{self.lo:+.3f} to {self.hi:+.3f}"
+            f"{self.lo:+.3f} to {self.hi:+.3f}" + (f"; {self.note}" if self.note else "")
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def export_onnx(
             "format onnx: the network returns several outputs; it must return one in eval"
         )
     target = Path(target)
-    graft.merge(keep="cpu")
+    gw.merge(network, gw.active(network), keep="cpu")  # of a pair, both
     try:
         model = _traced(network, x)
     finally:
