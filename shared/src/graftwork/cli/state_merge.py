@@ -56,7 +56,13 @@ def merged(
             used |= _replace(out, name, tensors)
             continue
         layer, module, weight, bias = _layer(out, item)
-        state = MethodState(method, _geometry(item, layer, weight, bias), layer, weight, bias)
+        geo = _geometry(item, layer, weight, bias)
+        state = MethodState(method, geo, layer, weight, bias, blank=True)
+        if state.digest != item.get("seeded", {}).get("sha256", ""):
+            raise GraftError(
+                f"merge: {name or 'the model'}: the random matrices that {method.id} draws from its seed "
+                "are not the ones that the graft was trained with"
+            )
         used |= _fill(state, name, tensors)
         _store(out, module, state.merged(layer))
     for item in spec["also_train"]:

@@ -117,6 +117,24 @@ class Method:
         """Trainable tensors at their start values, float32 (float64 on a float64 base)."""
         raise NotImplementedError
 
+    def frozen(
+        self, geo: Geometry, weight: Tensor, bias: Tensor | None, start: Params
+    ) -> dict[str, Tensor]:
+        """Tensors that belong to the graft and never train: kept in its file, given to all that takes `p`.
+
+        `start` is what `start` returned, so that one decomposition serves both. Random matrices do not
+        belong here but in `seeded`.
+        """
+        return {}
+
+    def seeded(self, geo: Geometry, weight: Tensor) -> dict[str, Tensor]:
+        """Frozen random tensors, drawn by `graftwork.seeded.draw` from a seed among the method's fields.
+
+        They are in `p` like the others, but in no file of ours: they are drawn again on loading, and refused
+        where their hash is not the one that the passport holds.
+        """
+        return {}
+
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         """What is added to the layer's output `c.y`."""
         raise NotImplementedError
