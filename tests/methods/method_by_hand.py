@@ -221,6 +221,55 @@ def lora(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     return made
 
 
+@by_hand("pissa")
+@by_hand("milora")
+def residual(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    s = lora_scale(method)
+    a, b, a0, b0 = (p[k] for k in ("A", "B", "A0", "B0"))
+    change = low_rank(layer, a, b) - low_rank(layer, a0, b0)
+    made = dense(layer, {"weight": layer.weight + s * change})
+
+    def energy(x: Tensor, **call: Any) -> Tensor:
+        # (B - B0) A + B0 (A - A0)
+        pairs = ((a, b - b0), (a - a0, b0))
+        terms = [branch(layer, down, up**2, torch.square, x, call) for down, up in pairs]
+        return layer(x, **call).pow(2) + s**2 * (terms[0] + terms[1])
+
+    made.energy = energy
+    return made
+
+
+@by_hand("goat")
+def goat(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    count, each = method.experts, method.rank // method.experts
+    _, n = sizes(layer)
+    s = math.sqrt(3 * method.eta * n / each) if method.alpha is None else method.alpha / each
+    zero = method.init == "zero"
+    a0, b0 = (torch.zeros_like(p[k]) if zero else p[f"{k}0"] for k in ("A", "B"))
+
+    def terms(x: Tensor) -> list[Tensor]:
+        gate = torch.ones(*x.shape[:-1], 1, dtype=x.dtype)
+        if count > 1:
+            odds = torch.softmax(x @ p["router"].T, -1)
+            least = odds.sort(-1, descending=True).values[..., method.top_k - 1 : method.top_k]
+            gate = torch.where(odds >= least, odds, 0)
+            gate = gate / gate.sum(-1, keepdim=True)
+        out = []
+        for i in range(count):
+            rows, w = slice(i * each, (i + 1) * each), gate[..., i : i + 1]
+            down, up, down0, up0 = p["A"][rows], p["B"][:, rows], a0[rows], b0[:, rows]
+            moved, past = x @ (up @ down - up0 @ down0).T, x @ (up0 @ down0).T
+            out += [s * w * moved] + (
+                [] if method.exact_start or zero else [s * (w - 1 / count) * past]
+            )
+        return out
+
+    def forward(x: Tensor, **call: Any) -> Tensor:
+        return layer(x) + sum(terms(x))
+
+    return ByHand(forward, lambda x, **call: layer(x).pow(2) + sum(t.pow(2) for t in terms(x)))
+
+
 @by_hand("dora")
 def dora(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     s = lora_scale(method)

@@ -135,6 +135,7 @@ class MethodState(SiteState):
             self.register_buffer(name, value, persistent=False)
         self.digest = digest(drawn) if drawn else ""
         self.names = (*trained, *frozen, *drawn)
+        self.left: list[Tensor] | None = None  # parts of the loss, while somebody collects them
         # a transposed convolution needs its output's size, which only a call tells
         self.dense = geo.kind.startswith("conv") and not geo.kind.startswith("conv_transpose")
         self.dense = self.dense and method.changes == "weight" and method.dense_pays(geo)
@@ -153,8 +154,12 @@ class MethodState(SiteState):
     def change(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """What this graft adds to the layer's output; may be wider than `y`, so round after the sum."""
         weight, bias = self.base(layer)
-        c = Call(x, y, weight, bias, self.training)
+        c = Call(x, y, weight, bias, self.training, self._leave if self.training else None)
         return self.geo.graded(self.method.change(self.geo, self.params(), c), x)
+
+    def _leave(self, loss: Tensor) -> None:
+        if self.left is not None:
+            self.left.append(loss)
 
     def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
         x = first_input(args, kwargs)

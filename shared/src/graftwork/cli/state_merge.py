@@ -47,10 +47,10 @@ def merged(
         config = item.get("method", spec["method"])
         method = from_config(method_class(config["id"]), config["config"])
         name = item["name"]
-        if not method.mergeable:
+        why = method.refuses_merge()
+        if why is not None:
             raise GraftError(
-                f"merge: {name or 'the model'}: {method.id} changes activations, not weights; "
-                "load the adapter beside its base instead"
+                f"merge: {name or 'the model'}: {why}; load the adapter beside its base instead"
             )
         if method.changes == "module":
             used |= _replace(out, name, tensors)
