@@ -35,8 +35,8 @@ class Triplets:
 
     Attributes:
         u: `(groups, m, k)`. s: `(groups, k)`. v: `(groups, k, n)`.
-        error: ||W v - u s|| / ||s||, the largest over groups: rounding for a full SVD; for a randomised one how
-            far the kept triplets are from being singular triplets of W.
+        error: ||(W v - u s, W^T u - v s)|| / ||s|| (Frobenius), the largest over groups: rounding for a full
+            SVD; for a randomised one how far the kept triplets are from being singular triplets of W.
     """
 
     u: Tensor
@@ -131,5 +131,7 @@ def _signed(u: Tensor, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _error(w: Tensor, u: Tensor, s: Tensor, v: Tensor) -> float:
-    off = (w @ v.transpose(1, 2) - u * s.unsqueeze(1)).flatten(1).norm(dim=1)
-    return float((off / s.norm(dim=1).clamp_min(torch.finfo(s.dtype).tiny)).max())
+    right = (w @ v.transpose(1, 2) - u * s.unsqueeze(1)).flatten(1).norm(dim=1)
+    left = (u.transpose(1, 2) @ w - s.unsqueeze(2) * v).flatten(1).norm(dim=1)
+    whole = s.norm(dim=1).clamp_min(torch.finfo(s.dtype).tiny)
+    return float((torch.hypot(left, right) / whole).max())
