@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork_medseg.app import main
-from graftwork_medseg.data import ImageFiles, simulated
+from graftwork_medseg.data import ImageFiles
 from graftwork_medseg.images.agree import UNSTATED, Options, agree
 from graftwork_medseg.images.contract import Contract, Intensity, Observed, Ranges
+from graftwork_medseg.images.volume import simulated
 from graftwork_medseg.networks import network
 from graftwork_medseg.networks.base_contract import measure
 from graftwork_medseg.networks.network import NetworkConfig

@@ -16,11 +16,11 @@ from pydicom import dcmread
 from scipy.ndimage import gaussian_filter
 
 from graftwork.errors import GraftError
-from graftwork_medseg.data import load
 from graftwork_medseg.images import dicom_labels, dicom_write
 from graftwork_medseg.images.contract import Contract
 from graftwork_medseg.images.dicom_read import open_series, read_series
 from graftwork_medseg.images.folder import CaseFiles
+from graftwork_medseg.images.volume import load
 
 SHAPE = (24, 20, 9)
 CLASSES = ("background", "Liver", "Left kidney")

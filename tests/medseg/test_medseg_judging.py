@@ -13,7 +13,7 @@ import torch
 import graftwork as gw
 from graftwork_medseg.app import main
 from graftwork_medseg.data import VolumeData
-from graftwork_medseg.demo.task import judging
+from graftwork_medseg.fewshot import judging
 from graftwork_medseg.module import Segmenter
 from graftwork_runs import validate_record
 

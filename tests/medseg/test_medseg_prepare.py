@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from monai.transforms import NormalizeIntensity, ScaleIntensityRange
 
 from graftwork.errors import GraftError
-from graftwork_medseg.data import simulated
 from graftwork_medseg.demo import sim
 from graftwork_medseg.images import nifti, prepare
 from graftwork_medseg.images.contract import Contract, Intensity
+from graftwork_medseg.images.volume import simulated
 from tests.medseg.kit import noise
 
 orientations = st.sampled_from(["RAS", "LPS", "SAR", "PIR", "ijk", "kji", "ikj", "jki"])

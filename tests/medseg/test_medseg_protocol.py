@@ -15,9 +15,9 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork_medseg.demo.task import baselines, protocol
-from graftwork_medseg.demo.task.protocol import TASKS, draw, split
 from graftwork_medseg.domain import openkbp
+from graftwork_medseg.fewshot import baselines, protocol
+from graftwork_medseg.fewshot.protocol import TASKS, draw, split
 from graftwork_medseg.module import find_head
 from graftwork_medseg.networks.network import NetworkConfig, build
 
@@ -45,7 +45,8 @@ def test_an_episode_is_disjoint_annotated_and_counted(
         episode = draw(cases, "task", tests, organs, k, fold)
     except GraftError as refusal:
         assert len(fit["pool"]) < k + 1 or not fit["test"]
-        assert f"{len(fit['pool'])} cases to draw from" in str(refusal)
+        pool = f"only {len(fit['pool'])} of {len(groups['pool'])} qualify"
+        assert (pool if fit["test"] else "no test case has") in str(refusal)
         return
     assert len(set(episode.train)) == k and episode.audit not in episode.train
     assert {episode.audit, *episode.train} <= fit["pool"]

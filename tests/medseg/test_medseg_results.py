@@ -15,11 +15,12 @@ from dicom_series import numbers, stack, write_series
 
 from graftwork.errors import GraftError
 from graftwork_medseg.app import main
-from graftwork_medseg.data import Input, Volume, load
+from graftwork_medseg.data import Input
 from graftwork_medseg.images import dicom_labels, nifti
 from graftwork_medseg.images.contract import Contract
 from graftwork_medseg.images.dicom_read import open_series
 from graftwork_medseg.images.folder import CaseFiles
+from graftwork_medseg.images.volume import Volume, load
 from graftwork_medseg.prediction import outputs, results
 from graftwork_medseg.prediction.maps import Maps
 from graftwork_medseg.prediction.outputs import Outputs

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graftwork.errors import GraftError
-from graftwork_medseg.demo.task.verdict import BETTER, UNDECIDED, WORSE, judge
+from graftwork_medseg.fewshot.verdict import BETTER, UNDECIDED, WORSE, judge
 
 
 def cases(*values: float) -> dict[str, float]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork_medseg.data import Volume
 from graftwork_medseg.images.contract import Contract
 from graftwork_medseg.images.prepare import prepare
+from graftwork_medseg.images.volume import Volume
 from graftwork_medseg.module import Segmenter
 from graftwork_medseg.prediction import calibration, maps, window
 from graftwork_medseg.prediction.maps import Canvas, Wanted

@@ -5,89 +5,29 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
+import numpy as np
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from graftwork.errors import GraftError
 from graftwork.lightning.data import ResumableLoader
 
 from .demo import sim, task
+from .fewshot import shots
 from .images.agree import UNSTATED, Options, agree, unstated
 from .images.contract import Contract, Intensity, Observed, Triple
 from .images.folder import CaseFiles, read_case, read_dataset
-from .images.nifti import Array, Header, Placement, place_label, spacing_of
+from .images.organs import Organs, sided
 from .images.patches import Patches
-from .images.prepare import prepare
 from .images.scans import find_scans, scan_name
+from .images.volume import Volume, load, simulated
 
 Spacing = float | Triple | Literal["own"] | None  # as a config says it
-
-
-class Volume:
-    """One case, ready for the network and for scoring.
-
-    `image` (C, x, y, z) and `label` (x, y, z) lie on the working grid; `truth` (X, Y, Z) holds the labels
-    on the file's own grid with voxel size `spacing`, where cases are scored. `label` and `truth` are None
-    for an unlabelled case; `like` is the file's header, None for a simulated case; `observed` is what a
-    contract's ranges are compared with.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        image: Tensor,
-        label: Tensor | None,
-        truth: Array | None,
-        placement: Placement,
-        like: Header | None = None,
-        observed: Observed | None = None,
-    ) -> None:
-        self.name, self.image, self.label, self.truth = name, image, label, truth
-        self.placement, self.like, self.observed = placement, like, observed
-
-    @property
-    def spacing(self) -> Array:
-        """Voxel size of the file's grid in mm."""
-        return spacing_of(self.placement.affine)
-
-
-def simulated(
-    site: str, subject: int, seed: int = sim.SEED, contract: Contract = UNSTATED
-) -> Volume:
-    """A simulated scan as a case; by the default contract its working grid is its own grid."""
-    scan = sim.simulate(site, subject, seed=seed)
-    return _case(
-        scan.name, [scan.image.numpy()], scan.label.numpy(), scan.affine, len(sim.CLASSES), contract
-    )
-
-
-def load(case: CaseFiles, classes: int, contract: Contract, **how: Any) -> Volume:
-    """Read, check and prepare one case of files; see `read_case` for `how`, and `prepare` for what it raises."""
-    channels, truth, header = read_case(case, classes, spacing=contract.spacing, **how)
-    return _case(case.name, channels, truth, header.affine, classes, contract, header)
-
-
-def _case(
-    name: str,
-    channels: list[Array],
-    truth: Array | None,
-    affine: Array,
-    classes: int,
-    contract: Contract,
-    like: Header | None = None,
-) -> Volume:
-    image, placement, observed = prepare(channels, affine, contract, name)
-    label = None
-    if truth is not None:
-        label = torch.from_numpy(place_label(truth, placement, image.shape[1:], classes))
-    return Volume(name, image, label, truth, placement, like, observed)
 
 
 @dataclass(frozen=True)
@@ -129,7 +69,7 @@ class VolumeData(LightningDataModule):
     """What every data module of medseg shares: patches to train on, whole cases to measure on.
 
     Args:
-        roi: patch size in voxels of the working grid.
+        roi: patch size in voxels of the working grid; null: as the base was trained, where its contract says.
         batch_size: patches per step.
         patches_per_epoch: patches that count as one epoch.
         num_workers: processes that cut patches.
@@ -141,28 +81,29 @@ class VolumeData(LightningDataModule):
     groups: dict[str, list[Any]]  # cases by group: train, validate, test, predict
     contract: Contract = UNSTATED  # what the images are prepared by; see `take_on`
     fallback: Contract | None = UNSTATED  # for a network that states no contract
+    organs: Organs | None = None  # what of the labels is learnt, where it is asked for by name
+    around = 0.0  # share of the patches that are centred on a class
+    mirror = True  # mirror half of them left-right
 
     def __init__(
         self,
-        roi: Sequence[int] = task.PATCH,
+        roi: Sequence[int] | None = None,
         batch_size: int = task.BATCH,
         patches_per_epoch: int = 20,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if len(roi) != 3 or min(roi) < 8:
+        if roi is not None and (len(roi) != 3 or min(roi) < 8):
             raise GraftError(f"data.roi {list(roi)} must be three sizes of at least 8 voxels")
         if batch_size < 1 or patches_per_epoch < batch_size:
             raise GraftError(
                 f"data.patches_per_epoch {patches_per_epoch} must be at least data.batch_size "
                 f"{batch_size}, and both positive"
             )
-        self.roi, self.batch_size, self.patches_per_epoch = (
-            tuple(roi),
-            batch_size,
-            patches_per_epoch,
-        )
+        self._roi = tuple(roi) if roi else None
+        self.roi = self._roi or task.PATCH
+        self.batch_size, self.patches_per_epoch = batch_size, patches_per_epoch
         self.num_workers, self.seed = num_workers, seed
         self._observed: list[Observed] = []  # of the training cases, once they are read
 
@@ -192,6 +133,7 @@ class VolumeData(LightningDataModule):
 
     def take_on(self, known: Contract | None, source: str, *, free: bool, graft: bool) -> None:
         """Prepare the images by the contract of what was loaded from `source`; see `agree`."""
+        self.roi = self._roi or (known.patch if known else None) or task.PATCH
         self.contract = agree(
             known or self.fallback, self.options, source, free=free, graft=graft, patch=self.roi
         )
@@ -203,7 +145,9 @@ class VolumeData(LightningDataModule):
     def train_dataloader(self) -> Any:
         volumes = [read() for read in self.readers("train")]
         self._observed = _observed(volumes)
-        patches = Patches(volumes, self.roi, self.patches_per_epoch, self.seed)
+        patches = Patches(
+            volumes, self.roi, self.patches_per_epoch, self.seed, self.around, self.mirror
+        )
         return ResumableLoader(
             patches,
             batch_size=self.batch_size,
@@ -271,6 +215,9 @@ class FolderData(VolumeData):
         held_out: training cases kept for validation, chosen by a hash of their names; null: a fifth, at
             least one when there are two or more.
         allow_empty: accept labels without any foreground.
+        around: share of the training patches that are centred on a voxel with a class; null: half where organs
+            are asked for by name, none otherwise.
+        mirror: mirror half of the patches left-right; null: unless a class name tells left from right.
         options: see `VolumeData`.
     """
 
@@ -283,12 +230,18 @@ class FolderData(VolumeData):
         intensity: Intensity | None = None,
         held_out: int | None = None,
         allow_empty: bool = False,
+        around: float | None = None,
+        mirror: bool | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        if around is not None and not 0 <= around <= 1:
+            raise GraftError(f"data.around {around} must lie between 0 and 1")
         self.dataset = read_dataset(path)
         self.allow_empty = allow_empty
         self.classes = self.dataset.classes  # type: ignore[misc]
+        self._around, self._mirror = around, mirror
+        self._sample_by(self.classes)
         self.options = Options(spacing, intensity, self.dataset.channels, self.classes)
         self.take_on(unstated(*self.dataset.channels), "data", free=True, graft=False)
         cases = sorted(
@@ -309,6 +262,51 @@ class FolderData(VolumeData):
             "predict": list(self.dataset.test or self.dataset.training),
         }
 
+    def _sample_by(self, classes: Sequence[str]) -> None:
+        default = 0.5 if self.organs else 0.0
+        self.around = default if self._around is None else self._around
+        self.mirror = not sided(classes) if self._mirror is None else self._mirror
+
+    def ask(self, organs: Organs) -> None:
+        """Learn and measure `organs` alone; the classes are the network's from now on."""
+        self.organs, self.classes = organs, organs.classes  # type: ignore[misc]
+        self.options = replace(self.options, classes=organs.classes)
+        self._sample_by(organs.classes)
+
+    def draw(self, count: int | None, fold: int) -> shots.Shots:
+        """Train on `count` cases that show the asked organs and validate on one more; see `choose`."""
+        assert self.organs is not None
+        cases = {case.name: case for case in self.dataset.training}
+        chosen = shots.choose(cases, self.organs.asked, self._shows(cases), count, fold)
+        self.take(chosen.train, [chosen.audit] if chosen.audit else [])
+        return chosen
+
+    def _shows(self, cases: dict[str, CaseFiles]) -> Callable[[str], bool]:
+        names, wanted = self.dataset.classes, set(self.organs.values() if self.organs else ())
+
+        def shows(name: str) -> bool:
+            _, label, _ = read_case(cases[name], len(names), allow_empty=True, names=names)
+            return label is not None and wanted <= set(np.unique(label).tolist())
+
+        return shows
+
+    def take(
+        self, train: Sequence[str], validate: Sequence[str], test: Sequence[str] | None = None
+    ) -> None:
+        """Put labelled cases into the groups, by name; None leaves the test group as it is.
+
+        Raises GraftError for a name that the folder does not list.
+        """
+        known = {c.name: c for c in (*self.dataset.training, *self.dataset.test)}
+        wanted = {"train": train, "validate": validate}
+        if test is not None:
+            wanted["test"] = test
+        for group, names in wanted.items():
+            absent = [n for n in names if n not in known]
+            if absent:
+                raise GraftError(f"{self.dataset.path}: dataset.json lists no case {absent[0]!r}")
+            self.groups[group] = [known[n] for n in names]
+
     def readers(self, group: str) -> list[Callable[[], Volume]]:
         if group == "test" and not self.groups["test"]:
             raise GraftError(
@@ -318,10 +316,11 @@ class FolderData(VolumeData):
         return [
             lambda case=case: load(  # type: ignore[misc]
                 case,
-                len(self.classes),
+                len(self.dataset.classes),
                 self.contract,
+                self.organs,
                 allow_empty=self.allow_empty,
-                names=self.classes,
+                names=self.dataset.classes,
             )
             for case in self.groups[group]
         ]

@@ -12,12 +12,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from graftwork.errors import GraftError
+from graftwork.lightning import Allocation
 
-from .data import Volume
 from .demo import task
 from .fewshot.verdict import Verdict
 from .images.agree import unstated
 from .images.contract import Contract
+from .images.organs import Organs
+from .images.volume import Volume
 from .losses import dice_ce
 from .networks.bases import load_base
 from .networks.network import NetworkConfig, build, find_head
@@ -89,6 +91,9 @@ class Segmenter(LightningModule):
         self.scores: dict[str, dict[str, metrics.Score]] = {}
         self.reliability: dict[str, dict[str, calibration.Reliability]] = {}
         self.verdict: Verdict | None = None  # what the site's own cases say of the graft
+        self.organs: Organs | None = (
+            None  # what is learnt and scored, where it was asked for by name
+        )
         self.warnings: dict[str, list[str]] = {}  # by case: how it lies outside the training range
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,6 +119,21 @@ class Segmenter(LightningModule):
                 f"{', '.join(classes)}; name all of the network's classes in the data's labels"
             )
         return len(classes) - int(have)
+
+    def ask(self, organs: Organs) -> None:
+        """Learn and score `organs` alone; the other classes keep their outputs, and no opinion is trained in."""
+        self.organs, self.classes = organs, organs.classes
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Names of the classes that are scored."""
+        return self.organs.asked if self.organs else self.classes[1:]
+
+    def score(self, volume: Volume, mask: Any) -> dict[str, metrics.Score]:
+        """Scores of a mask (X, Y, Z) of a labelled case."""
+        return metrics.score_case(
+            mask, volume.truth, self.classes, volume.spacing, self.tolerance_mm, self.scored
+        )
 
     def compare(self, volume: Volume) -> None:
         """Note how a case lies outside the training range; see `Contract.warnings` for the rule."""
@@ -152,7 +172,10 @@ class Segmenter(LightningModule):
                 f"the labels go up to {int(y.max())}, the network tells {scores.shape[1]} classes apart: "
                 "train with a graft, which adds the missing output rows"
             )
-        loss = dice_ce(scores, y)
+        known = None
+        if self.organs is not None:
+            known = torch.tensor(self.organs.known).expand(len(y), -1).to(y.device)
+        loss = dice_ce(scores, y, known)
         self.log("loss", loss, prog_bar=True)
         return loss
 
@@ -166,9 +189,7 @@ class Segmenter(LightningModule):
         if volume.truth is None:
             raise GraftError(f"case {volume.name} has no label to measure against")
         found = self.maps_of(volume, maps.Wanted(confidence=True))
-        self.scores[volume.name] = metrics.score_case(
-            found.mask, volume.truth, self.classes, volume.spacing, self.tolerance_mm
-        )
+        self.scores[volume.name] = self.score(volume, found.mask)
         self.reliability[volume.name] = calibration.of_case(
             found.confidence, found.mask, volume.truth
         )
@@ -186,7 +207,7 @@ class Segmenter(LightningModule):
         cases = list(self.scores.values())
         if not cases:
             return
-        for name in (None, *self.classes[1:]):
+        for name in (None, *self.scored):
             means = metrics.average(cases, name)
             tag = f"{group}/{name}" if name else group
             for metric in ("dice", "hd95", "nsd"):
@@ -216,18 +237,29 @@ class Segmenter(LightningModule):
         self.results.predict(volume, self.maps_of)
         return volume.name
 
+    def _allocation(self) -> Allocation | None:
+        trainer = self._trainer
+        found = (c for c in (trainer.callbacks if trainer else ()) if isinstance(c, Allocation))
+        return next(found, None)
+
     def configure_optimizers(self) -> Any:
-        """AdamW with a one-cycle rate; the last convolution has its own, larger rate."""
+        """AdamW with a one-cycle rate; the last convolution has its own, larger rate.
+
+        Units of a search get groups of their own, whose rates the search sets.
+        """
         head, body = [], []
         prefix = f"network.{self.head}."
+        search = allocation.search if (allocation := self._allocation()) else None
+        units = search.groups(self.rate) if search else []
+        own = {id(p) for group in units for p in group["params"]}
         for name, p in self.named_parameters():
-            if p.requires_grad:
+            if p.requires_grad and id(p) not in own:
                 (head if name.startswith(prefix) else body).append(p)
         groups = [
             {"params": ps, "lr": rate}
             for ps, rate in ((body, self.rate), (head, self.head_rate))
             if ps
-        ]
+        ] + units
         if not groups:
             raise GraftError("nothing trains: name a graft with --graft")
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0)

@@ -83,7 +83,7 @@ def write_report(
     """Write report.html and, last, record.json of a run; returns the report's path."""
     rows = []
     cases = list(model.scores.values())
-    for name in (None, *model.classes[1:]) if cases else ():
+    for name in (None, *model.scored) if cases else ():
         means = metrics.average(cases, name)
         for metric in ("dice", "hd95", "nsd"):
             values = [getattr(s, metric) for c in cases for k, s in c.items() if name in (None, k)]
@@ -135,7 +135,7 @@ def write_report(
         report.table(
             "Scores by class",
             ["class", "Dice", "HD95", "NSD", "both empty", "one empty"],
-            [_class_row(cases, name) for name in model.classes[1:]],
+            [_class_row(cases, name) for name in model.scored],
             caption=f"Means over {len(cases)} cases; NSD at {model.tolerance_mm} mm.",
         )
     if model.verdict:

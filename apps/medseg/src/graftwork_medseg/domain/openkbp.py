@@ -16,9 +16,8 @@ The folder is the one that `data_cards/prepare.py` writes: `images/`, `labels/`,
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from graftwork.errors import GraftError
 
+from ..fewshot.shots import by_hash
 from ..images.contract import Intensity
 from ..images.folder import CaseFiles, read_case, read_dataset
 from ..images.nifti import Array, Placement, place, place_label, spacing_of
@@ -82,11 +82,6 @@ def annotations(folder: str | Path) -> dict[str, Annotation]:
             f"{file}: each case needs 'annotated' (organ names) and 'spacing_mm' (three numbers): "
             f"{error!r}"
         ) from error
-
-
-def by_hash(names: Iterable[str], salt: str) -> list[str]:
-    """Names in the order of the SHA-256 of "salt name": random, and the same for ever."""
-    return sorted(names, key=lambda name: hashlib.sha256(f"{salt} {name}".encode()).digest())
 
 
 def split_source(cases: dict[str, Annotation]) -> dict[str, list[str]]:

@@ -27,10 +27,10 @@ from torch import Tensor
 from graftwork.errors import GraftError
 
 from ..demo.sim import generator
+from ..fewshot.shots import by_hash
 from ..images.nifti import Array, open_image, read_voxels, spacing_of
 from .augment import Augment, grid_of, look_up
 from .content import content_hash
-from .openkbp import by_hash
 
 HIPPOCAMPI = (17, 53)  # FreeSurfer's left and right
 CLASSES = ("background", "hippocampus")

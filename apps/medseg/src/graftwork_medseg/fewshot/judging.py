@@ -85,10 +85,7 @@ def _without_grafts(model: Segmenter) -> Segmenter:
 
 
 def _score(model: Segmenter, volume: Any) -> float:
-    found = metrics.score_case(
-        model.segment(volume), volume.truth, model.classes, volume.spacing, model.tolerance_mm
-    )
-    return metrics.case_dice(found)
+    return metrics.case_dice(model.score(volume, model.segment(volume)))
 
 
 def _read(file: Path) -> dict[str, dict[str, float]]:

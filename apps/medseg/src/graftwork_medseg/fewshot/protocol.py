@@ -19,8 +19,8 @@ from pathlib import Path
 from graftwork.errors import GraftError
 
 from ..domain import openkbp
-from ..domain.openkbp import by_hash
 from ..images.folder import read_dataset
+from .shots import by_hash, choose
 
 SHOTS = (1, 5, 10)
 FOLDS = (0, 1, 2)
@@ -114,19 +114,13 @@ def draw(
             f"fold {fold}, organs {list(organs)}"
         )
     wanted = tuple(organs)
-    groups = {
-        group: [n for n in names if set(wanted) <= cases[n]]
-        for group, names in split(cases, name, tests).items()
-    }
-    if len(groups["pool"]) < k + 1 or not groups["test"]:
-        raise GraftError(
-            f"task {name}, {'+'.join(wanted)}: {len(groups['pool'])} cases to draw from and "
-            f"{len(groups['test'])} test cases have every organ annotated; {k + 1} and 1 are needed"
-        )
-    order = by_hash(groups["pool"], f"{name} {'+'.join(sorted(wanted))} fold {fold}")
-    return Episode(
-        name, wanted, k, fold, tuple(order[1 : k + 1]), order[0], tuple(sorted(groups["test"]))
-    )
+    groups = split(cases, name, tests)
+    test = [n for n in groups["test"] if set(wanted) <= cases[n]]
+    if not test:
+        raise GraftError(f"task {name}: no test case has {' and '.join(wanted)} annotated")
+    chosen = choose(groups["pool"], wanted, lambda n: set(wanted) <= cases[n], k, fold, name)
+    assert chosen.audit is not None  # k + 1 is at least two
+    return Episode(name, wanted, k, fold, chosen.train, chosen.audit, tuple(sorted(test)))
 
 
 def _shifted(folder: str | Path) -> dict[str, frozenset[str]]:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from graftwork.lightning.data import sample_generator
 
 if TYPE_CHECKING:
-    from ..data import Volume
+    from .volume import Volume
 
 
 def sample(
@@ -23,8 +23,9 @@ def sample(
     draw: torch.Generator,
     *,
     inside: bool = False,
+    mirror: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Cut `count` random patches, half of them mirrored left-right (first axis).
+    """Cut `count` random patches, half of them mirrored left-right (first axis) unless `mirror` is off.
 
     `images[i]` is (C, X, Y, Z) and `labels[i]` (X, Y, Z), the same size in each pair; a volume smaller
     than `size` is padded, image with its minimum and label with background. Volumes are drawn without
@@ -52,7 +53,7 @@ def sample(
                 low = min(max(0, centre[axis] - want // 2), have - want)
             box.append(slice(low, low + want))
         x, y = x[(slice(None), *box)], y[tuple(box)]
-        if torch.rand((), generator=draw) < 0.5:
+        if mirror and torch.rand((), generator=draw) < 0.5:
             x, y = x.flip(1), y.flip(0)
         xs.append(x)
         ys.append(y)
@@ -78,12 +79,28 @@ def _centre(label: Tensor, draw: torch.Generator) -> list[int]:
 
 
 class Patches(Dataset[tuple[Tensor, Tensor]]):
-    """`length` random patches an epoch, patch (epoch, index) a pure function of the seed."""
+    """`length` random patches an epoch, patch (epoch, index) a pure function of the seed.
+
+    Args:
+        volumes: labelled; patch `index` is cut from number `index` modulo their count.
+        roi: size in voxels.
+        length: patches of an epoch.
+        seed: of all patches.
+        around: share of the patches that are centred on a voxel with a class.
+        mirror: mirror half of them left-right.
+    """
 
     def __init__(
-        self, volumes: Sequence[Volume], roi: Sequence[int], length: int, seed: int
+        self,
+        volumes: Sequence[Volume],
+        roi: Sequence[int],
+        length: int,
+        seed: int,
+        around: float = 0.0,
+        mirror: bool = True,
     ) -> None:
         self.volumes, self.roi, self.length, self.seed = volumes, tuple(roi), length, seed
+        self.around, self.mirror = around, mirror
 
     def __len__(self) -> int:
         return self.length
@@ -93,5 +110,8 @@ class Patches(Dataset[tuple[Tensor, Tensor]]):
         volume = self.volumes[index % len(self.volumes)]
         assert volume.label is not None
         draw = sample_generator(self.seed, epoch, index)
-        x, y = sample([volume.image], [volume.label], self.roi, 1, draw)
+        inside = self.around > 0 and bool(torch.rand((), generator=draw) < self.around)
+        x, y = sample(
+            [volume.image], [volume.label], self.roi, 1, draw, inside=inside, mirror=self.mirror
+        )
         return x[0], y[0]

@@ -13,12 +13,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from ..data import simulated
 from ..demo import task
 from ..demo.sim import SPACING
 from ..demo.train_base import Recipe
 from ..files import CHECKPOINT, publish
 from ..images.contract import Contract, Intensity, Ranges
+from ..images.volume import simulated
 from .network import read_weights
 
 FILE = CHECKPOINT.with_suffix(".contract.json")

@@ -21,12 +21,12 @@ import numpy as np
 import graftwork as gw
 from graftwork.errors import GraftError
 
-from ..data import Volume, load
 from ..demo import sim, task
 from ..images.agree import UNSTATED
 from ..images.folder import CaseFiles
 from ..images.nifti import Array, apply_orientation, io_orientation, spacing_of, write_mask
 from ..images.prepare import prepare
+from ..images.volume import Volume, load
 from ..module import Segmenter, input_channels
 from ..prediction import metrics
 

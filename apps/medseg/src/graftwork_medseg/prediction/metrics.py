@@ -91,12 +91,16 @@ def score_case(
     classes: Sequence[str],
     spacing: Sequence[float],
     tolerance_mm: float = 2.0,
+    only: Sequence[str] = (),
 ) -> dict[str, Score]:
-    """Scores of each class from 1 on; `prediction` and `reference` hold indices into `classes`."""
+    """Scores of each class from 1 on, or of those named in `only`.
+
+    `prediction` and `reference` hold indices into `classes`.
+    """
     return {
         name: score(prediction == k, reference == k, spacing, tolerance_mm)
         for k, name in enumerate(classes)
-        if k
+        if (name in only if only else k)
     }
 
 

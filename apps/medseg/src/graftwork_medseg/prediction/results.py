@@ -22,8 +22,9 @@ from torch import Tensor
 from graftwork.errors import GraftError
 
 from .. import __version__
-from ..data import Input, Volume, VolumeData
+from ..data import Input, VolumeData
 from ..files import publish
+from ..images.volume import Volume
 from .maps import Maps, Wanted
 from .outputs import Outputs, statistics, write_case
 
