@@ -221,6 +221,69 @@ def lora(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     return made
 
 
+@by_hand("pissa")
+@by_hand("milora")
+def residual(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    s = lora_scale(method)
+    a, b, a0, b0 = (p[k] for k in ("A", "B", "A0", "B0"))
+    change = low_rank(layer, a, b) - low_rank(layer, a0, b0)
+    made = dense(layer, {"weight": layer.weight + s * change})
+
+    def energy(x: Tensor, **call: Any) -> Tensor:
+        # (B - B0) A + B0 (A - A0)
+        pairs = ((a, b - b0), (a - a0, b0))
+        terms = [branch(layer, down, up**2, torch.square, x, call) for down, up in pairs]
+        return layer(x, **call).pow(2) + s**2 * (terms[0] + terms[1])
+
+    made.energy = energy
+    return made
+
+
+@by_hand("goat")
+def goat(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    count, each = method.experts, method.rank // method.experts
+    _, n = sizes(layer)
+    s = math.sqrt(3 * method.eta * n / each) if method.alpha is None else method.alpha / each
+    zero = method.init == "zero"
+    a0, b0 = (torch.zeros_like(p[k]) if zero else p[f"{k}0"] for k in ("A", "B"))
+
+    def gates(x: Tensor) -> Tensor:
+        if count == 1:
+            return torch.ones(*x.shape[:-1], 1, dtype=x.dtype)
+        odds = torch.softmax(x @ p["router"].T, -1)
+        least = odds.sort(-1, descending=True).values[..., method.top_k - 1 : method.top_k]
+        kept = torch.where(odds >= least, odds, 0)
+        return kept / kept.sum(-1, keepdim=True)
+
+    def experts(x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """(w, w of its own start, A, B, A0, B0) of each expert."""
+        gate = gates(x)
+        for i in range(count):
+            rows, w = slice(i * each, (i + 1) * each), gate[..., i : i + 1]
+            past = w if method.exact_start or zero else torch.full_like(w, 1 / count)
+            yield w, past, p["A"][rows], p["B"][:, rows], a0[rows], b0[:, rows]
+
+    def forward(x: Tensor, **call: Any) -> Tensor:
+        y = layer(x)
+        for w, past, down, up, down0, up0 in experts(x):
+            y = y + s * (w * (x @ (up @ down).T) - past * (x @ (up0 @ down0).T))
+        return y
+
+    def energy(x: Tensor, **call: Any) -> Tensor:
+        # w (B - B0) A + w B0 (A - A0) + (w - past) B0 A0
+        total = layer(x).pow(2)
+        for w, past, down, up, down0, up0 in experts(x):
+            for share, a, b in (
+                (w, down, up - up0),
+                (w, down - down0, up0),
+                (w - past, down0, up0),
+            ):
+                total = total + (s * share) ** 2 * ((x @ a.T) ** 2 @ (b**2).T)
+        return total
+
+    return ByHand(forward, energy)
+
+
 @by_hand("dora")
 def dora(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     s = lora_scale(method)

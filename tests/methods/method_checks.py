@@ -158,7 +158,8 @@ def _check_dtype(
     with torch.no_grad():
         plain = [base(x, **case.call) for x in inputs]
         for x, y in zip(inputs, plain, strict=True):
-            assert torch.equal(model(x, **case.call), y), f"{dtype}: the start is not the base"
+            if method.starts_at_base:
+                assert torch.equal(model(x, **case.call), y), f"{dtype}: the start is not the base"
         move(made, case, values)
         for p in made.parameters():
             p.copy_(p.to(dtype))  # the same rounded factors for every form

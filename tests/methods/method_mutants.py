@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import torch
+from method_settings import small
 from torch import nn
 
 from graftwork.algebra.linear import Linear
@@ -24,7 +25,13 @@ from graftwork.methods import method_class
 
 KINDS = ("sign", "scale", "transpose", "dropped term", "wrong start")
 #: functions that say what is computed; the others say what is refused, or how fast it is
-NOT_ALGEBRA = ("start", "refuses", "refuses_fused", "dense_pays", "__init__")
+NOT_ALGEBRA = (
+    *("start", "refuses", "refuses_fused", "refuses_merge", "dense_pays", "__init__"),
+    *("__post_init__", "starts_at_base"),
+)
+
+Change = Callable[[ast.AST], ast.AST]
+Made = Iterator[tuple[str, str, ast.Module]]
 
 HELPERS = """
 def _times(factor, t):
@@ -69,6 +76,16 @@ def mutants(method_id: str) -> list[Mutant]:
         module, name, make = "graftwork.states", "CopyState", _of_copies
     else:
         module, name, make = card["module"], card["class"], _of_algebra
+    made = _of_file(method_id, module, name, make)
+    # a method that inherits its algebra: that of the class that it inherits from, too
+    cls = method_class(method_id)
+    home = next((c for c in cls.__mro__ if "change" in c.__dict__), cls)
+    if home is not cls and card["changes"] != "module":
+        made += _of_file(method_id, home.__module__, home.__name__, make)
+    return made
+
+
+def _of_file(method_id: str, module: str, name: str, make: Callable[..., Made]) -> list[Mutant]:
     text = inspect.getsource(import_module(module))
     found: dict[str, Mutant] = {}
     for kind, what, tree in make(method_id, ast.parse(text), name):
@@ -77,10 +94,6 @@ def mutants(method_id: str) -> list[Mutant]:
     original = ast.unparse(ast.parse(text)) + "\n" + HELPERS
     found.pop(original, None)
     return list(found.values())
-
-
-Change = Callable[[ast.AST], ast.AST]
-Made = Iterator[tuple[str, str, ast.Module]]
 
 
 def _of_algebra(method_id: str, tree: ast.Module, name: str) -> Made:
@@ -126,7 +139,7 @@ def _sample_start(method_id: str) -> dict[str, bool]:
     geo = Linear(out=6, in_=5)
     torch.manual_seed(0)
     layer = nn.Linear(5, 6)
-    made = method_class(method_id)().start(geo, layer.weight.detach(), layer.bias.detach())
+    made = small(method_id).start(geo, layer.weight.detach(), layer.bias.detach())
     return {name: bool(t.any()) for name, t in made.items()}
 
 

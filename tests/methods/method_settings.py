@@ -18,8 +18,38 @@ SPREAD = 9
 WIDE = 4.0
 
 
+#: settings that fit a layer of a few channels, for methods whose own would be refused there
+SMALL: dict[str, dict[str, Any]] = {
+    "pissa": {"rank": 4},
+    "milora": {"rank": 4},
+    "goat": {"rank": 3, "experts": 3, "top_k": 2, "rho": 2.0},
+}
+
+
+def small(method_id: str) -> Method:
+    """The method as it is by default, or with settings that fit small layers."""
+    return method_class(method_id)(**SMALL.get(method_id, {}))
+
+
+@st.composite
+def _experts(draw: st.DrawFn) -> dict[str, Any]:
+    experts = draw(st.integers(1, 3))
+    each = draw(st.integers(1, 3))
+    return {"experts": experts, "rank": experts * each, "top_k": draw(st.integers(1, experts))}
+
+
+#: fields whose legal values depend on each other, or on a layer of a few channels
+JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
+    "goat": _experts(),
+    "pissa": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
+    "milora": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
+}
+
+
 def settings_of(method_id: str, **fixed: Any) -> st.SearchStrategy[Method]:
     """Instances of the method with every field drawn from its legal range; `fixed` ones as given."""
+    if method_id in JOINT and not fixed:
+        return JOINT[method_id].flatmap(lambda fields: settings_of(method_id, **fields))
     cls = method_class(method_id)
     hints = typing.get_type_hints(cls)
     drawn = {

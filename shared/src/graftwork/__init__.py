@@ -29,6 +29,7 @@ _HOMES = {
     "merge": "graftwork.merging",
     "unmerge": "graftwork.merging",
     "check_reach": "graftwork.reach",
+    "extra_loss": "graftwork.losses",
     "NewRows": "graftwork.beside",
     "register_layer": "graftwork.algebra.recognise",
     "register_reader": "graftwork.fused",
@@ -46,14 +47,18 @@ if TYPE_CHECKING:
     from graftwork.fused import register_reader
     from graftwork.graft import graft, graft_from_spec
     from graftwork.handle import Graft, activate, active, get, grafts, remove
+    from graftwork.losses import extra_loss
     from graftwork.merging import merge, unmerge
     from graftwork.methods.adaptformer import AdaptFormer
     from graftwork.methods.bitfit import BitFit
     from graftwork.methods.diablo import DiaBlo
     from graftwork.methods.dora import DoRA
+    from graftwork.methods.goat import GOAT
     from graftwork.methods.ia3 import IA3
     from graftwork.methods.lora import LoRA
+    from graftwork.methods.milora import MiLoRA
     from graftwork.methods.norm_affine import NormAffine
+    from graftwork.methods.pissa import PiSSA
     from graftwork.reach import check_reach
     from graftwork.store import load, save
     from graftwork.store.passport import inspect
@@ -92,6 +97,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "GOAT",
     "IA3",
     "AdaptFormer",
     "BitFit",
@@ -101,13 +107,16 @@ __all__ = [
     "Graft",
     "GraftError",
     "LoRA",
+    "MiLoRA",
     "NewRows",
     "NormAffine",
+    "PiSSA",
     "activate",
     "active",
     "cards",
     "check_reach",
     "dual",
+    "extra_loss",
     "get",
     "graft",
     "graft_from_spec",

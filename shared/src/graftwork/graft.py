@@ -18,6 +18,7 @@ from graftwork.ledger import ATTRIBUTE, Beside, Entry, Ledger
 from graftwork.methods import method_class
 from graftwork.methods.base import Method, from_config
 from graftwork.refusals import check_entry, check_name, check_root, obstacle
+from graftwork.seeded import GENERATOR
 from graftwork.sites import (
     Pattern,
     Site,
@@ -90,7 +91,8 @@ def graft_from_spec(
         raise GraftError(
             f"the graft does not fit {type(model).__name__}:\n  " + "\n  ".join(faults)
         )
-    return attach_entry(model, name, entry, None, tensors)
+    drawn = {item["name"]: item["seeded"]["sha256"] for item in spec["sites"] if "seeded" in item}
+    return attach_entry(model, name, entry, None, tensors, drawn)
 
 
 def resolve(model: nn.Module, spec: Mapping[str, Any]) -> tuple[Entry, list[str]]:
@@ -112,6 +114,12 @@ def resolve(model: nn.Module, spec: Mapping[str, Any]) -> tuple[Entry, list[str]
         site = _named_site(item["name"], item["kind"], own, layers, modules)
         if isinstance(site, str):
             faults.append(f"{item['name'] or '(model)'}: {site}")
+        elif "seeded" in item and item["seeded"]["generator"] != GENERATOR:
+            theirs = item["seeded"]["generator"]
+            faults.append(
+                f"{item['name'] or '(model)'}: its random matrices were drawn by {theirs!r}; this "
+                f"graftwork has {GENERATOR!r}"
+            )
         else:
             pairs.append((site, own))
     beside = []
@@ -235,8 +243,13 @@ def attach_entry(
     entry: Entry,
     seed: int | None,
     tensors: Mapping[str, Tensor] | None = None,
+    drawn: Mapping[str, str] | None = None,
 ) -> Graft:
     """Attach a graft whose sites are known. Every state is built first: a refusal leaves the model as it was.
+
+    Args:
+        tensors: the graft's, loaded in place of start values, which are not computed then.
+        drawn: by site, the hash that the tensors drawn from a seed must have; `None` checks nothing.
 
     Raises:
         GraftError: as `graft` does.
@@ -265,7 +278,9 @@ def attach_entry(
     ):
         if seed is not None:
             torch.manual_seed(seed)
-        states = _states(model, entry)
+        states = _states(model, entry, blank=tensors is not None)
+    if drawn is not None:
+        _check_drawn(states, drawn)
     if tensors is not None:
         fill(((f"{m}.{slot}".strip("."), state) for m, slot, state in states), tensors)
 
@@ -292,7 +307,24 @@ def attach_entry(
     return get(model, name)
 
 
-def _states(model: nn.Module, entry: Entry) -> list[tuple[str, str, SiteState]]:
+def _check_drawn(states: list[tuple[str, str, SiteState]], drawn: Mapping[str, str]) -> None:
+    """Refuse tensors that came out of their seed otherwise than the graft was trained with."""
+    faults = []
+    for module_name, slot, state in states:
+        name = f"{module_name}.{slot}".strip(".")
+        if isinstance(state, MethodState) and state.digest != drawn.get(name, ""):
+            faults.append(f"{name or '(model)'}: {state.method.id}")
+    if faults:
+        raise GraftError(
+            "the frozen random matrices that are drawn from the method's seed are not the ones that the "
+            "graft was trained with (another generator, or an edited passport); nothing can be loaded "
+            "onto them:\n  " + "\n  ".join(faults)
+        )
+
+
+def _states(
+    model: nn.Module, entry: Entry, blank: bool = False
+) -> list[tuple[str, str, SiteState]]:
     made: list[tuple[str, str, SiteState]] = []
     for site, method in entry.sites:
         module = model.get_submodule(site.module)
@@ -300,9 +332,11 @@ def _states(model: nn.Module, entry: Entry) -> list[tuple[str, str, SiteState]]:
             made.append((site.module, CALL, CopyState(module, plain_copy(site.name, module))))
         else:
             slot = site.weight if site.raw else CALL
-            made.append(
-                (site.module, slot, MethodState(method, site.geo, module, site.weight, site.bias))
-            )
+            try:
+                state = MethodState(method, site.geo, module, site.weight, site.bias, blank)
+            except GraftError as refusal:
+                raise GraftError(f"{site.name or 'the model'}: {refusal}") from None
+            made.append((site.module, slot, state))
     for item in entry.beside:
         module = model.get_submodule(item.name)
         if item.new is None:

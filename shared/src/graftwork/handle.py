@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftwork.attach import SiteGrafts, grafts_of, release
+from graftwork.attach import CALL, SiteGrafts, grafts_of, release
 from graftwork.errors import GraftError
 from graftwork.ledger import ATTRIBUTE, Entry, Ledger, ledger_of, root_of
 from graftwork.methods.base import Method
-from graftwork.states import SiteState
+from graftwork.seeded import GENERATOR
+from graftwork.states import MethodState, SiteState
 from graftwork.summary import Summary, summarise
 from graftwork.together import check_together, check_weight
 
@@ -122,6 +123,9 @@ class Graft:
             }
             if site.geo and site.geo.groups > 1:
                 item["groups"] = site.geo.groups  # so that a file can be merged without the model
+            drawn = self._drawn(site.module, site.weight if site.raw else CALL)
+            if drawn:
+                item["seeded"] = {"generator": GENERATOR, "sha256": drawn}
             if method != self.method:
                 item["method"] = {"id": method.id, "config": method.config()}
             sites.append(item)
@@ -133,6 +137,11 @@ class Graft:
         ]
         shared = {"id": self.method.id, "config": self.method.config()}
         return {"method": shared, "sites": sites, "also_train": beside, "merged": self.merged}
+
+    def _drawn(self, module_name: str, slot: str) -> str:
+        """The hash of what a site drew from a seed; empty if nothing."""
+        state = self.site(module_name).state(self.name, slot)
+        return state.digest if isinstance(state, MethodState) else ""
 
     def summary(self) -> Summary:
         """Sites, parameters and share; prints as a table."""

@@ -81,10 +81,9 @@ def merge(
         raise GraftError(f"merge: graft {ledger.merged.names} is merged already")
     for part in grafts.values():
         for site, method in part.entry.sites:
-            if not method.mergeable:
-                raise GraftError(
-                    f"merge: {site.name or 'the model'}: {method.id} changes activations, not weights"
-                )
+            why = method.refuses_merge()
+            if why is not None:
+                raise GraftError(f"merge: {site.name or 'the model'}: {why}")
     # Refuse before the first write. Where the old tensors leave the device, or are overwritten, a
     # second pass computes the new ones again, so that one layer at a time is there twice.
     new: Iterable[Batch]

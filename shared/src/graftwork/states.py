@@ -18,6 +18,7 @@ from graftwork.algebra.linear import Embedding
 from graftwork.errors import GraftError
 from graftwork.fast.sites import KINDS, Fast
 from graftwork.methods.base import Call, Delta, Method, work_dtype
+from graftwork.seeded import digest
 
 Base = Callable[..., Any]
 _EXACT = (torch.float32, torch.float64)
@@ -103,19 +104,38 @@ class MethodState(SiteState):
         method: the method with this site's own settings.
         geo: the layer's geometry.
         weight_name, bias_name: the layer's parameters that the method changes.
+        blank: the trained and the stored tensors are zeros, to be loaded at once; nothing is computed from
+            the weight then, so that a reload costs no decomposition.
+
+    Attributes:
+        digest: the hash of the tensors that are drawn from a seed; empty where there are none.
     """
 
     kind = "method"
 
     def __init__(
-        self, method: Method, geo: Geometry, layer: nn.Module, weight_name: str, bias_name: str
+        self,
+        method: Method,
+        geo: Geometry,
+        layer: nn.Module,
+        weight_name: str,
+        bias_name: str,
+        blank: bool = False,
     ) -> None:
         super().__init__(layer, weight_name)
         self.method, self.geo, self.bias_name = method, geo, bias_name
         weight, bias = self.base(layer)
-        for name, value in method.start(geo, weight, bias).items():
+        trained, frozen = starts(method, geo, weight, bias, blank)
+        for name, value in trained.items():
             self.register_parameter(name, nn.Parameter(value))
-        self.names = tuple(self._parameters)
+        for name, value in frozen.items():
+            self.register_buffer(name, value)
+        drawn = method.seeded(geo, weight.detach())
+        for name, value in drawn.items():
+            self.register_buffer(name, value, persistent=False)
+        self.digest = digest(drawn) if drawn else ""
+        self.names = (*trained, *frozen, *drawn)
+        self.left: list[Tensor] | None = None  # parts of the loss, while somebody collects them
         # a transposed convolution needs its output's size, which only a call tells
         self.dense = geo.kind.startswith("conv") and not geo.kind.startswith("conv_transpose")
         self.dense = self.dense and method.changes == "weight" and method.dense_pays(geo)
@@ -134,8 +154,12 @@ class MethodState(SiteState):
     def change(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """What this graft adds to the layer's output; may be wider than `y`, so round after the sum."""
         weight, bias = self.base(layer)
-        c = Call(x, y, weight, bias, self.training)
+        c = Call(x, y, weight, bias, self.training, self._leave if self.training else None)
         return self.geo.graded(self.method.change(self.geo, self.params(), c), x)
+
+    def _leave(self, loss: Tensor) -> None:
+        if self.left is not None:
+            self.left.append(loss)
 
     def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
         x = first_input(args, kwargs)
@@ -175,6 +199,24 @@ class MethodState(SiteState):
 
     def merged(self, layer: nn.Module) -> dict[str, Tensor]:
         return merged_sum(layer, [(self, 1.0)])
+
+
+def starts(
+    method: Method, geo: Geometry, weight: Tensor, bias: Tensor | None, blank: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A method's trained and its stored frozen tensors at a layer; zeros of their shapes if `blank`."""
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
+    device = weight.device
+    if blank:
+        weight, bias = weight.to("meta"), None if bias is None else bias.to("meta")
+    trained = method.start(geo, weight, bias)
+    frozen = method.frozen(geo, weight, bias, trained)
+    if blank:
+        trained, frozen = (
+            {k: torch.zeros(t.shape, dtype=t.dtype, device=device) for k, t in own.items()}
+            for own in (trained, frozen)
+        )
+    return trained, {k: t.detach().clone() for k, t in frozen.items()}
 
 
 def merged_sum(layer: nn.Module, parts: list[tuple[MethodState, float]]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from graftwork import extra_loss
 from graftwork.errors import GraftError
 from graftwork.lightning import Allocation
 
@@ -163,9 +164,11 @@ class Segmenter(LightningModule):
         return self.maps_of(volume).mask
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
-        """Dice plus cross-entropy of a batch of patches."""
+        """Dice plus cross-entropy of a batch of patches, and what the grafts' methods add to it."""
         x, y = batch
-        scores = self(x)
+        with extra_loss(self) as extra:
+            scores = self(x)
+            added = extra()
         if int(y.max()) >= scores.shape[1]:
             raise GraftError(
                 f"the labels go up to {int(y.max())}, the network tells {scores.shape[1]} classes apart: "
@@ -176,7 +179,7 @@ class Segmenter(LightningModule):
             known = torch.tensor(self.organs.known).expand(len(y), -1).to(y.device)
         loss = dice_ce(scores, y, known)
         self.log("loss", loss, prog_bar=True)
-        return loss
+        return loss + added
 
     def on_validation_epoch_start(self) -> None:
         self.scores, self.reliability = {}, {}

@@ -47,16 +47,22 @@ def merged(
         config = item.get("method", spec["method"])
         method = from_config(method_class(config["id"]), config["config"])
         name = item["name"]
-        if not method.mergeable:
+        why = method.refuses_merge()
+        if why is not None:
             raise GraftError(
-                f"merge: {name or 'the model'}: {method.id} changes activations, not weights; "
-                "load the adapter beside its base instead"
+                f"merge: {name or 'the model'}: {why}; load the adapter beside its base instead"
             )
         if method.changes == "module":
             used |= _replace(out, name, tensors)
             continue
         layer, module, weight, bias = _layer(out, item)
-        state = MethodState(method, _geometry(item, layer, weight, bias), layer, weight, bias)
+        geo = _geometry(item, layer, weight, bias)
+        state = MethodState(method, geo, layer, weight, bias, blank=True)
+        if state.digest != item.get("seeded", {}).get("sha256", ""):
+            raise GraftError(
+                f"merge: {name or 'the model'}: the random matrices that {method.id} draws from its seed "
+                "are not the ones that the graft was trained with"
+            )
         used |= _fill(state, name, tensors)
         _store(out, module, state.merged(layer))
     for item in spec["also_train"]:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,13 +20,18 @@ Params = Mapping[str, Tensor]
 
 
 class Call(NamedTuple):
-    """One call of a grafted layer: its input and output, and its frozen weight and bias."""
+    """One call of a grafted layer: its input and output, and its frozen weight and bias.
+
+    `leave` is there in training: it takes a scalar that belongs to the loss, see `graftwork.extra_loss`. What
+    it is given must not depend on anything but this call, so that a checkpointed recomputation repeats it.
+    """
 
     x: Tensor
     y: Tensor
     weight: Tensor
     bias: Tensor | None
     training: bool
+    leave: Callable[[Tensor], None] | None = None
 
 
 class Delta(NamedTuple):
@@ -78,6 +83,8 @@ class Method:
     default_kinds: ClassVar[tuple[str, ...]]
     #: globs that are grafted when no sites are named; overrides `default_kinds`
     default_globs: ClassVar[tuple[str, ...]] = ()
+    #: whether float16 and bfloat16 files keep what was trained; not where it is a small difference
+    half_files: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -85,12 +92,23 @@ class Method:
     @property
     def mergeable(self) -> bool:
         """Whether the change is one of the layer's own tensors."""
-        return self.changes != "activation"
+        return self.refuses_merge() is None
+
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether the start is the base bit for bit, whatever the input."""
+        return True
 
     # -- the algebra ------------------------------------------------------------------------------
 
     def refuses(self, geo: Geometry, bias: Tensor | None) -> str | None:
         """Why this layer cannot be served, or `None`."""
+        return None
+
+    def refuses_merge(self) -> str | None:
+        """Why the change cannot become a part of the layer's own tensors, or `None`."""
+        if self.changes == "activation":
+            return f"{self.id} changes activations, not weights"
         return None
 
     def refuses_fused(self, geo: Geometry) -> str | None:
@@ -116,6 +134,24 @@ class Method:
     def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """Trainable tensors at their start values, float32 (float64 on a float64 base)."""
         raise NotImplementedError
+
+    def frozen(
+        self, geo: Geometry, weight: Tensor, bias: Tensor | None, start: Params
+    ) -> dict[str, Tensor]:
+        """Tensors that belong to the graft and never train: kept in its file, given to all that takes `p`.
+
+        `start` is what `start` returned, so that one decomposition serves both. Random matrices do not
+        belong here but in `seeded`.
+        """
+        return {}
+
+    def seeded(self, geo: Geometry, weight: Tensor) -> dict[str, Tensor]:
+        """Frozen random tensors, drawn by `graftwork.seeded.draw` from a seed among the method's fields.
+
+        They are in `p` like the others, but in no file of ours: they are drawn again on loading, and refused
+        where their hash is not the one that the passport holds.
+        """
+        return {}
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         """What is added to the layer's output `c.y`."""

@@ -66,6 +66,7 @@ def save(
         raise GraftError(
             "save: a graft is merged, so the base's own tensors are not in place; unmerge() first"
         )
+    _check_half(graft, dtype)
     tensors = to_store(graft, dtype)
     data = write_tensors(tensors, {"format": "pt"})
     summary = graft.summary()
@@ -141,8 +142,22 @@ def load(
     return graft_from_spec(model, passport["graft"], name or passport["name"], tensors)
 
 
+def _check_half(graft: Graft, dtype: str | None) -> None:
+    whole = sorted({m.id for _, m in graft.entry.sites if not m.half_files})
+    if dtype is not None and whole:
+        raise GraftError(
+            f"save: {', '.join(whole)} keeps its change as a small difference of tensors, which dtype={dtype!r} would "
+            "round away; save with dtype=None"
+        )
+
+
 def to_store(graft: Graft, dtype: str | None = None) -> dict[str, Tensor]:
-    """The graft's tensors on the CPU, apart from each other, cast for the file.
+    """The graft's tensors on the CPU, apart from each other, cast for the file; see `cast`."""
+    return cast(graft.tensors(), dtype)
+
+
+def cast(tensors: Mapping[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
+    """Copies of tensors on the CPU, in a half precision where one is named.
 
     Raises:
         GraftError: an unknown dtype; NaN or infinite values, or values that float16 cannot hold.
@@ -150,9 +165,9 @@ def to_store(graft: Graft, dtype: str | None = None) -> dict[str, Tensor]:
     if dtype is not None and dtype not in _HALVES:
         raise GraftError(f"save: dtype must be one of {[*_HALVES]} or None, not {dtype!r}")
     out = {}
-    for key, t in graft.tensors().items():
-        cast = _HALVES[dtype] if dtype is not None and t.is_floating_point() else t.dtype
-        out[key] = t.to("cpu", cast, copy=True).contiguous()
+    for key, t in tensors.items():
+        to = _HALVES[dtype] if dtype is not None and t.is_floating_point() else t.dtype
+        out[key] = t.to("cpu", to, copy=True).contiguous()
     faults = not_finite(out)
     if faults:
         advice = "; save with dtype=None or bfloat16" if dtype == "float16" else ""

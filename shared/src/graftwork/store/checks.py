@@ -178,8 +178,12 @@ def _spec_faults(spec: dict[str, Any]) -> list[str]:
             "kind": _text(50),
             "groups": _whole(2),  # of a convolution; absent means 1
             "method": lambda v: isinstance(v, dict),
+            "seeded": lambda v: isinstance(v, dict),  # of tensors that are drawn, not stored
         }
-        faults += _fields(item, where, of, frozenset({"groups", "method"}))
+        faults += _fields(item, where, of, frozenset({"groups", "method", "seeded"}))
+        if isinstance(item, dict) and isinstance(item.get("seeded"), dict):
+            drawn = {"generator": _text(100), "sha256": _hex(64)}
+            faults += _fields(item["seeded"], where + "seeded.", drawn)
         if isinstance(item, dict) and isinstance(item.get("method"), dict):
             faults += _method_faults(item["method"], where + "method.")
     for i, item in enumerate(spec["also_train"]):

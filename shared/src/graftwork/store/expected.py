@@ -10,6 +10,7 @@ from graftwork.errors import GraftError
 from graftwork.ledger import Entry
 from graftwork.methods.base import Method
 from graftwork.sites import Site, own_modules
+from graftwork.states import starts
 
 Shape = tuple[int, ...]
 
@@ -60,9 +61,13 @@ def _start(site: Site, method: Method, module: nn.Module) -> dict[str, Tensor]:
     bias = module._parameters.get(site.bias)
     assert site.geo is not None
     base = weight if weight is not None else next(module.parameters())
-    return method.start(
-        site.geo, base.detach().to("meta"), None if bias is None else bias.detach().to("meta")
+    trained, frozen = starts(
+        method,
+        site.geo,
+        base.detach().to("meta"),
+        None if bias is None else bias.detach().to("meta"),
     )
+    return trained | frozen
 
 
 def _copied(name: str, module: nn.Module) -> dict[str, Shape]:

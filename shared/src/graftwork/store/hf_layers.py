@@ -18,6 +18,7 @@ from graftwork.methods.base import Method
 from graftwork.methods.dora import DoRA
 from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
+from graftwork.starts.residual import Residual
 
 
 def why_not(method: Method, geo: Geometry) -> str | None:
@@ -26,6 +27,7 @@ def why_not(method: Method, geo: Geometry) -> str | None:
         if geo.kind not in ("linear", "transposed_linear", "conv2d", "conv3d"):
             return f"PEFT has no IA3 for a {geo.kind}"
         return None
+    method = plain_form(method)
     if type(method) not in (LoRA, DoRA):
         return f"PEFT has no form for {method.id}; convert it with to_lora first"
     if geo.kind.startswith("conv_transpose"):
@@ -46,6 +48,19 @@ def _why_not_conv(geo: Conv, method: LoRA) -> str | None:
     if geo.groups > 1 and type(method) is DoRA:
         return "PEFT's DoRA is wrong on grouped convolutions"
     return None
+
+
+def plain_form(method: Method) -> Method:
+    """The method that PEFT's file describes: a residual start is a plain LoRA of rank 2r, of the same scale."""
+    if not isinstance(method, Residual):
+        return method
+    rank = 2 * method.rank
+    return LoRA(rank, alpha=method.scale * rank, dropout=method.dropout)
+
+
+def plain_tensors(method: Method, geo: Geometry, p: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A site's tensors as `plain_form` has them."""
+    return dict(method.difference(geo, p)) if isinstance(method, Residual) else p
 
 
 def to_file(method: Method, geo: Geometry, p: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -26,11 +26,11 @@ from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
 from graftwork.sites import Site, own_modules
 from graftwork.states import CopyState, RowsState
-from graftwork.store.adapter import to_store
+from graftwork.store.adapter import cast, to_store
 from graftwork.store.fingerprint import fingerprint
 from graftwork.store.folders import publish
 from graftwork.store.hf_config import CONFIG, PREFIX, TENSORS, is_literal
-from graftwork.store.hf_layers import to_file, why_not
+from graftwork.store.hf_layers import plain_form, plain_tensors, to_file, why_not
 from graftwork.store.passport import shorten
 from graftwork.store.strict_json import dump
 
@@ -43,7 +43,9 @@ def to_peft(
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a LoRA, rsLoRA, DoRA or IA3 graft as a PEFT folder, all or nothing.
+    """Write a LoRA, rsLoRA, DoRA, IA3, PiSSA or MiLoRA graft as a PEFT folder, all or nothing.
+
+    PiSSA and MiLoRA become plain LoRA of twice the rank, which computes the same on the unchanged base.
 
     Modules that train beside the adapter become `modules_to_save`; layers with new rows too, with the rows
     appended (PEFT's user widens that layer of the base first, as `resize_token_embeddings` does). The
@@ -62,21 +64,22 @@ def to_peft(
         raise GraftError("to_peft: a graft is merged; unmerge() first")
     saved = _modules_to_save(graft)
     faults = [*_site_faults(graft), *_name_faults(graft, [*saved])]
-    pairs = [(s, m) for s, m in graft.entry.sites if s.geo is not None]
+    pairs = [(s, plain_form(m)) for s, m in graft.entry.sites if s.geo is not None]
     if not faults:
         config, more = _config(pairs, graft.model, [*saved])
         faults += more
     if faults:
         raise GraftError("to_peft: PEFT cannot express this graft:\n  " + shorten(faults))
-    tensors = to_store(graft, dtype)
+    tensors = to_store(graft)
     by_site: dict[str, dict[str, Tensor]] = {}
     for key, t in tensors.items():
         site_name, _, leaf = key.rpartition(".")
         by_site.setdefault(site_name, {})[leaf] = t
     out: dict[str, Tensor] = {}
-    for site, method in pairs:
+    for (site, method), (_, own) in zip(pairs, graft.entry.sites, strict=True):
         assert site.geo is not None
-        for leaf, t in to_file(method, site.geo, by_site[site.name]).items():
+        p = cast(plain_tensors(own, site.geo, by_site[site.name]), dtype)
+        for leaf, t in to_file(method, site.geo, p).items():
             out[f"{PREFIX}{site.name}.{leaf}"] = t
     for module_name, leaves in saved.items():
         for leaf, t in leaves.items():
