@@ -270,6 +270,38 @@ def goat(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     return ByHand(forward, lambda x, **call: layer(x).pow(2) + sum(t.pow(2) for t in terms(x)))
 
 
+@by_hand("alfa")
+def alfa(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    o, _ = sizes(layer)
+    r = method.rank
+    v, weight = p["V"] * p["S"].reshape(-1, *[1] * (p["V"].dim() - 1)), layer.weight.clone()
+    mixes = []
+    for j in range(groups_of(layer)):
+        rows = slice(j * r, (j + 1) * r)
+        if method.form == "free":
+            n = torch.diag(1 + p["n"][j])
+        elif method.form == "diagonal":
+            odds = torch.exp(p["e"][j])
+            n = torch.diag(1 + p["gate"] * (r * odds / odds.sum() - 1))
+        else:
+            tokens = [p["S"][j, i] ** 0.5 * p["V"][rows][i].reshape(-1) for i in range(r)]
+            scores = [[(a @ p["query"]) @ (b @ p["key"]) for b in tokens] for a in tokens]
+            odds = torch.exp(torch.stack([torch.stack(s) for s in scores]) / method.width**0.5)
+            n = torch.eye(r) + p["gate"] * (odds / odds.sum(1, keepdim=True) - torch.eye(r))
+        mixes.append(p["U"][j * o : (j + 1) * o] @ (n - torch.eye(r)))
+        everything = place(layer, j, slice(None), slice(None))
+        change = in_layout(layer, torch.tensordot(mixes[-1], v[rows], 1))
+        weight[everything] = weight[everything] + change
+    made = dense(layer, {"weight": weight})
+    up = torch.cat(mixes)
+
+    def energy(x: Tensor, **call: Any) -> Tensor:
+        return layer(x, **call).pow(2) + branch(layer, v, up**2, torch.square, x, call)
+
+    made.energy = energy
+    return made
+
+
 @by_hand("dora")
 def dora(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     s = lora_scale(method)
