@@ -302,6 +302,26 @@ def alfa(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     return made
 
 
+@by_hand("lora_sp")
+def lora_sp(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    def terms(x: Tensor) -> list[Tensor]:
+        odds = torch.exp(x @ p["w1"].T + p["b1"])
+        z = (odds / odds.sum(-1, keepdim=True)) @ p["w2"].T + p["b2"]
+        s = torch.log1p(torch.exp(z))
+        energy = s.detach() ** 2
+        # what the vectors with more energy than this one have together
+        larger = energy.unsqueeze(-2) > energy.unsqueeze(-1)
+        above = (larger * energy.unsqueeze(-2)).sum(-1)
+        sigma = torch.where(above < method.eta * energy.sum(-1, keepdim=True), s, 0)
+        each = method.scale * sigma * (x @ p["V"].T)
+        return [each[..., i : i + 1] * p["U"][:, i] for i in range(method.rank)]
+
+    def forward(x: Tensor, **call: Any) -> Tensor:
+        return layer(x) + sum(terms(x))
+
+    return ByHand(forward, lambda x, **call: layer(x).pow(2) + sum(t.pow(2) for t in terms(x)))
+
+
 @by_hand("dora")
 def dora(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     s = lora_scale(method)

@@ -311,5 +311,5 @@ def test_bad_layers_are_refused_by_name() -> None:
     attention = nn.Sequential(nn.MultiheadAttention(8, 2, batch_first=True))
 
     gw.graft(attention, gw.Alfa(2), sites=["0.out_proj"]).remove()
-    with pytest.raises(gw.GraftError, match="set Alfa.anchor to 0"):
+    with pytest.raises(gw.GraftError, match=r"set Alfa\.anchor to 0"):
         gw.graft(attention, gw.Alfa(2, anchor=0.1), sites=["0.out_proj"])

@@ -5,28 +5,28 @@
     diagonal:   N = diag(n),   n_j = 1 + g (r softmax(e)_j - 1)
     free:       N = diag(1 + n_j)      (singular value fine-tuning, Sun et al., NeurIPS 2022)
 
-M is a layer's weight as a matrix, one for each group of a convolution: a row of V is a spatial component of the filters,
-a row of U says how an output channel mixes them. Only how strongly components are used moves. N depends on no input. The
-change U (N - I) S V^T is computed as a product of rank r, each of whose terms is exactly 0 at the start; the rest R,
-and all of M, stay in the untouched weight.
+M is a layer's weight as a matrix, one for each group of a convolution: a row of V is a spatial component of the
+filters, a row of U says how an output channel mixes them. Only how strongly components are used moves. N depends on
+no input. The change U (N - I) S V^T is computed as a product of rank r, each of whose terms is exactly 0 at the start;
+the rest R, and all of M, stay in the untouched weight.
 
 Shapes: V `(r g, in/g, *kernel)`, S `(g, r)`, U `(out, r)`, frozen, r triplets for each of g groups; query and key
-`(in/g k, a)`, shared by the groups, and gate `(1,)`; e or n `(g, r)`. Initialisation: the r largest triplets by a full SVD,
-cached; query and key uniform in +-1/sqrt(in/g k). g is 0 under attention, where query and key wait for it one step
-(`gate=0.01` starts all at once, and not at the base), and 1 on the diagonal, where e is 0; n is 0.
+`(in/g k, a)`, shared by the groups, and gate `(1,)`; e or n `(g, r)`. Initialisation: the r largest triplets by a
+full SVD, cached; query and key uniform in +-1/sqrt(in/g k). g is 0 under attention, where query and key wait for it
+one step (`gate=0.01` starts all at once, and not at the base), and 1 on the diagonal, where e is 0; n is 0.
 
-Departures: the paper's text was not to be had. The layer is rebuilt from its abstract and the authors' page; the form of the
-attention, its initialisation and the rank are ours, and so are `free` and `anchor`, a pull of weight * ||N - I||^2
-towards the base, left for `gw.extra_loss` in training. Linear and transposed layers come with the geometry. The softmax of
-the diagonal is measured against that of zeros, which is 1/r, so that the start is exact. Which loss adapts without
-labels belongs to `graftwork.unlabelled`.
+Departures: the paper's text was not to be had. The layer is rebuilt from its abstract and the authors' page; the form
+of the attention, its initialisation and the rank are ours, and so are `free` and `anchor`, a pull of weight *
+||N - I||^2 towards the base, left for `gw.extra_loss` in training. Linear and transposed layers come with the geometry.
+The softmax of the diagonal is measured against that of zeros, which is 1/r, so that the start is exact. R is kept:
+`compressed` drops it after training. What adapts without labels is in `graftwork.unlabelled`.
 Refuses: a rank above the layer's own, min(out, in k) of a group; weights that are not finite; a rank of 1 but for
-`free`, because attention over one component changes nothing; an anchor where a fused owner reads the weight without calling
-the layer, because nobody collects it there.
+`free`, because attention over one component changes nothing; an anchor where a fused owner reads the weight without
+calling the layer, because nobody collects it there.
 
 Invariants:
-1. The start equals the base bit for bit (attention: with gate 0); U S V^T is the truncated SVD, with a relative error of the
-   root of 1 - E(r).
+1. The start equals the base bit for bit (attention: with gate 0); U S V^T is the truncated SVD, with a relative
+   error of the root of 1 - E(r), E the share of squared singular values.
 2. forward = merged forward = R + U N S V^T by hand; `compressed` gives U N S V^T as a layer and a mixing one.
 3. Rows of T sum to 1 and are above 0; free at full rank is the weight with any singular values; N = 0 leaves R.
 4. Only the attention's tensors train, and the frozen factors keep their bits.
