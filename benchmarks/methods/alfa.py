@@ -261,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows=rows,
         notes=[
             "Drawn faces, not photographs: pixel noise, one head pose, no blur.",
-            "Values are means over seeds, bounds the smallest and the largest seed, each with its own network and users.",
+            "Values are means over seeds, bounds the extremes; each seed has its own network and users.",
             "All arms: the same mirror loss, ten Adam steps, of which the last one counts.",
             "An arm's rate is the best on validation users that have labels, one for both kinds of users and all n.",
             "The layer is our reconstruction; prompts (trained padding) are not among the arms.",

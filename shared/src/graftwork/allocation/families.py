@@ -104,7 +104,7 @@ register_family(Family("affine", lambda _: NormAffine()))
 register_family(
     Family("adaptformer", lambda b: AdaptFormer(b, 1.0), (4, 8, 16, 32), "b", single=True)
 )
-# the diagonal's cost rises with the level, r + 1 a group of filters; that of the attention would not
+# the diagonal's cost rises with the level, g r + 1 for g groups; that of the attention would not
 register_family(
     Family(
         "alfa", lambda k: Alfa(k, form="diagonal"), (4, 8, 16), "k", bounded=False, on_request=True
