@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.fewshot import page as fewshot
 from graftwork.cards import cards
 from graftwork.errors import GraftError
 from graftwork_runs import validate_record
@@ -96,7 +97,7 @@ def demo() -> str:
     )
 
 
-GENERATORS = {"demo": demo, "methods": methods}
+GENERATORS = {"demo": demo, "methods": methods, **fewshot.GENERATORS}
 
 
 def pages() -> Iterator[Path]:
