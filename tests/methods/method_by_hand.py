@@ -247,27 +247,41 @@ def goat(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     zero = method.init == "zero"
     a0, b0 = (torch.zeros_like(p[k]) if zero else p[f"{k}0"] for k in ("A", "B"))
 
-    def terms(x: Tensor) -> list[Tensor]:
-        gate = torch.ones(*x.shape[:-1], 1, dtype=x.dtype)
-        if count > 1:
-            odds = torch.softmax(x @ p["router"].T, -1)
-            least = odds.sort(-1, descending=True).values[..., method.top_k - 1 : method.top_k]
-            gate = torch.where(odds >= least, odds, 0)
-            gate = gate / gate.sum(-1, keepdim=True)
-        out = []
+    def gates(x: Tensor) -> Tensor:
+        if count == 1:
+            return torch.ones(*x.shape[:-1], 1, dtype=x.dtype)
+        odds = torch.softmax(x @ p["router"].T, -1)
+        least = odds.sort(-1, descending=True).values[..., method.top_k - 1 : method.top_k]
+        kept = torch.where(odds >= least, odds, 0)
+        return kept / kept.sum(-1, keepdim=True)
+
+    def experts(x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """(w, w of its own start, A, B, A0, B0) of each expert."""
+        gate = gates(x)
         for i in range(count):
             rows, w = slice(i * each, (i + 1) * each), gate[..., i : i + 1]
-            down, up, down0, up0 = p["A"][rows], p["B"][:, rows], a0[rows], b0[:, rows]
-            moved, past = x @ (up @ down - up0 @ down0).T, x @ (up0 @ down0).T
-            out += [s * w * moved] + (
-                [] if method.exact_start or zero else [s * (w - 1 / count) * past]
-            )
-        return out
+            past = w if method.exact_start or zero else torch.full_like(w, 1 / count)
+            yield w, past, p["A"][rows], p["B"][:, rows], a0[rows], b0[:, rows]
 
     def forward(x: Tensor, **call: Any) -> Tensor:
-        return layer(x) + sum(terms(x))
+        y = layer(x)
+        for w, past, down, up, down0, up0 in experts(x):
+            y = y + s * (w * (x @ (up @ down).T) - past * (x @ (up0 @ down0).T))
+        return y
 
-    return ByHand(forward, lambda x, **call: layer(x).pow(2) + sum(t.pow(2) for t in terms(x)))
+    def energy(x: Tensor, **call: Any) -> Tensor:
+        # w (B - B0) A + w B0 (A - A0) + (w - past) B0 A0
+        total = layer(x).pow(2)
+        for w, past, down, up, down0, up0 in experts(x):
+            for share, a, b in (
+                (w, down, up - up0),
+                (w, down - down0, up0),
+                (w - past, down0, up0),
+            ):
+                total = total + (s * share) ** 2 * ((x @ a.T) ** 2 @ (b**2).T)
+        return total
+
+    return ByHand(forward, energy)
 
 
 @by_hand("dora")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -174,3 +176,16 @@ def test_streams_differ_by_seed_and_label_and_not_by_device_or_dtype() -> None:
 
 
 FIRST = [-0.776752, -0.457551, 0.743985]
+
+
+def test_loading_an_svd_start_imports_nothing_more() -> None:
+    """Arithmetic on the meta device would import sympy and much of torch, which takes a second."""
+    code = (
+        "import sys, torch, graftwork as gw\n"
+        "for method in (gw.PiSSA(4), gw.MiLoRA(4), gw.GOAT(4, experts=2)):\n"
+        "    g = gw.graft(torch.nn.Linear(8, 8), method)\n"
+        "    gw.graft_from_spec(torch.nn.Linear(8, 8), g.spec(), tensors=g.tensors())\n"
+        "assert 'sympy' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

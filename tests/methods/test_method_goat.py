@@ -67,6 +67,19 @@ def test_the_scale_is_the_theorems_or_alpha_over_the_rank_of_an_expert() -> None
     assert gw.GOAT(16, experts=8, alpha=32.0).scale(wide) == 16.0
 
 
+@pytest.mark.parametrize("init", ["svd", "zero"])
+def test_the_router_starts_uniform(init: str) -> None:
+    g = gw.graft(nn.Linear(400, 32), gw.GOAT(8, experts=8, init=init), seed=0)
+    router, bound = g.tensors()["router"], 1 / 20
+    assert router.shape == (8, 400) and -bound <= router.min() < router.max() <= bound
+    assert abs(float(router.mean())) < 0.05 * bound
+    assert float(router.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    if init == "zero":
+        a = g.tensors()["A"]
+        assert -bound <= a.min() < a.max() <= bound and not g.tensors()["B"].any()
+        assert float(a.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
 @invariant("goat", 2)
 def test_equal_gates_give_the_base() -> None:
     layer, x = layer_of(), x_of()

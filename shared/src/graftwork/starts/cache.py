@@ -60,6 +60,10 @@ class Store:
             with contextlib.suppress(OSError, SafetensorError):
                 self._write(key, entry)
 
+    def forget(self) -> None:
+        """Drop what is held in memory; a folder keeps its files."""
+        self._held.clear()
+
     def _hold(self, key: str, entry: Entry) -> None:
         self._held[key] = entry
         self._held.move_to_end(key)

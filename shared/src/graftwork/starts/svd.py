@@ -87,9 +87,11 @@ def largest(w: Tensor, rank: int, niter: int | None, seed: int = 0) -> Triplets:
 
 def factors(geo: Geometry, t: Triplets, scale: float) -> tuple[Tensor, Tensor]:
     """A and B of LoRA's shapes with B A = scale * u s v: each takes the root of scale * s."""
+    a_shape, b_shape = geo.factor_shapes(t.s.numel())
+    if t.s.is_meta:  # arithmetic there would import half of torch for shapes that are known
+        return t.v.new_empty(a_shape), t.u.new_empty(b_shape)
     root = (scale * t.s).sqrt()
     a, b = root.unsqueeze(2) * t.v, t.u * root.unsqueeze(1)
-    a_shape, b_shape = geo.factor_shapes(t.s.numel())
     return a.reshape(a_shape), b.reshape(b_shape)
 
 
