@@ -229,6 +229,16 @@ def verdict(rows: list[Row]) -> str:
     )
 
 
+def edges(rows: list[Row]) -> str:
+    """Which arms were best at an end of the grid in some seed, so that a wider one may do better."""
+    found = {
+        f"{r.variant}, {'labelled' if r.case.endswith(' labelled') else 'unlabelled'}"
+        for r in rows
+        if r.metric == "rate" and (r.lo == RATES[0] or r.hi == RATES[-1])
+    }
+    return f"Best at an end of the grid in some seed: {'; '.join(sorted(found)) or 'no arm'}."
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.methods.alfa", description=__doc__)
     parser.add_argument("--users", type=int, default=80, help="source users")
@@ -266,6 +276,7 @@ def main(arguments: list[str] | None = None) -> int:
             "An arm's rate is the best on validation users that have labels, one for both kinds of users and all n.",
             "The layer is our reconstruction; prompts (trained padding) are not among the arms.",
             "Time is processor time of adapting and testing.",
+            edges(rows),
         ],
         details={"steps": STEPS, "rates": list(RATES), "image": SIZE, "network": "2 residual blocks of 16"},
         verdict=verdict(rows),
