@@ -11,9 +11,18 @@ import torch
 from torch import Tensor, nn
 
 import graftwork as gw
-from graftwork.allocation import Family, Plan, Search, units
+from graftwork.allocation import Family, Plan, Search, conv_units, units
 from graftwork.allocation import search as search_file
-from tests.allocation.allocation_helpers import QUICK, batch, net, plain, some_units, task
+from tests.allocation.allocation_helpers import (
+    QUICK,
+    batch,
+    conv_net,
+    net,
+    picture_batch,
+    plain,
+    some_units,
+    task,
+)
 from tests.core.core_helpers import bits, picture
 
 
@@ -318,3 +327,50 @@ def test_no_step_beyond_the_last() -> None:
     with pytest.raises(gw.GraftError, match="the set is empty"):
         search.settle()
     assert search_file.Result is type(result)
+
+
+def test_a_search_over_filters_takes_alfas_levels() -> None:
+    levels = {"alfa": (2, 3, 5), "lora": (1, 2)}
+    model, base = conv_net(), conv_net()
+    found = conv_units(model, ["alfa", "lora"], levels, leave_out=["3"])
+    assert not [u for u in conv_units(model, levels={"lora": (1,)}) if u.family == "alfa"]
+    mine = [u for u in found if u.family == "alfa"]
+    assert {u.level for u in mine} == {2, 3, 5} and all("=alfa-k" in u.name for u in mine)
+    for unit in mine:  # each site trains r + 1 numbers
+        assert unit.cost == (unit.level + 1) * len(unit.sites)
+    truth = conv_net()
+    teacher = gw.graft(truth, gw.Alfa(5, form="diagonal"), sites=["1.conv1", "2.conv2"])
+    with torch.no_grad():
+        for p in teacher.parameters():
+            p.add_(2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(5)))
+
+    def error(net: nn.Module, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = truth(x)
+        return (net(x) - y).square().mean()
+
+    search = Search(
+        model, found, lambda m: -error(m, picture_batch(9)), budget=40, plan=QUICK, seed=1
+    )
+    out = base(picture_batch())
+    switches = search.board
+    switches.switch([u.name for u in mine if u.level == 3])  # on at their start: the base
+    assert torch.equal(model(picture_batch()), out)
+    for unit in mine:
+        tensors = switches.parameters(unit.name)
+        assert sum(p.numel() for p in tensors if p.requires_grad) == unit.cost
+    switches.switch([])
+    run(search, lambda m, step: error(m, picture_batch(step % 5)), optimizer_of(search))
+    result = search.finish()
+    assert result.cost == sum(u.cost for u in result.units) <= 40
+    for allocation in search.diary.allocations:
+        assert allocation["cost"] == switches.cost(allocation["set"]) <= 40
+        switches.check(allocation["set"])
+    before = model(picture_batch())
+    switches.switch([])
+    assert torch.equal(model(picture_batch()), out)
+    switches.switch([u.name for u in result.units])
+    assert torch.equal(model(picture_batch()), before)
+    graft = search.settle()
+    assert sum(p.numel() for p in graft.parameters()) == result.cost
+    torch.testing.assert_close(model(picture_batch()), before, rtol=0, atol=1e-6)

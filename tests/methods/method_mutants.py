@@ -108,6 +108,8 @@ def _of_algebra(method_id: str, tree: ast.Module, name: str) -> Made:
     start = _sample_start(method_id)
     for key in start:
         for kind, helper in (("transpose", "_misread"), ("dropped term", "_without_last")):
+            if helper == "_misread" and start[key].numel() == 1:
+                continue  # one number has no order to misread
             edit = _edited(tree, name, names, _factor(key, helper))
             yield kind, f"{helper}({key})", edit
     for function in names:
@@ -118,8 +120,8 @@ def _of_algebra(method_id: str, tree: ast.Module, name: str) -> Made:
                 f"{function}, operand {i}",
                 _edited(tree, name, [function], _keep_left(i)),
             )
-    for key, nonzero in start.items():
-        factors = [(1.0, 0.1), (0.0, 0.0)] if nonzero else [(1.0, 0.1)]
+    for key, value in start.items():
+        factors = [(1.0, 0.1), (0.0, 0.0)] if value.any() else [(1.0, 0.1)]
         for factor, offset in factors:
             edit = _edited(tree, name, ["start"], _start(key, factor, offset))
             yield "wrong start", f"{factor:g} {key} + {offset:g}", edit
@@ -134,13 +136,12 @@ def _of_copies(method_id: str, tree: ast.Module, name: str) -> Made:
     yield "wrong start", "the copy + 0.1", _edited(tree, name, ["__init__"], _moved_copy)
 
 
-def _sample_start(method_id: str) -> dict[str, bool]:
-    """The start tensors' names, and whether each starts away from zero."""
+def _sample_start(method_id: str) -> dict[str, torch.Tensor]:
+    """The start tensors of a small layer."""
     geo = Linear(out=6, in_=5)
     torch.manual_seed(0)
     layer = nn.Linear(5, 6)
-    made = small(method_id).start(geo, layer.weight.detach(), layer.bias.detach())
-    return {name: bool(t.any()) for name, t in made.items()}
+    return small(method_id).start(geo, layer.weight.detach(), layer.bias.detach())
 
 
 # -- editing the tree -----------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "pissa": {"rank": 4},
     "milora": {"rank": 4},
     "goat": {"rank": 3, "experts": 3, "top_k": 2, "rho": 2.0},
+    "alfa": {"rank": 3, "width": 2},
+    "lora_sp": {"rank": 4, "hidden": 2},
 }
 
 
@@ -41,6 +43,11 @@ def _experts(draw: st.DrawFn) -> dict[str, Any]:
 #: fields whose legal values depend on each other, or on a layer of a few channels
 JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "goat": _experts(),
+    "lora_sp": st.fixed_dictionaries(
+        {"rank": st.sampled_from([2, 4, 6]), "hidden": st.integers(1, 2), "eta": st.floats(0.05, 1)}
+    ),
+    "alfa": st.fixed_dictionaries({"rank": st.integers(2, 3)})
+    | st.just({"rank": 1, "form": "free"}),
     "pissa": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
     "milora": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
 }

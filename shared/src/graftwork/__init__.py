@@ -50,12 +50,14 @@ if TYPE_CHECKING:
     from graftwork.losses import extra_loss
     from graftwork.merging import merge, unmerge
     from graftwork.methods.adaptformer import AdaptFormer
+    from graftwork.methods.alfa import Alfa
     from graftwork.methods.bitfit import BitFit
     from graftwork.methods.diablo import DiaBlo
     from graftwork.methods.dora import DoRA
     from graftwork.methods.goat import GOAT
     from graftwork.methods.ia3 import IA3
     from graftwork.methods.lora import LoRA
+    from graftwork.methods.lora_sp import LoRASP
     from graftwork.methods.milora import MiLoRA
     from graftwork.methods.norm_affine import NormAffine
     from graftwork.methods.pissa import PiSSA
@@ -100,6 +102,7 @@ __all__ = [
     "GOAT",
     "IA3",
     "AdaptFormer",
+    "Alfa",
     "BitFit",
     "DiaBlo",
     "DoRA",
@@ -107,6 +110,7 @@ __all__ = [
     "Graft",
     "GraftError",
     "LoRA",
+    "LoRASP",
     "MiLoRA",
     "NewRows",
     "NormAffine",

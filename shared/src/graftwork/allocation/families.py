@@ -1,6 +1,6 @@
 """Families: which method at which sizes a unit may carry. A further one joins by one call.
 
-register_family(Family("alfa", lambda k: Alfa(filters=k), levels=(1, 2, 4), label="k"))
+register_family(Family("blocks", lambda n: DiaBlo(blocks=n), levels=(4, 8), label="n"))
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from graftwork.algebra.geometry import Geometry
 from graftwork.errors import GraftError
 from graftwork.methods.adaptformer import AdaptFormer
+from graftwork.methods.alfa import Alfa
 from graftwork.methods.base import Method
 from graftwork.methods.lora import LoRA
 from graftwork.methods.norm_affine import NormAffine
@@ -28,6 +29,7 @@ class Family:
         label: before the level in a unit's name, such as "r" in "lora-r4"; "" leaves the level out.
         single: a unit has one host; of several it takes the last, whose output leaves the block.
         bounded: the level is an inner width, which must not exceed the host's input or output.
+        on_request: only where it is named, so that a search that names no family stays what it was.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Family:
     label: str = ""
     single: bool = False
     bounded: bool = True
+    on_request: bool = False
 
     def __post_init__(self) -> None:
         if not self.name or any(c in self.name for c in ".:/\\= ") or len(self.name) > 30:
@@ -79,13 +82,13 @@ def register_family(family: Family) -> Family:
 
 
 def families(wanted: Iterable[str | Family] | str | Family | None = None) -> list[Family]:
-    """Families by name; `None` gives all that are registered.
+    """Families by name; `None` gives all that are registered and not `on_request`.
 
     Raises:
         GraftError: a name that is not registered, or nothing wanted.
     """
     if wanted is None:
-        return list(_FAMILIES.values())
+        return [f for f in _FAMILIES.values() if not f.on_request]
     items = [wanted] if isinstance(wanted, str | Family) else list(wanted)
     for item in items:
         if not isinstance(item, Family) and item not in _FAMILIES:
@@ -100,4 +103,10 @@ register_family(Family("affine", lambda _: NormAffine()))
 # scale 1 as in the paper's units, where AdaptFormer itself has 0.1
 register_family(
     Family("adaptformer", lambda b: AdaptFormer(b, 1.0), (4, 8, 16, 32), "b", single=True)
+)
+# the diagonal's cost rises with the level, g r + 1 for g groups; that of the attention would not
+register_family(
+    Family(
+        "alfa", lambda k: Alfa(k, form="diagonal"), (4, 8, 16), "k", bounded=False, on_request=True
+    )
 )

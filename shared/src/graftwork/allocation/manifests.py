@@ -111,7 +111,8 @@ def conv_units(
 
     Args:
         model: not touched.
-        families: names or `Family` objects; `None`: all that are registered and serve a convolution or norm.
+        families: names or `Family` objects; `None`: all that are registered, not `on_request`, and serve a
+            convolution or norm.
         levels: other levels by family. Levels that a host is too narrow for are left out.
         group_by: "block": an innermost module that runs several convolutions is one instance, a convolution or
             norm outside such blocks another; "layer": each is one; or host name -> instance name.

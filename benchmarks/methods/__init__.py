@@ -1,0 +1,1 @@
+"""One small honest experiment for each method."""
