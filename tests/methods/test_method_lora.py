@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from method_invariants import invariant
 from torch import nn
 
 import graftwork as gw
+from graftwork.store.hf import from_peft, to_peft
 
 LAYERS = [
     (nn.Linear(6, 10), (4, 6), 3 * 6 + 10 * 3),
@@ -153,3 +155,17 @@ def test_an_embedding_starts_with_a_zero_and_b_normal() -> None:
     t = gw.graft(nn.Embedding(20, 300), gw.LoRA(8), sites=["*"]).tensors()
     assert not t["A"].any()
     assert abs(float(t["B"].mean())) < 0.1 and float(t["B"].std()) == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("rslora", [True, False])
+def test_a_peft_folder_keeps_the_scale_of_a_federation(rslora: bool, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(5, 7))
+    g = gw.graft(model, gw.LoRA(4, alpha=3.0, clients=9, rslora=rslora), sites=["0"])
+    moved(model)
+    to_peft(g, tmp_path / "peft")
+    fresh = copy.deepcopy(model)
+    gw.get(fresh).remove()
+    back = from_peft(fresh, tmp_path / "peft")
+    assert back.method.scale == pytest.approx(3.0 * 1.5)
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(fresh(x), model(x))

@@ -49,11 +49,76 @@ def drift(optimizer_class: Any, m: int, n: int, steps: int, **fields: Any) -> fl
     return float((net.w - full.detach()).norm() / full.detach().norm())
 
 
+def by_hand(
+    b: Tensor, a: Tensor, grads: list[Tensor], simple: bool, ridge: tuple[float, float], **kind: Any
+) -> tuple[Tensor, Tensor]:
+    """The paper's formulas with explicit inverses and loops, for B and for A as they are printed."""
+    (b1, b2), lr, eps, decay = kind["betas"], kind["lr"], kind["eps"], kind["weight_decay"]
+    (m, r), n = b.shape, a.shape[1]
+    eye = torch.eye(r, dtype=b.dtype)
+    mb, ma, old_a, old_b = torch.zeros_like(b), torch.zeros_like(a), a, b
+    pb, pa = torch.zeros(m, r, r).double(), torch.zeros(n, r, r).double()
+    vb, va = torch.zeros_like(b), torch.zeros_like(a)
+    for t, g in enumerate(grads, 1):
+        ia, ib = torch.inverse(a @ a.T + ridge[0] * eye), torch.inverse(b.T @ b + ridge[1] * eye)
+        gb, ga = g @ a.T @ ia, ib @ b.T @ g
+        rb = (old_a @ a.T + ridge[0] * eye) @ ia
+        ra = ib @ (b.T @ old_b + ridge[1] * eye)
+        mb, ma = b1 * mb @ rb + (1 - b1) * gb, b1 * ra @ ma + (1 - b1) * ga
+        vb, va = b2 * vb + (1 - b2) * gb**2, b2 * va + (1 - b2) * ga**2
+        pb = torch.stack(
+            [b2 * rb.T @ pb[i] @ rb + (1 - b2) * torch.outer(gb[i], gb[i]) for i in range(m)]
+        )
+        pa = torch.stack(
+            [b2 * ra @ pa[j] @ ra.T + (1 - b2) * torch.outer(ga[:, j], ga[:, j]) for j in range(n)]
+        )
+        old_a, old_b = a, b
+        first, second = 1 - b1**t, 1 - b2**t
+        if simple:
+            step_b = mb / first / ((vb / second).sqrt() + eps)
+            step_a = ma / first / ((va / second).sqrt() + eps)
+        else:
+            v_b = torch.stack([torch.stack([x @ p @ x for x in a.T]) for p in pb])
+            v_a = torch.stack([torch.stack([y @ p @ y for p in pa]) for y in b])
+            step_b = (mb @ a / first / ((v_b / second).sqrt() + eps)) @ a.T @ ia
+            step_a = ib @ b.T @ (b @ ma / first / ((v_a / second).sqrt() + eps))
+        if t % 2:
+            b = (1 - lr * decay) * b - lr * step_b
+        else:
+            a = (1 - lr * decay) * a - lr * step_a
+    return b, a
+
+
+@pytest.mark.parametrize("optimizer_class", BOTH)
+@settings(max_examples=8)
+@given(m=st.integers(3, 7), n=st.integers(3, 7), rank=st.integers(1, 3), seed=st.integers(0, 99))
+def test_it_is_the_papers_formulas_by_hand(
+    optimizer_class: Any, m: int, n: int, rank: int, seed: int
+) -> None:
+    net = Factored(m, n, rank, seed)
+    kind: dict[str, Any] = {
+        "lr": 0.02,
+        "betas": (0.8, 0.95),
+        "eps": 1e-3,
+        "weight_decay": 0.1,
+        "ridge": (0.02, 0.03),
+    }
+    grads = list(gradients(m, n, 7, seed))
+    simple = optimizer_class is gw.LoFTSimple
+    b, a = by_hand(net.b.detach().clone(), net.a.detach().clone(), grads, simple, **kind)
+    optimizer = optimizer_class(net.graft, **kind)
+    for g in grads:
+        net.backward(g)
+        optimizer.step()
+    torch.testing.assert_close(net.b.detach(), b, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(net.a.detach(), a, rtol=1e-9, atol=1e-10)
+
+
 @invariant("loft", 1)
 def test_at_full_rank_it_is_adamw_and_the_transposed_transport_drifts() -> None:
     assert drift(gw.LoFT, 8, 8, 200) < 1e-9
-    assert drift(Transposed, 8, 8, 200) > 1e-2
-    assert drift(gw.LoFTSimple, 8, 8, 200) > 1e-2
+    assert drift(Transposed, 8, 8, 100) > 1e-2
+    assert drift(gw.LoFTSimple, 8, 8, 50) > 1e-2
 
 
 @settings(max_examples=10)
@@ -266,68 +331,3 @@ def test_the_result_merges_and_the_count_is_the_formula() -> None:
             assert (layer(x) - trained).abs().max() > 1e-2
         g.merge()
         torch.testing.assert_close(layer(x), trained, rtol=0, atol=1e-5)
-
-
-def by_hand(
-    b: Tensor, a: Tensor, grads: list[Tensor], simple: bool, ridge: tuple[float, float], **kind: Any
-) -> tuple[Tensor, Tensor]:
-    """The paper's formulas with explicit inverses and loops, for B and for A as they are printed."""
-    (b1, b2), lr, eps, decay = kind["betas"], kind["lr"], kind["eps"], kind["weight_decay"]
-    (m, r), n = b.shape, a.shape[1]
-    eye = torch.eye(r, dtype=b.dtype)
-    mb, ma, old_a, old_b = torch.zeros_like(b), torch.zeros_like(a), a, b
-    pb, pa = torch.zeros(m, r, r).double(), torch.zeros(n, r, r).double()
-    vb, va = torch.zeros_like(b), torch.zeros_like(a)
-    for t, g in enumerate(grads, 1):
-        ia, ib = torch.inverse(a @ a.T + ridge[0] * eye), torch.inverse(b.T @ b + ridge[1] * eye)
-        gb, ga = g @ a.T @ ia, ib @ b.T @ g
-        rb = (old_a @ a.T + ridge[0] * eye) @ ia
-        ra = ib @ (b.T @ old_b + ridge[1] * eye)
-        mb, ma = b1 * mb @ rb + (1 - b1) * gb, b1 * ra @ ma + (1 - b1) * ga
-        vb, va = b2 * vb + (1 - b2) * gb**2, b2 * va + (1 - b2) * ga**2
-        pb = torch.stack(
-            [b2 * rb.T @ pb[i] @ rb + (1 - b2) * torch.outer(gb[i], gb[i]) for i in range(m)]
-        )
-        pa = torch.stack(
-            [b2 * ra @ pa[j] @ ra.T + (1 - b2) * torch.outer(ga[:, j], ga[:, j]) for j in range(n)]
-        )
-        old_a, old_b = a, b
-        first, second = 1 - b1**t, 1 - b2**t
-        if simple:
-            step_b = mb / first / ((vb / second).sqrt() + eps)
-            step_a = ma / first / ((va / second).sqrt() + eps)
-        else:
-            v_b = torch.stack([torch.stack([x @ p @ x for x in a.T]) for p in pb])
-            v_a = torch.stack([torch.stack([y @ p @ y for p in pa]) for y in b])
-            step_b = (mb @ a / first / ((v_b / second).sqrt() + eps)) @ a.T @ ia
-            step_a = ib @ b.T @ (b @ ma / first / ((v_a / second).sqrt() + eps))
-        if t % 2:
-            b = (1 - lr * decay) * b - lr * step_b
-        else:
-            a = (1 - lr * decay) * a - lr * step_a
-    return b, a
-
-
-@pytest.mark.parametrize("optimizer_class", BOTH)
-@settings(max_examples=8)
-@given(m=st.integers(3, 7), n=st.integers(3, 7), rank=st.integers(1, 3), seed=st.integers(0, 99))
-def test_it_is_the_papers_formulas_by_hand(
-    optimizer_class: Any, m: int, n: int, rank: int, seed: int
-) -> None:
-    net = Factored(m, n, rank, seed)
-    kind: dict[str, Any] = {
-        "lr": 0.02,
-        "betas": (0.8, 0.95),
-        "eps": 1e-3,
-        "weight_decay": 0.1,
-        "ridge": (0.02, 0.03),
-    }
-    grads = list(gradients(m, n, 7, seed))
-    simple = optimizer_class is gw.LoFTSimple
-    b, a = by_hand(net.b.detach().clone(), net.a.detach().clone(), grads, simple, **kind)
-    optimizer = optimizer_class(net.graft, **kind)
-    for g in grads:
-        net.backward(g)
-        optimizer.step()
-    torch.testing.assert_close(net.b.detach(), b, rtol=1e-9, atol=1e-10)
-    torch.testing.assert_close(net.a.detach(), a, rtol=1e-9, atol=1e-10)
