@@ -86,6 +86,17 @@ def test_planted_angles_are_found(angle: float, k: int) -> None:
     torch.testing.assert_close(found, torch.full_like(found, angle), rtol=1e-5, atol=1e-14)
 
 
+def test_different_angles_between_one_pair_are_all_found() -> None:
+    planted = torch.tensor([1e-9, 0.3, 0.7, 0.9, 1.5], dtype=torch.float64)
+    both = orthonormal(20, 10, 0)
+    one, apart = both[:, :5], both[:, 5:]
+    other = one * planted.cos() + apart * planted.sin()
+    found = principal_angles(Subspace(one), Subspace(other @ orthonormal(5, 5, 1)))
+    torch.testing.assert_close(found, planted, rtol=1e-6, atol=1e-14)
+    mean = geometry.overlap(Subspace(one), Subspace(other))
+    assert mean == pytest.approx(float(planted.cos().square().mean()))
+
+
 @invariant(4)
 @settings(max_examples=20)
 @given(n=st.integers(2, 12), seed=st.integers(0, 999))
@@ -188,6 +199,7 @@ def test_scales_do_not_move_angles() -> None:
     for x, y in zip(plain.layers, scaled.layers, strict=True):
         assert x.angle == pytest.approx(y.angle, abs=1e-5) and x.weight == pytest.approx(y.weight)
     assert sum(x.weight for x in plain.layers) == pytest.approx(1.0)
+    assert plain.closest.angle < max(x.angle for x in plain.layers)
     # one layer's gradients ten times as large, in both tasks
     louder = [{**t[0], "2": Subspace(t[0]["2"].basis, 100 * t[0]["2"].energy)} for t in tasks]
     other = compare(*louder)

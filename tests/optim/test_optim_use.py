@@ -102,6 +102,7 @@ def test_graft_module_list_and_groups_are_the_same() -> None:
         lambda model, g: [{"params": model, "lr": 0.01}],
     ):
         model, g = grafted(also_train=[gw.NewRows("2", 1)])
+        assert {id(p) for p in Trained(model)} == {id(p) for p in g.parameters()}
         descend(model, gw.LoFT(form(model, g), lr=0.01))
         ends.append([p.detach() for p in g.parameters()])
     for other in ends[1:]:
