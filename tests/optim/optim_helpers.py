@@ -34,6 +34,7 @@ class Factored:
         self.layer = nn.Linear(n, m, bias=False, dtype=dtype)
         nn.init.zeros_(self.layer.weight)
         self.graft = gw.graft(self.layer, gw.LoRA(rank))
+        self.layer.to(dtype)  # a graft keeps wide factors, unless somebody casts them
         self.a, self.b = (dict(self.graft.named_parameters())[k] for k in "AB")
         with torch.no_grad():
             self.a.normal_(std=n**-0.5)
