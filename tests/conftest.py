@@ -13,11 +13,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # pytest-timeout sets the limits: a deadline per example would fail on a busy machine only.
+# A hunt for mutants asks whether a test fails, not for the smallest case on which it does.
+hunting = "GRAFTWORK_TEST_CASES" in os.environ
 settings.register_profile(
-    "graftwork", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+    "graftwork",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.generate] if hunting else tuple(Phase),
 )
 settings.load_profile("graftwork")
 

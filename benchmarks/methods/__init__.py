@@ -1,1 +1,1 @@
-"""One small honest experiment for each method."""
+"""One small honest experiment for each method: what its paper expects, and what was measured here."""

@@ -4,7 +4,8 @@
 
 Reads a list of {"module", "source"}; prints one line of JSON per entry: pytest's exit code on it. The
 first entry may have `source` None: the unchanged method, which must pass. torch is imported once and every mutant
-runs in a fork, so a mutant costs its tests alone.
+runs in a fork, so a mutant costs its tests alone. An entry with "tests" (paths, separated by spaces)
+is no method's, and is tried on these.
 """
 
 from __future__ import annotations
@@ -65,9 +66,11 @@ def run(method_id: str, entry: dict[str, str | None]) -> int:
             sys.meta_path.insert(0, Mutated(entry["module"], entry["source"]))
         files = [HERE / f"test_method_{method_id}.py", HERE / "test_method_conformance.py"]
         chosen = [str(f) for f in files if f.exists()]
+        keyword = f"test_method_{method_id} or {method_id}-"
+        if entry.get("tests"):
+            chosen, keyword = str(entry["tests"]).split(" "), ""
         options = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist"]
         options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # hypothesis is here already
-        keyword = f"test_method_{method_id} or {method_id}-"
         code = int(
             pytest.main([*options, "-k", keyword, "--rootdir", str(HERE.parents[1]), *chosen])
         )

@@ -205,6 +205,8 @@ def broadcast(layer: nn.Module, vector: Tensor) -> Tensor:
 
 def lora_scale(method: Any) -> float:
     alpha = method.rank if method.alpha is None else method.alpha
+    if method.clients is not None:
+        return alpha * math.sqrt(method.clients) / math.sqrt(method.rank)
     return alpha / math.sqrt(method.rank) if method.rslora else alpha / method.rank
 
 

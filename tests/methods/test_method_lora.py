@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from method_invariants import invariant
 from torch import nn
 
 import graftwork as gw
+from graftwork.store.hf import from_peft, to_peft
 
 LAYERS = [
     (nn.Linear(6, 10), (4, 6), 3 * 6 + 10 * 3),
@@ -80,6 +82,38 @@ def test_rslora_divides_by_the_root_of_the_rank() -> None:
     assert gw.LoRA(9).scale == 1.0 and gw.LoRA(9, rslora=True).scale == 3.0
 
 
+@invariant("lora", 7)
+def test_the_scale_of_a_federation() -> None:
+    for rank, clients in ((1, 1), (4, 3), (8, 20)):
+        scale = gw.LoRA(rank, alpha=6.0, clients=clients).scale
+        rooted = gw.LoRA(rank, alpha=6.0, clients=clients, rslora=True).scale
+        assert scale == rooted == pytest.approx(6.0 * (clients / rank) ** 0.5)
+        assert gw.LoRA(rank, alpha=6.0, clients=4 * clients).scale == pytest.approx(2 * scale)
+        assert gw.LoRA(4 * rank, alpha=6.0, clients=clients).scale == pytest.approx(scale / 2)
+        one = gw.LoRA(rank, alpha=6.0, clients=1).scale
+        assert one == pytest.approx(gw.LoRA(rank, alpha=6.0, rslora=True).scale)
+    assert gw.LoRA(5, alpha=3.0, clients=5).scale == 3.0
+    with pytest.raises(gw.GraftError, match=r"LoRA\.clients"):
+        gw.LoRA(4, clients=0)
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_the_first_step_of_a_federation_does_not_depend_on_its_size(independent: bool) -> None:
+    """E[s B A] after one SGD step is -s^2 (r / N) sigma^2 lr v x^T: flat in N and r, if N belongs there."""
+    found = {}
+    v, x, draws = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 1.0, -1.0]), 400
+    generator = torch.Generator().manual_seed(0)
+    for clients, rank in ((1, 4), (16, 4), (16, 32)):
+        scale, total = gw.LoRA(rank, alpha=1.0, clients=clients).scale, torch.zeros(2, 3)
+        for _ in range(draws):
+            a = torch.randn(clients if independent else 1, rank, 3, generator=generator).mean(0)
+            b = -0.1 * scale * torch.outer(v, a @ x)
+            total += scale * b @ a / draws
+        found[clients, rank] = float((total * torch.outer(v, x)).sum() / (v @ v * (x @ x)))
+    expected = {k: -0.1 * (1 if independent else k[0]) for k in found}
+    assert found == pytest.approx(expected, rel=0.15)
+
+
 @invariant("lora", 6)
 @pytest.mark.parametrize("kind", ["linear", "conv", "embedding"])
 def test_dropout_acts_in_training_on_the_branch_only(kind: str) -> None:
@@ -121,3 +155,17 @@ def test_an_embedding_starts_with_a_zero_and_b_normal() -> None:
     t = gw.graft(nn.Embedding(20, 300), gw.LoRA(8), sites=["*"]).tensors()
     assert not t["A"].any()
     assert abs(float(t["B"].mean())) < 0.1 and float(t["B"].std()) == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("rslora", [True, False])
+def test_a_peft_folder_keeps_the_scale_of_a_federation(rslora: bool, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(5, 7))
+    g = gw.graft(model, gw.LoRA(4, alpha=3.0, clients=9, rslora=rslora), sites=["0"])
+    moved(model)
+    to_peft(g, tmp_path / "peft")
+    fresh = copy.deepcopy(model)
+    gw.get(fresh).remove()
+    back = from_peft(fresh, tmp_path / "peft")
+    assert back.method.scale == pytest.approx(3.0 * 1.5)
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(fresh(x), model(x))

@@ -37,6 +37,10 @@ _HOMES = {
     "load": "graftwork.store",
     "inspect": "graftwork.store.passport",
     "cards": "graftwork.cards",
+    "LoFT": "graftwork.optim.loft",
+    "LoFTSimple": "graftwork.optim.loft_simple",
+    "LoRAPlus": "graftwork.optim.lora_plus",
+    "lora_plus": "graftwork.optim.lora_plus",
 }
 
 if TYPE_CHECKING:
@@ -61,6 +65,9 @@ if TYPE_CHECKING:
     from graftwork.methods.milora import MiLoRA
     from graftwork.methods.norm_affine import NormAffine
     from graftwork.methods.pissa import PiSSA
+    from graftwork.optim.loft import LoFT
+    from graftwork.optim.loft_simple import LoFTSimple
+    from graftwork.optim.lora_plus import LoRAPlus, lora_plus
     from graftwork.reach import check_reach
     from graftwork.store import load, save
     from graftwork.store.passport import inspect
@@ -109,7 +116,10 @@ __all__ = [
     "Dual",
     "Graft",
     "GraftError",
+    "LoFT",
+    "LoFTSimple",
     "LoRA",
+    "LoRAPlus",
     "LoRASP",
     "MiLoRA",
     "NewRows",
@@ -127,6 +137,7 @@ __all__ = [
     "grafts",
     "inspect",
     "load",
+    "lora_plus",
     "merge",
     "register_layer",
     "register_reader",

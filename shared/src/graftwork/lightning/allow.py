@@ -17,6 +17,9 @@ from graftwork.errors import GraftError
 from graftwork.lightning.curve import CurveLogger
 from graftwork.methods import method_class
 from graftwork.methods.base import Method
+from graftwork.optim.loft import LoFT
+from graftwork.optim.loft_simple import LoFTSimple
+from graftwork.optim.lora_plus import LoRAPlus
 
 
 def common() -> list[type]:
@@ -27,6 +30,7 @@ def common() -> list[type]:
     return [
         *(method_class(card["id"]) for card in cards()),
         *(optim.Adam, optim.AdamW, optim.SGD, optim.RMSprop, optim.NAdam, optim.RAdam),
+        *(LoFT, LoFTSimple, LoRAPlus),
         *(
             schedule.CosineAnnealingLR,
             schedule.ConstantLR,

@@ -53,6 +53,7 @@ from graftwork.lightning.output import settle_output
 from graftwork.lightning.resume import ExactResume
 from graftwork.lightning.step_checkpoint import StepCheckpoint
 from graftwork.lightning.verbs import trainer_with, verb, verbs_of, with_flags
+from graftwork.optim.pairs import Trained
 
 #: verbs that use an adapter and never start a new graft
 _MEASURING = {"validate", "test", "predict", "export"}
@@ -378,7 +379,7 @@ class AppCLI(LightningCLI):
         schedule_for = self._get(self.config_init, "lr_scheduler")
 
         def configure_optimizers(module: LightningModule) -> Any:
-            optimizer = optimizer_for([p for p in module.parameters() if p.requires_grad])
+            optimizer = optimizer_for(Trained(module))
             if schedule_for is None:
                 return optimizer
             return [optimizer], [{"scheduler": schedule_for(optimizer), "interval": "step"}]

@@ -1,6 +1,10 @@
-"""LoRA: low-rank adaptation (Hu et al. 2021, arXiv 2106.09685), with the rsLoRA scale (2312.03732).
+"""LoRA: low-rank adaptation (Hu et al. 2021, arXiv 2106.09685), with other papers' scales.
 
-    W = W0 + s B A,   s = alpha / r   (rsLoRA: alpha / sqrt(r))          (paper, eq. 3)
+    W = W0 + s B A,   s = alpha / r                                       (paper, eq. 3)
+
+    rsLoRA (2312.03732): s = alpha / sqrt(r);   SFed-LoRA (2603.08058): s = alpha sqrt(N / r), where N clients
+    average their A. N belongs there only if their first A are independent, or the server draws A with a standard
+    deviation smaller by sqrt(N); from one common start the first steps are N times too large.
 
 Shapes: A `(r, in/g, *kernel)`, B `(out, r/g, 1...)`: A takes the layer's own geometry, B mixes
 channels at each position. Where the groups g do not divide r, all groups share A and B is `(out,
@@ -21,6 +25,7 @@ Invariants:
 4. A has no gradient on the first step, B has.
 5. rsLoRA at r = 1 equals LoRA at r = 1.
 6. Dropout acts in training only, on the branch only.
+7. One client is rsLoRA; four times the clients double the scale, four times the rank halves it.
 """
 
 from __future__ import annotations
@@ -54,7 +59,7 @@ CARD: dict[str, Any] = {
     "mergeable": True,
     "layer_kinds": ["layers"],
     "parameters": "r (in/g k + out/g)",
-    "paper": "arXiv 2106.09685; rsLoRA arXiv 2312.03732",
+    "paper": "arXiv 2106.09685; rsLoRA arXiv 2312.03732; SFed-LoRA arXiv 2603.08058",
 }
 
 
@@ -67,12 +72,15 @@ class LoRA(Method):
         alpha: numerator of the scale; `None` means alpha = rank, that is s = 1.
         rslora: divide by sqrt(rank) instead of rank.
         dropout: probability of zeroing an input element of the branch in training.
+        clients: N, how many clients of a federation average A: the scale is alpha sqrt(N / rank). It is
+            part of the trained change, so it stays the same from round to round.
     """
 
     rank: int = setting(8, low=1)
     alpha: float | None = None
     rslora: bool = False
     dropout: float = setting(0.0, low=0.0, high=0.999)
+    clients: int | None = setting(None, low=1)
 
     id: ClassVar[str] = "lora"
     changes: ClassVar[str] = "weight"
@@ -83,6 +91,8 @@ class LoRA(Method):
     def scale(self) -> float:
         """s of the equation."""
         alpha = float(self.rank if self.alpha is None else self.alpha)
+        if self.clients is not None:
+            return alpha * math.sqrt(self.clients / self.rank)
         return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def refuses_fused(self, geo: Geometry) -> str | None:

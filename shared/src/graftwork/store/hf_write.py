@@ -7,6 +7,7 @@ dilation and padding modes (its branch ignores them), ranks that groups do not d
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -199,8 +200,9 @@ def _lora_fields(pairs: list[tuple[Site, Method]]) -> tuple[dict[str, Any], list
 
 def _alpha(method: LoRA, rs: bool) -> float:
     alpha = method.rank if method.alpha is None else method.alpha
-    if method.rslora and not rs:  # one flag for all sites: the others' scale goes into alpha
-        alpha = method.scale * method.rank
+    if method.clients is not None or (method.rslora and not rs):
+        # one flag for all sites, and none for clients: what it does not say goes into alpha
+        alpha = method.scale * (math.sqrt(method.rank) if rs else method.rank)
     return int(alpha) if alpha == int(alpha) else float(alpha)
 
 
