@@ -16,8 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 import graftwork as gw
 from graftwork.attach import grafts_of
+from graftwork.fast import linear as fast_linear
 from graftwork.fast import sites as fast_sites
 from graftwork.fast.linear import Branch, lowrank_linear
+from graftwork.methods.base import Method
 from graftwork.states import MethodState
 
 
@@ -35,6 +37,20 @@ class Attention(nn.Module):
         return self.o(y["q"] * y.get("v", x).tanh() + y["k"].sum(-1, keepdim=True))
 
 
+class Frozen:
+    """A frozen map as a branch takes it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    @property
+    def _base_class(self) -> type:
+        return Frozen
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
 @contextmanager
 def plain_form() -> Iterator[None]:
     """Everything through plain autograd."""
@@ -46,7 +62,10 @@ def plain_form() -> Iterator[None]:
         fast_sites.plain = kept
 
 
-def trained(model: nn.Module, method: gw.LoRA, dtype: torch.dtype = torch.float64) -> gw.Graft:
+METHODS = [gw.LoRA(3, alpha=4.5), gw.DoRA(3, alpha=4.5)]
+
+
+def trained(model: nn.Module, method: Method, dtype: torch.dtype = torch.float64) -> gw.Graft:
     graft = gw.graft(model.to(dtype), method, seed=0)
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -76,11 +95,20 @@ def results(model: nn.Module, graft: gw.Graft, x: Tensor) -> list[Tensor]:
     ranks=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     bias=st.booleans(),
     transposed=st.booleans(),
-    scale=st.floats(0.1, 4),
+    scale=st.one_of(st.just(1.0), st.floats(0.1, 4)),
+    gained=st.booleans(),
+    small_first=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_values_and_gradients_are_the_equations(
-    batch: list[int], ranks: list[int], bias: bool, transposed: bool, scale: float, seed: int
+    batch: list[int],
+    ranks: list[int],
+    bias: bool,
+    transposed: bool,
+    scale: float,
+    gained: bool,
+    small_first: bool,
+    seed: int,
 ) -> None:
     draw = torch.Generator().manual_seed(seed)
 
@@ -93,12 +121,15 @@ def test_values_and_gradients_are_the_equations(
         w = (new(6, 3 + i).t() if transposed else new(3 + i, 6)).detach()
         b = new(3 + i) if bias else None
         a, up = new(r, 6).requires_grad_(), new(3 + i, r).requires_grad_()
-        branches.append(
-            Branch(lambda x, w=w, b=b: nn.functional.linear(x, w, b), w, b, a, up, scale)
-        )
-        expected.append(x @ w.t() + (0 if b is None else b) + scale * (x @ a.t()) @ up.t())
-    got = lowrank_linear(x, branches)
-    leaves = [x, *(t for c in branches for t in (c.a, c.b))]
+        gain = new(3 + i).requires_grad_() if gained else None
+        branches.append(Branch(Frozen(w, b), w, b, a, up, scale, gain))
+        inner = x @ w.t() + scale * (x @ a.t()) @ up.t()
+        expected.append((inner if gain is None else gain * inner) + (0 if b is None else b))
+    with pytest.MonkeyPatch.context() as patch:
+        if small_first and not bias:  # as on a GPU
+            patch.setattr(fast_linear, "_small_first", lambda x, c: True)
+        got = lowrank_linear(x, branches)
+    leaves = [x, *(t for c in branches for t in (c.a, c.b, c.gain) if t is not None)]
     g = [new(*y.shape) for y in expected]
     for one, two in zip(got, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
@@ -110,9 +141,12 @@ def test_values_and_gradients_are_the_equations(
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_model_agrees_with_plain_autograd(dtype: torch.dtype, bias: bool) -> None:
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.id)
+def test_a_model_agrees_with_plain_autograd(
+    dtype: torch.dtype, bias: bool, method: Method
+) -> None:
     model = Attention(bias)
-    graft = trained(model, gw.LoRA(3, alpha=4.5), dtype)
+    graft = trained(model, method, dtype)
     x = torch.randn(2, 5, 8, dtype=dtype)
     with plain_form():
         expected = results(model, graft, x)

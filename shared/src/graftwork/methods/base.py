@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -37,11 +37,16 @@ class Delta(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """A weight change that is `scale * b a` in canonical shape and nothing else; see `Method.factors`."""
+    """A weight change that is `scale * b a` in canonical shape and nothing else; see `Method.factors`.
+
+    On linear layers `gain` may say what multiplies each output channel of weight and change, bias apart: a
+    function of the frozen weight as it is stored, to `(out,)` in the factors' dtype.
+    """
 
     a: Tensor
     b: Tensor
     scale: float
+    gain: Callable[[Tensor], Tensor] | None = None
 
 
 def setting(
