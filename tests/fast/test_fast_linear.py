@@ -62,7 +62,7 @@ def plain_form() -> Iterator[None]:
         fast_sites.plain = kept
 
 
-METHODS = [gw.LoRA(3, alpha=4.5), gw.DoRA(3, alpha=4.5)]
+METHODS = [gw.LoRA(3, alpha=4.5), gw.DoRA(3, alpha=4.5), gw.DiaBlo(2), gw.DiaBlo(3)]
 
 
 def trained(model: nn.Module, method: Method, dtype: torch.dtype = torch.float64) -> gw.Graft:
@@ -141,7 +141,7 @@ def test_values_and_gradients_are_the_equations(
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.id)
+@pytest.mark.parametrize("method", METHODS, ids=str)
 def test_a_model_agrees_with_plain_autograd(
     dtype: torch.dtype, bias: bool, method: Method
 ) -> None:
@@ -230,9 +230,10 @@ def test_what_follows_may_work_in_place() -> None:
         torch.testing.assert_close(one, two)
 
 
-def test_second_derivatives_agree() -> None:
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_second_derivatives_agree(method: Method) -> None:
     net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
-    graft = trained(net, gw.LoRA(2))
+    graft = trained(net, method)
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
 
     def penalty() -> list[Tensor]:

@@ -1,6 +1,7 @@
 """Which calls of a grafted layer the fast forms serve, and with what.
 
-A method gets them by saying what its factors are (`Method.factors`); everything else stays as it is.
+A method gets them by saying what its factors or its blocks are (`Method.factors`, `Method.diagonal`); everything else
+stays as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from graftwork.fast.blocks import block_linear
 from graftwork.fast.linear import Branch, lowrank_linear
 from graftwork.fast.siblings import Family, apart, plain, watch
 
@@ -48,7 +50,7 @@ class Fast:
             return None
         own = branch(state, layer, x)
         if own is None:
-            return None
+            return _blocks(state, layer, x)
         if family.alone or apart(x):
             return lowrank_linear(x, (own,))[0]
         if self.layer is None or self.layer() is not layer:
@@ -84,21 +86,46 @@ def _acts_alone(state: MethodState, layer: nn.Module) -> bool:
 
 def branch(state: MethodState, layer: nn.Module, x: Tensor) -> Branch | None:
     """The layer and its branch as the fast form takes them, or `None` where it cannot."""
-    parameters = layer._parameters
-    weight, bias = parameters.get(state.weight_name), parameters.get(state.bias_name)
-    if weight is None or not _frozen(weight, x) or (bias is not None and not _frozen(bias, x)):
+    factors = state.method.factors(state.geo, _tensors(state), state.training)
+    if factors is None or not _served(state, layer, x):
         return None
-    geo = state.geo
-    if x.shape[-1:] != (geo.in_,):
-        return None
-    own = state._parameters  # a parametrised tensor is not among them
-    p: Any = own if len(own) == len(state.names) else state.params()
-    factors = state.method.factors(geo, p, state.training)
-    if factors is None:
-        return None
-    matrix = weight if geo.kind == "linear" else weight.t()
+    weight = layer._parameters[state.weight_name]
+    bias = layer._parameters.get(state.bias_name)
+    assert weight is not None
+    matrix = weight if state.geo.kind == "linear" else weight.t()
     gain = None if factors.gain is None else factors.gain(weight)
     return Branch(layer, matrix, bias, factors.a, factors.b, factors.scale, gain)
+
+
+def _blocks(state: MethodState, layer: nn.Module, x: Tensor) -> Tensor | None:
+    """The output of a layer whose change is diagonal blocks that tile its matrix, or `None`."""
+    d = state.method.diagonal(state.geo, _tensors(state), state.training)
+    if d is None or not _served(state, layer, x):
+        return None
+    d = d.squeeze(0)
+    n, rows, cols = d.shape
+    if (n * rows, n * cols) != (state.geo.out, state.geo.in_):
+        return None
+    weight = layer._parameters[state.weight_name]
+    assert weight is not None
+    return block_linear(x, layer, weight if state.geo.kind == "linear" else weight.t(), d)
+
+
+def _tensors(state: MethodState) -> Any:
+    own = state._parameters  # a parametrised tensor is not among them
+    return own if len(own) == len(state.names) else state.params()
+
+
+def _served(state: MethodState, layer: nn.Module, x: Tensor) -> bool:
+    """Whether the layer's tensors are frozen and fit x."""
+    weight = layer._parameters.get(state.weight_name)
+    bias = layer._parameters.get(state.bias_name)
+    return (
+        weight is not None
+        and _frozen(weight, x)
+        and (bias is None or _frozen(bias, x))
+        and x.shape[-1:] == (state.geo.in_,)
+    )
 
 
 def _frozen(t: Tensor, x: Tensor) -> bool:

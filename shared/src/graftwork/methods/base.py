@@ -118,6 +118,12 @@ class Method:
         """
         return None
 
+    def diagonal(self, geo: Geometry, p: Params, training: bool) -> Tensor | None:
+        """The change as diagonal blocks `(groups, count, rows, cols, *kernel)` of `geo.block_plan`, where it is
+        nothing more in this mode; `None` where it is. The other declaration that `graftwork.fast` reads.
+        """
+        return None
+
     def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """Trainable tensors at their start values, float32 (float64 on a float64 base)."""
         raise NotImplementedError

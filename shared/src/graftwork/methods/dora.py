@@ -93,10 +93,15 @@ class DoRA(LoRA):
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         # under autocast the norm would be rounded, and the start would not be the base
-        with torch.no_grad(), torch.autocast(c.y.device.type, enabled=False):
-            delta = self.scale * geo.product(p["A"], p["B"])
+        with torch.autocast(c.y.device.type, enabled=False):
+            if isinstance(geo, Linear):
+                ratio = self.gain(geo, p, c.weight)
+            else:
+                with torch.no_grad():
+                    delta = self.scale * geo.product(p["A"], p["B"])
+                ratio = self.ratio(geo, p, c.weight, delta)
         # g stays wide: rounded to half precision it would cost as much as the whole layer does
-        g = geo.channels(self.ratio(geo, p, c.weight, delta), c.y)
+        g = geo.channels(ratio, c.y)
         y = c.y if c.bias is None else c.y - geo.channels(c.bias.to(g.dtype), c.y)
         return (g - 1) * y + (self.scale * g) * self.branch(geo, p, c)
 
