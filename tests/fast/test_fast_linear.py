@@ -142,9 +142,7 @@ def test_values_and_gradients_are_the_equations(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_a_model_agrees_with_plain_autograd(
-    dtype: torch.dtype, bias: bool, method: Method
-) -> None:
+def test_a_model_agrees_with_plain_autograd(dtype: torch.dtype, bias: bool, method: Method) -> None:
     model = Attention(bias)
     graft = trained(model, method, dtype)
     x = torch.randn(2, 5, 8, dtype=dtype)

@@ -1,4 +1,4 @@
-"""One pass over dy that gives s dy B and s dy^T p. Needs Triton; `graftwork.fast.reads` decides who imports this.
+"""One pass over dy that gives s dy B and s dy^T p. Needs Triton; `graftwork.fast.reads` asks for it.
 
 A program holds a block of columns and walks over its share of the rows. s dy^T p adds up in registers, one partial
 sum per share; s dy B adds up over the blocks of columns in float32 memory, whose order of addition is not fixed:
@@ -7,19 +7,23 @@ the last bits may differ from run to run.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+
+# comes with torch where it exists; elsewhere this module is importable and nothing more
+_THERE = importlib.util.find_spec("triton") is not None
+triton: Any = importlib.import_module("triton") if _THERE else None
+tl: Any = importlib.import_module("triton.language") if _THERE else None
 
 #: columns and rows of a block, and shares of the rows
 COLUMNS, ROWS, SHARES = 128, 64, 8
 
 
-@triton.jit
-def _pass(
+def _walk(
     dy: Any,
     b: Any,
     p: Any,
@@ -52,6 +56,9 @@ def _pass(
         tl.atomic_add(place, scale * tl.dot(part, up), mask=there[:, None], sem="relaxed")
     place = db + which.to(tl.int64) * out * rank + o[:, None] * rank + r[None, :]
     tl.store(place, scale * total, mask=here[:, None])
+
+
+_pass: Any = triton.jit(_walk) if _THERE else None
 
 
 def one_read(dy: Tensor, b: Tensor, p: Tensor, scale: float) -> tuple[Tensor, Tensor]:

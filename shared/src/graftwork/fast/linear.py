@@ -241,4 +241,3 @@ def _differentiable(
         here = dp @ a + dy @ c.weight
         dx = here if dx is None else dx + here
     return [None if dx is None else dx.view(x.shape), *out]
-

@@ -76,10 +76,11 @@ class DoRA(LoRA):
         with torch.no_grad():
             a, b = p["A"], p["B"]
             rows = geo.rows(weight)
-            if rows.dtype == a.dtype:
-                norm = rows.norm(dim=1)  # as `start` takes it, so that m / n starts at 1
-            else:
-                norm = torch.linalg.vector_norm(rows, dim=1, dtype=a.dtype)
+            # in the dtype of A as `start` takes it, so that m / n starts at 1; half precision is not copied
+            same = rows.dtype == a.dtype
+            norm = (
+                rows.norm(dim=1) if same else torch.linalg.vector_norm(rows, dim=1, dtype=a.dtype)
+            )
             cross = (rows @ a.to(rows.dtype).t()).to(a.dtype)
             more = (b * (2 * cross + self.scale * (b @ (a @ a.t())))).sum(1)
             norm = (norm * norm + self.scale * more).clamp_min_(0).sqrt_()
