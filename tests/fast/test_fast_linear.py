@@ -324,3 +324,54 @@ def test_a_grafted_model_is_pickled_without_its_families() -> None:
     again = pickle.loads(pickle.dumps(model))
     assert not state(again.q).fast.family.members  # type: ignore[union-attr]
     torch.testing.assert_close(again(x), model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_the_start_is_the_base_bit_for_bit(method: Method, bias: bool, dtype: torch.dtype) -> None:
+    model = Attention(bias).to(dtype)
+    x = torch.randn(2, 5, 8, dtype=dtype)
+    base = model(x)
+    gw.graft(model, method, seed=0)
+    for _ in range(2):  # alone, then as a family
+        assert torch.equal(model(x), base)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_half_precision_keeps_masters_and_rounds_like_the_plain_form(method: Method) -> None:
+    model = Attention(bias=False)
+    graft = trained(model, method, torch.bfloat16)
+    assert {p.dtype for p in graft.parameters()} == {torch.float32}
+    x = torch.randn(2, 5, 8, dtype=torch.bfloat16)
+    with plain_form():
+        expected = results(model, graft, x)
+    results(model, graft, x)
+    for one, two in zip(results(model, graft, x), expected, strict=True):
+        assert one.dtype == two.dtype
+        assert (one - two).abs().max() <= 0.05 * two.abs().max()
+
+
+def test_the_state_that_acts_alone_follows_what_is_switched_on() -> None:
+    model = nn.Sequential(nn.Linear(8, 4))
+    graft = gw.graft(model, gw.LoRA(2), sites=["0"], also_train=[gw.NewRows("0", 3)])
+    site = grafts_of(model[0])
+    assert site is not None and site.sole() is None  # the new rows act too
+    assert model(torch.randn(5, 8)).shape == (5, 7)
+    graft.remove()
+    gw.graft(model, gw.LoRA(2), sites=["0"], name="a")
+    gw.graft(model, gw.LoRA(2), sites=["0"], name="b")
+    site = grafts_of(model[0])
+    assert site is not None
+    for name in ("a", "b", "a"):
+        gw.activate(model, name)
+        assert site.sole() is site.state(name)
+    gw.activate(model, {"a": 0.5})
+    assert site.sole() is None
+    gw.activate(model, {"a": 1.0, "b": 1.0})
+    assert site.sole() is None
+    gw.activate(model, None)
+    assert site.sole() is None
+    gw.activate(model, "b")
+    gw.get(model, "b").remove()
+    assert site.sole() is None
