@@ -16,8 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 import graftwork as gw
 from graftwork.attach import grafts_of
+from graftwork.fast import linear as fast_linear
 from graftwork.fast import sites as fast_sites
 from graftwork.fast.linear import Branch, lowrank_linear
+from graftwork.methods.base import Method
 from graftwork.states import MethodState
 
 
@@ -35,6 +37,20 @@ class Attention(nn.Module):
         return self.o(y["q"] * y.get("v", x).tanh() + y["k"].sum(-1, keepdim=True))
 
 
+class Frozen:
+    """A frozen map as a branch takes it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    @property
+    def _base_class(self) -> type:
+        return Frozen
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
 @contextmanager
 def plain_form() -> Iterator[None]:
     """Everything through plain autograd."""
@@ -46,7 +62,10 @@ def plain_form() -> Iterator[None]:
         fast_sites.plain = kept
 
 
-def trained(model: nn.Module, method: gw.LoRA, dtype: torch.dtype = torch.float64) -> gw.Graft:
+METHODS = [gw.LoRA(3, alpha=4.5), gw.DoRA(3, alpha=4.5), gw.DiaBlo(2), gw.DiaBlo(3)]
+
+
+def trained(model: nn.Module, method: Method, dtype: torch.dtype = torch.float64) -> gw.Graft:
     graft = gw.graft(model.to(dtype), method, seed=0)
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -76,11 +95,20 @@ def results(model: nn.Module, graft: gw.Graft, x: Tensor) -> list[Tensor]:
     ranks=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     bias=st.booleans(),
     transposed=st.booleans(),
-    scale=st.floats(0.1, 4),
+    scale=st.one_of(st.just(1.0), st.floats(0.1, 4)),
+    gained=st.booleans(),
+    small_first=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_values_and_gradients_are_the_equations(
-    batch: list[int], ranks: list[int], bias: bool, transposed: bool, scale: float, seed: int
+    batch: list[int],
+    ranks: list[int],
+    bias: bool,
+    transposed: bool,
+    scale: float,
+    gained: bool,
+    small_first: bool,
+    seed: int,
 ) -> None:
     draw = torch.Generator().manual_seed(seed)
 
@@ -93,12 +121,15 @@ def test_values_and_gradients_are_the_equations(
         w = (new(6, 3 + i).t() if transposed else new(3 + i, 6)).detach()
         b = new(3 + i) if bias else None
         a, up = new(r, 6).requires_grad_(), new(3 + i, r).requires_grad_()
-        branches.append(
-            Branch(lambda x, w=w, b=b: nn.functional.linear(x, w, b), w, b, a, up, scale)
-        )
-        expected.append(x @ w.t() + (0 if b is None else b) + scale * (x @ a.t()) @ up.t())
-    got = lowrank_linear(x, branches)
-    leaves = [x, *(t for c in branches for t in (c.a, c.b))]
+        gain = new(3 + i).requires_grad_() if gained else None
+        branches.append(Branch(Frozen(w, b), w, b, a, up, scale, gain))
+        inner = x @ w.t() + scale * (x @ a.t()) @ up.t()
+        expected.append((inner if gain is None else gain * inner) + (0 if b is None else b))
+    with pytest.MonkeyPatch.context() as patch:
+        if small_first and not bias:  # as on a GPU
+            patch.setattr(fast_linear, "_small_first", lambda x, c: True)
+        got = lowrank_linear(x, branches)
+    leaves = [x, *(t for c in branches for t in (c.a, c.b, c.gain) if t is not None)]
     g = [new(*y.shape) for y in expected]
     for one, two in zip(got, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
@@ -110,9 +141,10 @@ def test_values_and_gradients_are_the_equations(
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_model_agrees_with_plain_autograd(dtype: torch.dtype, bias: bool) -> None:
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_model_agrees_with_plain_autograd(dtype: torch.dtype, bias: bool, method: Method) -> None:
     model = Attention(bias)
-    graft = trained(model, gw.LoRA(3, alpha=4.5), dtype)
+    graft = trained(model, method, dtype)
     x = torch.randn(2, 5, 8, dtype=dtype)
     with plain_form():
         expected = results(model, graft, x)
@@ -196,9 +228,10 @@ def test_what_follows_may_work_in_place() -> None:
         torch.testing.assert_close(one, two)
 
 
-def test_second_derivatives_agree() -> None:
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_second_derivatives_agree(method: Method) -> None:
     net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
-    graft = trained(net, gw.LoRA(2))
+    graft = trained(net, method)
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
 
     def penalty() -> list[Tensor]:
@@ -291,3 +324,54 @@ def test_a_grafted_model_is_pickled_without_its_families() -> None:
     again = pickle.loads(pickle.dumps(model))
     assert not state(again.q).fast.family.members  # type: ignore[union-attr]
     torch.testing.assert_close(again(x), model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_the_start_is_the_base_bit_for_bit(method: Method, bias: bool, dtype: torch.dtype) -> None:
+    model = Attention(bias).to(dtype)
+    x = torch.randn(2, 5, 8, dtype=dtype)
+    base = model(x)
+    gw.graft(model, method, seed=0)
+    for _ in range(2):  # alone, then as a family
+        assert torch.equal(model(x), base)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_half_precision_keeps_masters_and_rounds_like_the_plain_form(method: Method) -> None:
+    model = Attention(bias=False)
+    graft = trained(model, method, torch.bfloat16)
+    assert {p.dtype for p in graft.parameters()} == {torch.float32}
+    x = torch.randn(2, 5, 8, dtype=torch.bfloat16)
+    with plain_form():
+        expected = results(model, graft, x)
+    results(model, graft, x)
+    for one, two in zip(results(model, graft, x), expected, strict=True):
+        assert one.dtype == two.dtype
+        assert (one - two).abs().max() <= 0.05 * two.abs().max()
+
+
+def test_the_state_that_acts_alone_follows_what_is_switched_on() -> None:
+    model = nn.Sequential(nn.Linear(8, 4))
+    graft = gw.graft(model, gw.LoRA(2), sites=["0"], also_train=[gw.NewRows("0", 3)])
+    site = grafts_of(model[0])
+    assert site is not None and site.sole() is None  # the new rows act too
+    assert model(torch.randn(5, 8)).shape == (5, 7)
+    graft.remove()
+    gw.graft(model, gw.LoRA(2), sites=["0"], name="a")
+    gw.graft(model, gw.LoRA(2), sites=["0"], name="b")
+    site = grafts_of(model[0])
+    assert site is not None
+    for name in ("a", "b", "a"):
+        gw.activate(model, name)
+        assert site.sole() is site.state(name)
+    gw.activate(model, {"a": 0.5})
+    assert site.sole() is None
+    gw.activate(model, {"a": 1.0, "b": 1.0})
+    assert site.sole() is None
+    gw.activate(model, None)
+    assert site.sole() is None
+    gw.activate(model, "b")
+    gw.get(model, "b").remove()
+    assert site.sole() is None

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from graftwork.errors import GraftError
@@ -41,18 +42,31 @@ class SiteGrafts(Hidden):
         self.open = False
         self.seen: set[tuple[str, str]] | None = None
         self._read: dict[str, Tensor | None] = {}
+        self._sole: tuple[Any, SiteState | None] = (None, None)
 
     def add(self, name: str, slot: str, state: SiteState) -> None:
         self.add_module(f"{name}:{slot}" if slot else name, state)
+        self._sole = (None, None)
 
     def drop(self, name: str) -> None:
         for key in [k for k in self._modules if k.split(":")[0] == name]:
             del self._modules[key]
         self.active = tuple(a for a in self.active if a[0] != name)
+        self._sole = (None, None)
 
     def state(self, name: str, slot: str = CALL) -> SiteState | None:
         found = self._modules.get(f"{name}:{slot}" if slot else name)
         assert found is None or isinstance(found, SiteState)
+        return found
+
+    def sole(self) -> SiteState | None:
+        """The one state that acts on this site's call, in full, or `None`: found once per activation."""
+        for_whom, found = self._sole
+        if for_whom is not self.active:
+            (name, weight), *others = self.active or (("", 0.0),)
+            alone = not others and weight == 1.0 and self.state(name, ROWS) is None
+            found = self.state(name) if alone else None
+            self._sole = (self.active, found)
         return found
 
     def slots(self, name: str) -> dict[str, SiteState]:
@@ -71,6 +85,11 @@ class SiteGrafts(Hidden):
 
     def run(self, layer: nn.Module, base: Any, args: Any, kwargs: Any) -> Any:
         """The site's call under the active grafts."""
+        if self.seen is None and not torch.compiler.is_compiling():
+            sole = self.sole()
+            if sole is not None:
+                sole.check(layer)
+                return sole.call(layer, base, args, kwargs)
         call = base
         for name, weight in self.active:
             state = self.state(name)

@@ -82,7 +82,10 @@ class Parked:
                 )
         device = self.device if like is None else like.device
         dtype = self.dtype if like is None else like.dtype
-        if values.device != device or values.dtype != dtype or self.file is not None:
+        if self.file is not None:
+            # a mapped file's values lie at any address, and products may round by address
+            self.tensor.data = values.to(device, dtype, copy=True)
+        elif values.device != device or values.dtype != dtype:
             self.tensor.data = values.to(device, dtype)
         self.file = None
         return self.tensor

@@ -165,7 +165,7 @@ class MethodState(SiteState):
         x = first_input(args, kwargs)
         if self.dense and x.dtype in _EXACT and not torch.is_autocast_enabled(x.device.type):
             return self._run_dense(layer, x)
-        if self.fast is not None and len(args) + len(kwargs) == 1:
+        if self.fast is not None and len(args) == 1 and not kwargs:
             quick = self.fast.call(self, layer, base, x)
             if quick is not None:
                 return quick

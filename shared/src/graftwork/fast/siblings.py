@@ -24,12 +24,13 @@ class Family:
     Attributes:
         members: one weak reference per layer's state.
         alone: the layers turned out not to be called together; each computes for itself.
+        waiting: outputs that wait for the layer whose they are, by its state's id.
     """
 
     def __init__(self) -> None:
         self.members: list[weakref.ref[Any]] = []
         self.alone = False
-        self._ready: dict[int, Tensor] = {}  # outputs that wait for their state, by its id
+        self.waiting: dict[int, Tensor] = {}
         self._input: weakref.ref[Tensor] | None = None
         self._version = -1
 
@@ -37,17 +38,17 @@ class Family:
         """The output that was computed for `member` from this very tensor, unchanged since; once."""
         if self._input is None or self._input() is not x or self._version != x._version:
             return None
-        return self._ready.pop(id(member), None)
+        return self.waiting.pop(id(member), None)
 
     def led_by(self, member: Any) -> bool:
         """Whether `member` is the one whose call computes for all: the first, while all is as it was seen."""
-        if self._ready:
+        if self.waiting:
             self.alone = True
         return not self.alone and self.members[0]() is member
 
     def keep(self, x: Tensor, outputs: dict[int, Tensor]) -> None:
         """Store the outputs of `x` for the members that are called later."""
-        self._input, self._version, self._ready = weakref.ref(x), x._version, outputs
+        self._input, self._version, self.waiting = weakref.ref(x), x._version, outputs
 
     def __deepcopy__(self, memo: Any) -> Family:
         return Family()
@@ -89,11 +90,10 @@ def apart(x: Tensor) -> bool:
 def plain(x: Tensor) -> bool:
     """Whether hand-written gradients may serve this call: no transform, tracing or tensor subclass is at work."""
     return (
-        type(x) in (Tensor, torch.nn.Parameter)
+        (type(x) is Tensor or type(x) is torch.nn.Parameter)
         and x.is_floating_point()
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled(x.device.type)
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
         and not torch._C._get_tracing_state()
+        and not (torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type))
     )

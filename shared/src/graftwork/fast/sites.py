@@ -1,17 +1,19 @@
 """Which calls of a grafted layer the fast forms serve, and with what.
 
-A method gets them by saying what its factors are (`Method.factors`); everything else stays as it is.
+A method gets them by saying what its factors or its blocks are (`Method.factors`, `Method.diagonal`); everything else
+stays as it is.
 """
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
+from graftwork.fast.blocks import block_linear
 from graftwork.fast.linear import Branch, lowrank_linear
 from graftwork.fast.siblings import Family, apart, plain, watch
 
@@ -37,22 +39,28 @@ class Fast:
 
     def call(self, state: MethodState, layer: nn.Module, base: Base, x: Tensor) -> Tensor | None:
         """The layer's output, or `None` where the plain form must do it."""
-        ready = self.family.take(state, x)
-        if ready is not None:  # whoever computed it has looked at all that follows
-            return ready
+        if torch.compiler.is_compiling():  # the plain form traces, and the compiler fuses it
+            return None
+        family = self.family
+        if family.waiting:
+            ready = family.take(state, x)
+            if ready is not None:  # whoever computed it has looked at all that follows
+                return ready
         if not plain(x):
             return None
-        own = branch(state, layer, base, x)
+        own = branch(state, layer, x)
         if own is None:
-            return None
-        if self.family.alone or apart(x):
-            return lowrank_linear(x, [own])[0]
-        self.layer = weakref.ref(layer)
-        self.family = watch(x, state, self.family)
-        others = self._siblings(state, x) if self.family.led_by(state) else []
+            return _blocks(state, layer, x)
+        if family.alone or apart(x):
+            return lowrank_linear(x, (own,))[0]
+        if self.layer is None or self.layer() is not layer:
+            self.layer = weakref.ref(layer)
+        self.family = family = watch(x, state, family)
+        others = self._siblings(state, x) if family.led_by(state) else None
+        if not others:
+            return lowrank_linear(x, (own,))[0]
         first, *rest = lowrank_linear(x, [own, *(c for _, c in others)])
-        if others:
-            self.family.keep(x, {id(s): y for (s, _), y in zip(others, rest, strict=True)})
+        family.keep(x, {id(s): y for (s, _), y in zip(others, rest, strict=True)})
         return first
 
     def _siblings(self, state: MethodState, x: Tensor) -> list[tuple[MethodState, Branch]]:
@@ -64,7 +72,7 @@ class Fast:
             layer = other.fast.layer and other.fast.layer()
             if layer is None or not _acts_alone(other, layer):
                 continue
-            c = branch(other, layer, functools.partial(layer._base_class.forward, layer), x)
+            c = branch(other, layer, x)
             if c is not None:
                 found.append((other, c))
         return found
@@ -73,25 +81,57 @@ class Fast:
 def _acts_alone(state: MethodState, layer: nn.Module) -> bool:
     """Whether this state is all that acts on its layer right now, so that its call would come here too."""
     site: Any = layer._modules.get("_graft")
-    if site is None or len(site.active) != 1 or site.open:
-        return False
-    name, weight = site.active[0]
-    return weight == 1.0 and site.state(name) is state
+    return site is not None and not site.open and site.sole() is state
 
 
-def branch(state: MethodState, layer: nn.Module, base: Base, x: Tensor) -> Branch | None:
+def branch(state: MethodState, layer: nn.Module, x: Tensor) -> Branch | None:
     """The layer and its branch as the fast form takes them, or `None` where it cannot."""
-    weight, bias = state.base(layer)
-    for t in (weight, bias):
-        if t is not None and (
-            type(t) not in (Tensor, nn.Parameter)
-            or t.requires_grad
-            or t.dtype != x.dtype
-            or t.device != x.device
-        ):
-            return None
-    factors = state.method.factors(state.geo, state.params(), state.training)
-    if factors is None or x.shape[-1:] != (state.geo.in_,):
+    factors = state.method.factors(state.geo, _tensors(state), state.training)
+    if factors is None or not _served(state, layer, x):
         return None
+    weight = layer._parameters[state.weight_name]
+    bias = layer._parameters.get(state.bias_name)
+    assert weight is not None
     matrix = weight if state.geo.kind == "linear" else weight.t()
-    return Branch(base, matrix, bias, factors.a, factors.b, factors.scale)
+    gain = None if factors.gain is None else factors.gain(weight)
+    return Branch(layer, matrix, bias, factors.a, factors.b, factors.scale, gain)
+
+
+def _blocks(state: MethodState, layer: nn.Module, x: Tensor) -> Tensor | None:
+    """The output of a layer whose change is diagonal blocks that tile its matrix, or `None`."""
+    d = state.method.diagonal(state.geo, _tensors(state), state.training)
+    if d is None or not _served(state, layer, x):
+        return None
+    d = d.squeeze(0)
+    n, rows, cols = d.shape
+    if (n * rows, n * cols) != (state.geo.out, state.geo.in_):
+        return None
+    weight = layer._parameters[state.weight_name]
+    assert weight is not None
+    return block_linear(x, layer, weight if state.geo.kind == "linear" else weight.t(), d)
+
+
+def _tensors(state: MethodState) -> Any:
+    own = state._parameters  # a parametrised tensor is not among them
+    return own if len(own) == len(state.names) else state.params()
+
+
+def _served(state: MethodState, layer: nn.Module, x: Tensor) -> bool:
+    """Whether the layer's tensors are frozen and fit x."""
+    weight = layer._parameters.get(state.weight_name)
+    bias = layer._parameters.get(state.bias_name)
+    return (
+        weight is not None
+        and _frozen(weight, x)
+        and (bias is None or _frozen(bias, x))
+        and x.shape[-1:] == (state.geo.in_,)
+    )
+
+
+def _frozen(t: Tensor, x: Tensor) -> bool:
+    return (
+        (type(t) is nn.Parameter or type(t) is Tensor)
+        and not t.requires_grad
+        and t.dtype is x.dtype
+        and t.device == x.device
+    )

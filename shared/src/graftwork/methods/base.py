@@ -42,11 +42,16 @@ class Delta(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """A weight change that is `scale * b a` in canonical shape and nothing else; see `Method.factors`."""
+    """A weight change that is `scale * b a` in canonical shape and nothing else; see `Method.factors`.
+
+    On linear layers `gain` may say what multiplies each output channel of weight and change, bias apart: a
+    function of the frozen weight as it is stored, to `(out,)` in the factors' dtype.
+    """
 
     a: Tensor
     b: Tensor
     scale: float
+    gain: Callable[[Tensor], Tensor] | None = None
 
 
 def setting(
@@ -128,6 +133,12 @@ class Method:
         """The change as low-rank factors, where it is nothing more in this mode; `None` where it is.
 
         Declaring them is all that a method does to be served by the fast forms of `graftwork.fast`.
+        """
+        return None
+
+    def diagonal(self, geo: Geometry, p: Params, training: bool) -> Tensor | None:
+        """The change as diagonal blocks `(groups, count, rows, cols, *kernel)` of `geo.block_plan`, where it is
+        nothing more in this mode; `None` where it is. The other declaration that `graftwork.fast` reads.
         """
         return None
 

@@ -79,6 +79,9 @@ class DiaBlo(Method):
         shape = (geo.groups, plan.count, plan.rows, plan.cols, *geo.kernel)
         return {"D": torch.zeros(shape, dtype=work_dtype(weight), device=weight.device)}
 
+    def diagonal(self, geo: Geometry, p: Params, training: bool) -> Tensor | None:
+        return None if self.dropout > 0 and training else p["D"]
+
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         x = c.x if isinstance(geo, Embedding) else F.dropout(c.x, self.dropout, c.training)
         return geo.run_blocks(x, p["D"].to(c.y.dtype), geo.block_plan(self.blocks), c.y)

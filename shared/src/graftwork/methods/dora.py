@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from graftwork.algebra.geometry import Geometry
+from graftwork.algebra.linear import Linear
 from graftwork.methods.base import Call, Delta, Factors, Params, work_dtype
 from graftwork.methods.lora import LoRA
 
@@ -60,22 +61,48 @@ class DoRA(LoRA):
         return {**super().start(geo, weight, bias), "magnitude": magnitude}
 
     def factors(self, geo: Geometry, p: Params, training: bool) -> Factors | None:
-        return None  # the magnitude acts on the sum
+        plain = super().factors(geo, p, training)
+        if plain is None or not isinstance(geo, Linear):
+            return None
+        return plain._replace(gain=lambda weight: self.gain(geo, p, weight))
+
+    def gain(self, geo: Geometry, p: Params, weight: Tensor) -> Tensor:
+        """m / ||W0 + s B A|| per output channel without the sum's matrix:
+
+            ||w + s b A||^2 = ||w||^2 + s b (2 A w + s A A^T b)         for rows w of W0 and b of B
+
+        in the precision of A, but A w in the base's; with B = 0 it is ||w||^2 exactly.
+        """
+        with torch.no_grad():
+            a, b = p["A"], p["B"]
+            rows = geo.rows(weight)
+            # in the dtype of A as `start` takes it, so that m / n starts at 1; half precision is not copied
+            same = rows.dtype == a.dtype
+            norm = (
+                rows.norm(dim=1) if same else torch.linalg.vector_norm(rows, dim=1, dtype=a.dtype)
+            )
+            cross = (rows @ a.to(rows.dtype).t()).to(a.dtype)
+            more = (b * (2 * cross + self.scale * (b @ (a @ a.t())))).sum(1)
+            norm = (norm * norm + self.scale * more).clamp_min_(0).sqrt_()
+        return _over(p["magnitude"], norm)
 
     def ratio(self, geo: Geometry, p: Params, weight: Tensor, delta: Tensor) -> Tensor:
         """m / ||W0 + delta|| per output channel, 1 on rows of norm zero."""
         with torch.no_grad():
             norm = geo.rows(weight.to(delta.dtype) + delta).norm(dim=1)
-            empty = norm == 0
-        m = torch.where(empty, p["magnitude"].detach(), p["magnitude"])
-        return torch.where(empty, torch.ones_like(norm), m / torch.where(empty, 1.0, norm))
+        return _over(p["magnitude"], norm)
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         # under autocast the norm would be rounded, and the start would not be the base
-        with torch.no_grad(), torch.autocast(c.y.device.type, enabled=False):
-            delta = self.scale * geo.product(p["A"], p["B"])
+        with torch.autocast(c.y.device.type, enabled=False):
+            if isinstance(geo, Linear):
+                ratio = self.gain(geo, p, c.weight)
+            else:
+                with torch.no_grad():
+                    delta = self.scale * geo.product(p["A"], p["B"])
+                ratio = self.ratio(geo, p, c.weight, delta)
         # g stays wide: rounded to half precision it would cost as much as the whole layer does
-        g = geo.channels(self.ratio(geo, p, c.weight, delta), c.y)
+        g = geo.channels(ratio, c.y)
         y = c.y if c.bias is None else c.y - geo.channels(c.bias.to(g.dtype), c.y)
         return (g - 1) * y + (self.scale * g) * self.branch(geo, p, c)
 
@@ -84,3 +111,10 @@ class DoRA(LoRA):
         return Delta(
             weight=geo.scale_rows(weight + delta, self.ratio(geo, p, weight, delta)) - weight
         )
+
+
+def _over(m: Tensor, norm: Tensor) -> Tensor:
+    """m / norm, and 1, without a gradient to m, where the norm is zero."""
+    empty = norm == 0
+    m = torch.where(empty, m.detach(), m)
+    return torch.where(empty, torch.ones_like(norm), m / torch.where(empty, 1.0, norm))

@@ -1,0 +1,82 @@
+"""One pass over dy that gives s dy B and s dy^T p. Needs Triton; `graftwork.fast.reads` asks for it.
+
+A program holds a block of columns and walks over its share of the rows. s dy^T p adds up in registers, one partial
+sum per share; s dy B adds up over the blocks of columns in float32 memory, whose order of addition is not fixed:
+the last bits may differ from run to run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# comes with torch where it exists; elsewhere this module is importable and nothing more
+_THERE = importlib.util.find_spec("triton") is not None
+triton: Any = importlib.import_module("triton") if _THERE else None
+tl: Any = importlib.import_module("triton.language") if _THERE else None
+
+#: columns and rows of a block, and shares of the rows
+COLUMNS, ROWS, SHARES = 128, 64, 8
+
+
+def _walk(
+    dy: Any,
+    b: Any,
+    p: Any,
+    dp: Any,
+    db: Any,
+    rows: Any,
+    out: Any,
+    dy_stride: Any,
+    p_stride: Any,
+    scale: Any,
+    rank: tl.constexpr,
+    columns: tl.constexpr,
+    block: tl.constexpr,
+    share: tl.constexpr,
+) -> None:
+    o = tl.program_id(0) * columns + tl.arange(0, columns)
+    which = tl.program_id(1)
+    r = tl.arange(0, rank)
+    here = o < out
+    up = tl.load(b + o[:, None] * rank + r[None, :], mask=here[:, None], other=0.0)
+    total = tl.zeros([columns, rank], dtype=tl.float32)
+    for start in range(0, share, block):
+        n = (which * share + start + tl.arange(0, block)).to(tl.int64)
+        there = n < rows
+        both = there[:, None] & here[None, :]
+        part = tl.load(dy + n[:, None] * dy_stride + o[None, :], mask=both, other=0.0)
+        hidden = tl.load(p + n[:, None] * p_stride + r[None, :], mask=there[:, None], other=0.0)
+        total += tl.dot(tl.trans(part), hidden)
+        place = dp + n[:, None] * rank + r[None, :]
+        tl.atomic_add(place, scale * tl.dot(part, up), mask=there[:, None], sem="relaxed")
+    place = db + which.to(tl.int64) * out * rank + o[:, None] * rank + r[None, :]
+    tl.store(place, scale * total, mask=here[:, None])
+
+
+_pass: Any = triton.jit(_walk) if _THERE else None
+
+
+def one_read(dy: Tensor, b: Tensor, p: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """(s dy B, s dy^T p) in float32.
+
+    Args:
+        dy: (rows, out), its columns side by side.
+        b: (out, r), contiguous; r a power of two from 16 on.
+        p: (rows, r), its columns side by side.
+        scale: s.
+    """
+    rows, out = dy.shape
+    rank = b.shape[1]
+    share = -(-rows // (SHARES * ROWS)) * ROWS
+    shares = -(-rows // share)
+    dp = torch.zeros(rows, rank, dtype=torch.float32, device=dy.device)
+    db = torch.empty(shares, out, rank, dtype=torch.float32, device=dy.device)
+    grid = (triton.cdiv(out, COLUMNS), shares)
+    strides = dy.stride(0), p.stride(0)
+    _pass[grid](dy, b, p, dp, db, rows, out, *strides, scale, rank, COLUMNS, ROWS, share)
+    return dp, db.sum(0)

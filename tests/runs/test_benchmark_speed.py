@@ -1,0 +1,97 @@
+"""The speed benchmark: who is measured, against which floor, and what its command writes and refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.speed import __main__ as command
+from benchmarks.speed.measure import Case, Step, Turns, chosen, floor_of, measure
+from benchmarks.timing import take_turns
+from graftwork.errors import GraftError
+from graftwork_runs import validate_record
+
+
+def work(size: int) -> Step:
+    x = torch.ones(size, size)
+    return lambda: x @ x
+
+
+def absent() -> Step:
+    raise ImportError("no such library")
+
+
+CASE = Case(
+    "toy: 1",
+    {
+        "floor": lambda: work(8),
+        "floor, compiled": lambda: work(8),
+        "more": lambda: work(160),
+        "more, compiled": lambda: work(8),
+        "absent": absent,
+    },
+)
+
+
+def test_a_chosen_row_brings_its_floor() -> None:
+    assert list(chosen(CASE, ["more"])) == ["floor", "more"]
+    assert list(chosen(CASE, ["more, *"])) == ["floor, compiled", "more, compiled"]
+    assert set(chosen(CASE, ["*"])) == set(CASE.variants)
+    assert floor_of("more, compiled") == "floor, compiled"
+    with pytest.raises(GraftError, match="'nothing' matches no variant of the case 'toy: 1'"):
+        chosen(CASE, ["more", "nothing"])
+
+
+def test_rows_are_paired_ratios_and_what_failed_says_why() -> None:
+    rows = measure(CASE, Turns(rounds=5, burst=4))
+    found = {(r.variant, r.metric): r for r in rows}
+    slow = found["more", "ratio to floor"]
+    assert slow.value is not None and slow.value > 1.5 and slow.n == 5
+    assert found["more", "step"].unit == "ms"
+    assert ("floor", "ratio to floor") not in found
+    assert found["absent", "step"].value is None
+    assert found["absent", "step"].note == "ImportError: no such library"
+    assert not any(r.metric == "peak" for r in rows)  # a CPU does not say
+
+
+def test_a_clock_that_waits_takes_the_place_of_processor_time() -> None:
+    times = iter(range(100))
+    seconds = take_turns({"a": int, "b": int}, rounds=3, warmup=1, clock=lambda: float(next(times)))
+    assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_llama_table_runs_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    out = tmp_path / "llama.json"
+    try:
+        small = "--tiny --device cpu --rounds 2 --burst 1 --cases hidden --rows graftwork* full*"
+        code = command.main([*small.split(), "--out", str(out)])
+    finally:
+        torch.set_num_threads(threads)
+    assert code == 0
+    record = validate_record(out)
+    assert record.record == "speed/llama" and record.command.startswith("python -m benchmarks.sp")
+    names = {r.variant for r in record.rows}
+    assert {"floor", "graftwork LoRA 16", "graftwork DoRA 16", "graftwork DiaBlo 64"} <= names
+    assert {"full fine-tuning, pure bf16", "full fine-tuning, fp32 masters"} <= names
+    assert all(r.value is not None for r in record.rows)
+    assert "ratio to floor" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "nope"], "--cases 'nope': the table 'llama' has hidden, head"),
+        (["--rounds", "1"], "--rounds must be at least 2"),
+        (["--rows", "nope"], "--rows 'nope' matches no variant"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--tiny", "--device", "cpu", *arguments]) == 2
+    assert message in capsys.readouterr().err
