@@ -11,9 +11,9 @@ of a group, r' the rank's share of it:
 | branch | p and dA (c_in, r'), dx from dp | the same; y and dx read and written again | |
 
 A convolution costs its multiplications, with the outputs filled up to what the machine's units take at once,
-plus the bytes of its two images, plus a start. So `weight` wins where channels are few and a unit of r channels would be
-mostly padding; `mixed` where the layer is many times wider than r; `branch` where the weight is larger than the images
-(the bottom of a U-Net).
+plus the bytes of its two images, plus a start. So `weight` wins where channels are few and a unit of r
+channels would be mostly padding; `mixed` where the layer is many times wider than r; `branch` where the weight is
+larger than the images (the bottom of a U-Net).
 
 The constants are of the order of what cuDNN and oneDNN reach, not of data sheets; only their ratios matter.
 `python -m benchmarks.speed.conv_forms` measures every form on a network's own layers beside what is chosen here.
@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
+from torch import Tensor
 
 from graftwork.algebra.geometry import Geometry
 from graftwork.fast.conv import BRANCH, MIXED, WEIGHT
@@ -48,20 +48,27 @@ class Machine(NamedTuple):
     start: float
 
 
-#: one core; oneDNN's direct float32 convolutions are bound by loading the input, so width is half free
-CPU_WIDE = Machine(1.0e11, 8e9, 16, 40, 1e-5)
-CPU_HALF = Machine(2.6e11, 8e9, 16, 4, 1e-5)
+#: one core with 512-bit vectors: oneDNN in float32 and in half precision, and torch's own gather and product, which
+#: reads each input element once per kernel element, so that outputs are half free
+CPU_WIDE = Machine(1.3e11, 2e10, 16, 7, 1e-5)
+CPU_HALF = Machine(2.6e11, 2e10, 16, 4, 1e-5)
+CPU_GATHERED = Machine(1.0e11, 2e10, 16, 40, 1e-5)
 #: a data-centre GPU; tensor cores, with tiles of output channels
 GPU_WIDE = Machine(1.0e14, 2.0e12, 32, 0, 6e-6)
 GPU_HALF = Machine(2.5e14, 2.0e12, 64, 0, 6e-6)
+#: single float32 images with at most this many elements in their first three axes are gathered on a CPU
+_GATHERED = 20480
 
 
-def machine(device: torch.device, dtype: torch.dtype) -> Machine:
-    """The constants for tensors of this dtype on this device."""
-    half = dtype.itemsize < 4
-    if device.type == "cpu":
-        return CPU_HALF if half else CPU_WIDE
-    return GPU_HALF if half else GPU_WIDE
+def machine(x: Tensor) -> Machine:
+    """The constants for a batch `(n, in, *size)` of this dtype on this device."""
+    half = x.dtype.itemsize < 4
+    if x.device.type != "cpu":
+        return GPU_HALF if half else GPU_WIDE
+    if half:
+        return CPU_HALF
+    small = x.shape[0] == 1 and math.prod(x.shape[:4]) <= _GATHERED
+    return CPU_GATHERED if small else CPU_WIDE
 
 
 def choose(geo: Geometry, rank: int, inputs: int, outputs: int, size: int, on: Machine) -> str:

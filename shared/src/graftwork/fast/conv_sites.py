@@ -7,7 +7,7 @@ empty batch) takes the plain form, which computes the same.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,27 @@ from graftwork.fast.conv_forms import choose, machine
 from graftwork.fast.conv_weight import thresholds
 
 if TYPE_CHECKING:
+    from graftwork.methods.base import Factors
     from graftwork.states import MethodState
 
 
+#: input shapes whose form is remembered
+MOST_SHAPES = 64
+
+
+class Walk(NamedTuple):
+    """A layer's walk over its input, and the padding that comes before it (`None`: none, else `F.pad`'s)."""
+
+    frame: Frame
+    pad: list[int] | None
+    mode: str
+
+
 class FastConv:
-    """What a state at a convolution keeps for its fast form: what it chose and rounds by. A copy starts anew."""
+    """What a state at a convolution keeps for its fast form: what it found out at a shape. A copy starts anew."""
 
     def __init__(self) -> None:
-        self._forms: dict[Any, str] = {}
+        self._jobs: dict[Any, Job] = {}
         self._spread: dict[Any, Tensor | None] = {}
 
     def __deepcopy__(self, memo: Any) -> FastConv:
@@ -51,39 +64,37 @@ class FastConv:
         factors = state.method.factors(geo, state.params(), state.training)
         if factors is None:
             return None
-        cast = x.to(dtype)
-        cast, frame = framed(geo, layer, cast if batched else cast.unsqueeze(0))
-        form = self._form(geo, factors.a.shape[0], cast, frame)
-        job = Job(geo, frame, factors.scale, form)
-        spread = self._thresholds(geo, cast)
-        with torch.autocast(x.device.type, enabled=False):
-            y = lowrank_conv(
-                cast,
-                weight.to(dtype),
-                None if bias is None else bias.to(dtype),
-                factors.a,
-                factors.b,
-                spread,
-                job,
-            )
+        if x.dtype != dtype or weight.dtype != dtype:
+            x, weight = x.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        walk = walk_of(geo, layer)
+        x = x if batched else x.unsqueeze(0)
+        if walk.pad is not None:
+            x = F.pad(x, walk.pad, mode=walk.mode)
+        job, spread = self._at(geo, walk.frame, factors, x)
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                y = lowrank_conv(x, weight, bias, factors.a, factors.b, spread, job)
+        else:
+            y = lowrank_conv(x, weight, bias, factors.a, factors.b, spread, job)
         return y if batched else y.squeeze(0)
 
-    def _form(self, geo: Conv | ConvTranspose, rank: int, x: Tensor, frame: Frame) -> str:
-        key = (x.shape, x.dtype, x.device)
-        if torch.compiler.is_compiling() or key not in self._forms:
-            form = form_of(geo, rank, x, frame)
-            if torch.compiler.is_compiling():
-                return form
-            self._forms[key] = form
-        return self._forms[key]
-
-    def _thresholds(self, geo: Conv | ConvTranspose, x: Tensor) -> Tensor | None:
-        if torch.compiler.is_compiling():
-            return thresholds(geo, x.dtype, x.device)
-        key = (x.dtype, x.device)
-        if key not in self._spread:
-            self._spread[key] = thresholds(geo, x.dtype, x.device)
-        return self._spread[key]
+    def _at(
+        self, geo: Conv | ConvTranspose, frame: Frame, factors: Factors, x: Tensor
+    ) -> tuple[Job, Tensor | None]:
+        if torch.compiler.is_compiling():  # a compiled graph keeps its own
+            job = Job(geo, frame, factors.scale, form_of(geo, factors.a.shape[0], x, frame))
+            return job, thresholds(geo, x.dtype, x.device)
+        place = (x.dtype, x.device)
+        if place not in self._spread:
+            self._spread[place] = thresholds(geo, *place)
+        key = (x.shape, *place, factors.scale)
+        if key not in self._jobs:
+            if len(self._jobs) >= MOST_SHAPES:
+                self._jobs.clear()
+            form = form_of(geo, factors.a.shape[0], x, frame)
+            self._jobs[key] = Job(geo, frame, factors.scale, form)
+        return self._jobs[key], self._spread[place]
 
 
 def form_of(geo: Conv | ConvTranspose, rank: int, x: Tensor, frame: Frame) -> str:
@@ -98,28 +109,29 @@ def form_of(geo: Conv | ConvTranspose, rank: int, x: Tensor, frame: Frame) -> st
             if frame.transposed
             else (n + 2 * frame.padding[d] - span - 1) // frame.stride[d] + 1
         )
-    return choose(geo, rank, inputs, outputs, x.dtype.itemsize, machine(x.device, x.dtype))
+    return choose(geo, rank, inputs, outputs, x.dtype.itemsize, machine(x))
 
 
-def framed(geo: Conv | ConvTranspose, layer: nn.Module, x: Tensor) -> tuple[Tensor, Frame]:
-    """`x` with all padding that is not zeros on both sides alike, and the walk over it."""
+def walk_of(geo: Conv | ConvTranspose, layer: nn.Module) -> Walk:
+    """How `layer` walks over its input, with zeros on both sides alike in the frame and all else in the pad."""
     n = geo.spatial
     stride, dilation, none = list(geo.stride), list(geo.dilation), [0] * n
     if isinstance(geo, ConvTranspose):
         assert not isinstance(geo.padding, str) and isinstance(layer.output_padding, tuple)
-        extra = list(layer.output_padding)
-        return x, Frame(stride, list(geo.padding), dilation, True, extra, geo.groups)
-    padding = none
+        more = list(layer.output_padding)
+        frame = Frame(stride, list(geo.padding), dilation, True, more, geo.groups)
+        return Walk(frame, None, "constant")
+    pad, mode, padding = None, "constant", none
     if geo.padding_mode != "zeros":
-        x = F.pad(x, geo.pad, mode=geo.padding_mode)
+        pad, mode = list(geo.pad), geo.padding_mode
     elif geo.padding == "same":
         total = [d * (k - 1) for d, k in zip(dilation, geo.kernel, strict=True)]
         padding = [t // 2 for t in total]
         if any(t % 2 for t in total):  # what is left over goes behind, as torch puts it
-            x = F.pad(x, [side for t in reversed(total) for side in (0, t % 2)])
+            pad = [side for t in reversed(total) for side in (0, t % 2)]
     elif not isinstance(geo.padding, str):
         padding = list(geo.padding)
-    return x, Frame(stride, padding, dilation, False, none, geo.groups)
+    return Walk(Frame(stride, padding, dilation, False, none, geo.groups), pad, mode)
 
 
 def _runs_in(x: Tensor, weight: Tensor) -> torch.dtype | None:

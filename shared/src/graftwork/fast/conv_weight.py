@@ -33,9 +33,11 @@ def thresholds(geo: Geometry, dtype: torch.dtype, device: torch.device) -> Tenso
     n = geo.group_shape[1]
     for k in geo.kernel:
         n *= k
-    # an odd multiplier visits all of the 2^bits values; int32 wraps around, which the mask forgives
-    multiplier = round(_GOLDEN * 2**bits) | 1
-    found: Tensor = (torch.arange(n, dtype=torch.int32, device=device) * multiplier) & (2**bits - 1)
+    # An odd multiplier visits all of the 2^bits values; int32 wraps around, which the mask forgives. The
+    # first threshold is one half: where a row has one element, that one is rounded to the nearest.
+    multiplier, half = round(_GOLDEN * 2**bits) | 1, 2 ** (bits - 1)
+    steps = torch.arange(n, dtype=torch.int32, device=device)
+    found: Tensor = (steps * multiplier + half) & (2**bits - 1)
     return found
 
 
