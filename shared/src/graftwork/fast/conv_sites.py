@@ -64,13 +64,13 @@ class FastConv:
         factors = state.method.factors(geo, state.params(), state.training)
         if factors is None:
             return None
-        if x.dtype != dtype or weight.dtype != dtype:
-            x, weight = x.to(dtype), weight.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
         walk = walk_of(geo, layer)
         x = x if batched else x.unsqueeze(0)
         if walk.pad is not None:
             x = F.pad(x, walk.pad, mode=walk.mode)
+        if x.dtype != dtype or weight.dtype != dtype:  # autocast, which some paddings widen for
+            x, weight = x.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
         job, spread = self._at(geo, walk.frame, factors, x)
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
