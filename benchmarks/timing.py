@@ -11,13 +11,19 @@ from graftwork_runs import Row
 
 
 def take_turns(
-    variants: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int, seed: int = 0
+    variants: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int,
+    seed: int = 0,
+    clock: Callable[[], float] = time.process_time,
 ) -> dict[str, list[float]]:
     """Seconds of each call, by variant; every round runs each variant once, in a shuffled order.
 
     Seconds of processor time, in which a busy neighbour does not count: on one thread of a quiet
-    machine they are those of the clock. The i-th figures of all variants come from the same round,
-    so a ratio may be taken in pairs.
+    machine they are those of the clock. Where another device does the work, `clock` waits for it and
+    says what time it is. The i-th figures of all variants come from the same round, so a ratio may
+    be taken in pairs.
     """
     order = list(variants)
     shuffle = random.Random(seed).shuffle
@@ -25,9 +31,9 @@ def take_turns(
     for turn in range(warmup + rounds):
         shuffle(order)
         for name in order:
-            begun = time.process_time()
+            begun = clock()
             variants[name]()
-            elapsed = time.process_time() - begun
+            elapsed = clock() - begun
             if turn >= warmup:
                 seconds[name].append(elapsed)
     return seconds

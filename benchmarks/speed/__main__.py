@@ -1,0 +1,136 @@
+"""What a training step costs over the frozen floor: ours, peft, full fine-tuning.
+
+    python -m benchmarks.speed --table llama
+    python -m benchmarks.speed --table vision --tiny --device cpu
+
+All variants of a case take turns in one process on the same inputs; each ratio to the floor is taken within a
+round. The floor is what no adapter can avoid: the frozen network's forward pass and the backward pass to its
+input. All others are whole steps, AdamW included. `--tiny` rehearses every row in small; such figures mean nothing
+and are not written among the records unless `--out` says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from benchmarks.speed.measure import Case, Turns, measure
+from graftwork.errors import GraftError
+from graftwork_runs import Record, Row, environment
+
+RECORDS = Path(__file__).parents[1] / "records" / "speed"
+TABLES = ("llama", "vision")
+
+
+class Table(Protocol):
+    """What a table's module offers."""
+
+    CLAIM: str
+    NOTES: list[str]
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Options of this table alone."""
+
+    def cases(self, options: argparse.Namespace) -> list[Case]:
+        """The cases to measure; `options.device` and `options.tiny` are set."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--table", choices=TABLES, default="llama")
+    name: str = first.parse_known_args(argv)[0].table
+    table: Table = importlib.import_module(f"benchmarks.speed.{name}")  # type: ignore[assignment]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed",
+        parents=[first],
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
+    parser.add_argument("--tiny", action="store_true", help="rehearse every row in small")
+    parser.add_argument("--rounds", type=int, default=8, help="figures per row, at least 2")
+    parser.add_argument("--burst", type=int, default=3, help="steps per figure")
+    parser.add_argument("--rows", nargs="+", default=["*"], metavar="GLOB", help="variants by name")
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="NAME",
+        help="cases by the first word of their names (default: all)",
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
+    parser.add_argument("--out", type=Path, help="the record's file")
+    table.add_arguments(parser)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    try:
+        record = run(name, table, options, sys.argv[1:] if argv is None else argv)
+    except GraftError as error:
+        print(error, file=sys.stderr)
+        return 2
+    out = options.out or (None if options.tiny else RECORDS / f"{name}.json")
+    if out is not None:
+        print(record.write(out))
+    return 0
+
+
+def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -> Record:
+    """Measure the chosen cases and rows of a table.
+
+    Raises:
+        GraftError: an unknown case or row, no GPU where one is asked for, fewer than two rounds.
+    """
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise GraftError("--device cuda: torch sees no GPU here; use --device cpu")
+    if options.rounds < 2 or options.burst < 1:
+        raise GraftError("--rounds must be at least 2 and --burst at least 1")
+    turns = Turns(options.device, options.rounds, 1, options.burst, options.rows)
+    cases = table.cases(options)
+    if options.cases:
+        short = {c.name.split(":")[0]: c for c in cases}
+        unknown = set(options.cases) - set(short)
+        if unknown:
+            raise GraftError(f"--cases {min(unknown)!r}: the table {name!r} has {', '.join(short)}")
+        cases = [short[name] for name in options.cases]
+    begun = time.perf_counter()
+    rows: list[Row] = []
+    for case in cases:
+        found = measure(case, turns)
+        rows += found
+        for r in found:
+            spread = "" if r.lo is None else f" ({r.lo} to {r.hi})"
+            value = r.note if r.value is None else f"{r.value}{spread} {r.unit or ''}"
+            print(f"{r.case}: {r.variant}: {r.metric} {value}", flush=True)
+    return Record(
+        record=f"speed/{name}",
+        claim=table.CLAIM,
+        command=" ".join(["python -m benchmarks.speed", *argv]),
+        seeds=[0],
+        seconds=round(time.perf_counter() - begun, 1),
+        rows=rows,
+        notes=[
+            "Bounds are quartiles over the rounds of one run; a ratio is taken within a round.",
+            "issue: the time until a step's work is handed over; on a CPU it is the wall time.",
+            "peak: as if the row were alone in memory with the base and the inputs.",
+            *table.NOTES,
+        ],
+        details={
+            k: str(v) if isinstance(v, Path) else v
+            for k, v in vars(options).items()
+            if k not in ("out", "table")
+        },
+        **environment(options.device),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
