@@ -29,8 +29,7 @@ CLAIM = (
 NOTES = [
     "AdamW fused. The input asks for its gradient in every row, so all backward passes go equally far.",
     "peft adapts 3 x 3 x 3 convolutions alone (it crashes on kernel 1), so all rows do.",
-    "bf16 and autocast rows: trained tensors in float32 unless the row says otherwise; full fine-tuning "
-    "trains the network in the dtype of its weights.",
+    "Adapters are float32 unless the row says otherwise; full fine-tuning trains weights in their own dtype.",
 ]
 Network = tuple[nn.Module, Tensor]
 Change = Callable[[nn.Module, "Setting"], tuple[nn.Module, Iterable[Tensor]]]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from graftwork.algebra.conv import Conv
 from graftwork.algebra.geometry import Geometry
 from graftwork.methods.base import work_dtype
 
@@ -51,31 +52,51 @@ def changed(
         a, b: factors as `Geometry.factor_shapes` has them, float32 or wider.
         spread: `thresholds` for the weight's dtype.
     """
-    w = geo.canonical(weight).flatten(2).to(work_dtype(weight))
-    rows, columns = factors(geo, a, b)
-    total = torch.baddbmm(w, rows.to(w.dtype), columns.to(w.dtype), alpha=scale)
+    wide = work_dtype(weight)
+    if _flat(geo):  # the same, in a few operations less
+        rows, columns = b.flatten(1), a.flatten(1)
+        total = torch.addmm(
+            weight.flatten(1).to(wide), rows.to(wide), columns.to(wide), alpha=scale
+        )
+    else:
+        rows, columns = factors(geo, a, b)
+        w = geo.canonical(weight).flatten(2).to(wide)
+        total = torch.baddbmm(w, rows.to(wide), columns.to(wide), alpha=scale)
     if spread is not None:
-        mask = -(2 ** _DROPPED[weight.dtype])
-        total = ((total.view(torch.int32) + spread) & mask).view(torch.float32)
+        bits = total.view(torch.int32).add_(spread)
+        total = bits.bitwise_and_(-(2 ** _DROPPED[weight.dtype])).view(torch.float32)
     total = total.to(weight.dtype)
-    new = geo.layout(total.unflatten(2, (-1, *geo.kernel)))
+    new = total.view(weight.shape) if _flat(geo) else _stored(geo, total)
     # a weight in another memory format decides which one the convolution runs in
-    return new.contiguous() if weight.is_contiguous() else torch.empty_like(weight).copy_(new)
+    return new if weight.is_contiguous() else torch.empty_like(weight).copy_(new)
 
 
 def project(
     geo: Geometry, d_weight: Tensor, a: Tensor, b: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """dA and dB, in the shapes and dtypes of A and B, from the gradient of W'."""
-    d = geo.canonical(d_weight).flatten(2).to(a.dtype)
-    rows, columns = factors(geo, a, b)
-    d_b = torch.bmm(d, columns.transpose(1, 2))
-    d_a = torch.bmm(rows.transpose(1, 2), d)
-    if shares(geo, a):
-        d_a = d_a.sum(0)
+    if _flat(geo):
+        d = d_weight.flatten(1).to(a.dtype)
+        d_a, d_b = b.flatten(1).t() @ d, d @ a.flatten(1).t()
+    else:
+        d = geo.canonical(d_weight).flatten(2).to(a.dtype)
+        rows, columns = factors(geo, a, b)
+        d_a, d_b = torch.bmm(rows.transpose(1, 2), d), torch.bmm(d, columns.transpose(1, 2))
+        if shares(geo, a):
+            d_a = d_a.sum(0)
     if scale != 1.0:
-        d_a, d_b = scale * d_a, scale * d_b
-    return d_a.reshape(a.shape), d_b.reshape(b.shape)
+        d_a, d_b = d_a.mul_(scale), d_b.mul_(scale)
+    return d_a.view(a.shape), d_b.view(b.shape)
+
+
+def _stored(geo: Geometry, matrices: Tensor) -> Tensor:
+    """`(g, out/g, in/g * prod(kernel))` in the stored layout."""
+    return geo.layout(matrices.unflatten(2, (-1, *geo.kernel))).contiguous()
+
+
+def _flat(geo: Geometry) -> bool:
+    """Whether the stored weight is one matrix of outputs by inputs: no groups, not transposed."""
+    return geo.groups == 1 and isinstance(geo, Conv)
 
 
 def factors(geo: Geometry, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
