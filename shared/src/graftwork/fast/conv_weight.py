@@ -56,11 +56,11 @@ def changed(
     if _flat(geo):  # the same, in a few operations less
         rows, columns = b.flatten(1), a.flatten(1)
         total = torch.addmm(
-            weight.flatten(1).to(wide), rows.to(wide), columns.to(wide), alpha=scale
+            _widened(weight.flatten(1)), rows.to(wide), columns.to(wide), alpha=scale
         )
     else:
         rows, columns = factors(geo, a, b)
-        w = geo.canonical(weight).flatten(2).to(wide)
+        w = _widened(geo.canonical(weight).flatten(2))
         total = torch.baddbmm(w, rows.to(wide), columns.to(wide), alpha=scale)
     if spread is not None:
         bits = total.view(torch.int32).add_(spread)
@@ -87,6 +87,14 @@ def project(
     if scale != 1.0:
         d_a, d_b = d_a.mul_(scale), d_b.mul_(scale)
     return d_a.view(a.shape), d_b.view(b.shape)
+
+
+def _widened(weight: Tensor) -> Tensor:
+    """`weight` in float32 or wider, exactly."""
+    if weight.dtype == torch.bfloat16 and torch.compiler.is_compiling():
+        # through its bits: a compiler that fuses casts goes on with what was rounded to it
+        return (weight.view(torch.int16).to(torch.int32) << 16).view(torch.float32)
+    return weight.to(work_dtype(weight))
 
 
 def _stored(geo: Geometry, matrices: Tensor) -> Tensor:
