@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -215,6 +216,36 @@ def test_a_row_moves_by_what_it_should(
     n = inputs * kernel**2
     # the discrepancy of golden-ratio multiples: below 1 + log2(n) of n
     assert (moved.sum((1, 2, 3)) - n * part).abs().max() <= 1 + torch.log2(torch.tensor(n + 1.0))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
+def test_a_compiler_that_fuses_casts_rounds_the_base_as_it_is_rounded() -> None:
+    assert shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"), (
+        "torch.compile on a CPU needs a C++ compiler: apt-get install g++"
+    )
+    torch._dynamo.reset()
+    geo = Conv(out=4, in_=3, kernel=(3, 3), stride=(1, 1), padding=(0, 0))
+    weight = torch.randn(geo.weight_shape(), generator=torch.Generator().manual_seed(0))
+    a, b = torch.ones(2, 3, 3, 3), torch.zeros(4, 2, 1, 1)
+    spread = thresholds(geo, torch.bfloat16, weight.device)
+
+    @torch.compile(fullgraph=True)
+    def under_autocast(weight: Tensor) -> Tensor:
+        return changed(geo, weight.to(torch.bfloat16), a, b, 1.0, spread)
+
+    assert torch.equal(under_autocast(weight), weight.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("name", ["plain", "transposed", "grouped"])
+def test_the_memory_format_is_the_layers_own(name: str, form: str) -> None:
+    base = LAYERS[name]()
+    spatial = len(base.kernel_size)  # type: ignore[arg-type]
+    last = {2: torch.channels_last, 3: torch.channels_last_3d}[spatial]
+    base = base.double().to(memory_format=last)
+    layer = copy.deepcopy(base)
+    gw.graft(layer, gw.LoRA(2), sites=["*"])
+    x = image(layer)
+    assert layer(x).stride() == base(x).stride()
 
 
 # -- which calls are served -------------------------------------------------------------------------

@@ -145,7 +145,7 @@ class MethodState(SiteState):
 
     def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
         x = first_input(args, kwargs)
-        if self.fast is not None and len(args) + len(kwargs) == 1:
+        if self.fast is not None and len(args) == 1 and not kwargs:
             quick = self.fast.call(self, layer, base, x)
             if quick is not None:
                 return quick
