@@ -14,7 +14,7 @@ from graftwork.algebra.conv import Conv, ConvTranspose
 from graftwork.algebra.recognise import recognise
 from graftwork.fast import conv_forms
 from graftwork.fast.conv import BRANCH, MIXED, WEIGHT
-from graftwork.fast.conv_forms import choose, costs, machine
+from graftwork.fast.conv_forms import Machine, choose, costs, machine
 from graftwork.fast.conv_sites import form_of, walk_of
 
 MACHINES = {
@@ -61,6 +61,29 @@ def test_costs_follow_the_shapes(
     assert wide[MIXED] >= few[MIXED] and wide[BRANCH] >= few[BRANCH]
     # with more images a changed weight, made once, gets no dearer beside a branch
     assert many[MIXED] - few[MIXED] <= many[BRANCH] - few[BRANCH]
+
+
+def test_costs_by_hand() -> None:
+    """A grouped layer with a rank of its own in each group: 2 groups of 4 to 8 channels, rank 2 in each."""
+    on = Machine(flops=1e9, bytes=1e6, tile=4, extra=1, start=1e-3)
+    n, size, g, c_in, c_out, r, taps = 10, 2, 2, 4, 8, 2, 27
+    image = {c: size * g * c * n / 1e6 for c in (c_in, c_out, r)}  # seconds to pass over one
+
+    def convolution(left: int, right: int, filled: int) -> float:
+        work = 2 * g * taps * n * left * (filled + 1) / 1e9
+        return work + image[left] + image[right] + 1e-3
+
+    weight = 4 * g * c_in * c_out * taps / 1e6
+    narrow = 2 * convolution(c_in, r, 4) + 2 * (image[c_out] + image[r] + 1e-3)
+    add = 2 * image[c_out] + image[r] + 2 * image[c_in] + 2e-3
+    found = costs(conv3d(8, 16, 2), 4, n, n, size, on)
+    assert found == pytest.approx(
+        {
+            WEIGHT: convolution(c_in, c_out, 8) + 6 * weight + 6e-3,
+            MIXED: narrow + 3 * weight + 3e-3,
+            BRANCH: narrow + convolution(r, c_in, 4) + add,
+        }
+    )
 
 
 @pytest.mark.parametrize(
