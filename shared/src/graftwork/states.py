@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graftwork.algebra.conv import Conv, ConvTranspose
 from graftwork.algebra.geometry import Geometry
 from graftwork.algebra.linear import Embedding
 from graftwork.errors import GraftError
+from graftwork.fast.conv_sites import FastConv
 from graftwork.fast.sites import KINDS, Fast
 from graftwork.methods.base import Call, Delta, Method, work_dtype
 from graftwork.seeded import digest
@@ -139,7 +141,11 @@ class MethodState(SiteState):
         # a transposed convolution needs its output's size, which only a call tells
         self.dense = geo.kind.startswith("conv") and not geo.kind.startswith("conv_transpose")
         self.dense = self.dense and method.changes == "weight" and method.dense_pays(geo)
-        self.fast = Fast() if geo.kind in KINDS else None
+        self.fast: Fast | FastConv | None = None
+        if geo.kind in KINDS:
+            self.fast = Fast()
+        elif isinstance(geo, Conv | ConvTranspose):
+            self.fast = FastConv()
 
     def base(self, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
         """The frozen weight and bias (for a block: any tensor of it, for dtype and device)."""
@@ -163,12 +169,12 @@ class MethodState(SiteState):
 
     def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
         x = first_input(args, kwargs)
-        if self.dense and x.dtype in _EXACT and not torch.is_autocast_enabled(x.device.type):
-            return self._run_dense(layer, x)
         if self.fast is not None and len(args) == 1 and not kwargs:
             quick = self.fast.call(self, layer, base, x)
             if quick is not None:
                 return quick
+        if self.dense and x.dtype in _EXACT and not torch.is_autocast_enabled(x.device.type):
+            return self._run_dense(layer, x)
         y = base(*args, **kwargs)
         if not isinstance(y, Tensor):
             raise GraftError(

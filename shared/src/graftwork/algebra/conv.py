@@ -26,9 +26,10 @@ class _Spatial(Geometry):
     dilation: tuple[int, ...] = ()
     out_attribute: ClassVar[str] = "out_channels"
 
-    def _mix(self, h: Tensor, b: Tensor, groups: int) -> Tensor:
+    def _mix(self, h: Tensor, b: Tensor, groups: int, bias: Tensor | None) -> Tensor:
         # a 1x1x1 convolution, whatever the layer's own kernel and direction
-        return _CONV[self.spatial](h, b.reshape(*b.shape, *[1] * self.spatial), groups=groups)
+        kernel = b.reshape(*b.shape, *[1] * self.spatial)
+        return _CONV[self.spatial](h, kernel, bias, groups=groups)
 
     def _grouped(self, x: Tensor, weight: Tensor, groups: int, y: Tensor) -> Tensor:
         """`x` through canonical `weight` `(groups, rows, cols, *kernel)`, with its own groups."""

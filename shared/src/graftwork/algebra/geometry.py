@@ -81,8 +81,8 @@ class Geometry:
         """`x` through a weight given canonically as `(rows, in/groups, *kernel)` over `groups`."""
         raise NotImplementedError
 
-    def _mix(self, h: Tensor, b: Tensor, groups: int) -> Tensor:
-        """Per-position channel mix: `b` is `(out, rows/groups)`."""
+    def _mix(self, h: Tensor, b: Tensor, groups: int, bias: Tensor | None) -> Tensor:
+        """Per-position channel mix: `b` is `(out, rows/groups)`, `bias` `(out,)`."""
         raise NotImplementedError
 
     def run_blocks(self, x: Tensor, d: Tensor, plan: BlockPlan, y: Tensor) -> Tensor:
@@ -140,9 +140,9 @@ class Geometry:
             a = a.repeat(self.groups, *[1] * (a.dim() - 1))  # each group reads through the same A
         return self._through(x, a, self.groups, y)
 
-    def up(self, h: Tensor, b: Tensor) -> Tensor:
-        """The B half of `lowrank`."""
-        return self._mix(h, b.flatten(1), self.groups)
+    def up(self, h: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The B half of `lowrank`; a bias `(out,)` is added in the same pass."""
+        return self._mix(h, b.flatten(1), self.groups, bias)
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """The weight that `lowrank` applies, in the stored layout."""

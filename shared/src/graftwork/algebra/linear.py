@@ -36,8 +36,8 @@ class Linear(Geometry):
     def _through(self, x: Tensor, a: Tensor, groups: int, y: Tensor) -> Tensor:
         return F.linear(x, a)
 
-    def _mix(self, h: Tensor, b: Tensor, groups: int) -> Tensor:
-        return F.linear(h, b)
+    def _mix(self, h: Tensor, b: Tensor, groups: int, bias: Tensor | None) -> Tensor:
+        return F.linear(h, b, bias)
 
     def run_blocks(self, x: Tensor, d: Tensor, plan: BlockPlan, y: Tensor) -> Tensor:
         x = fit(x, -1, plan.count * plan.cols).unflatten(-1, (plan.count, plan.cols))
@@ -112,8 +112,8 @@ class Embedding(Geometry):
     def _through(self, x: Tensor, a: Tensor, groups: int, y: Tensor) -> Tensor:
         return self.run(x, a.transpose(0, 1), None)
 
-    def _mix(self, h: Tensor, b: Tensor, groups: int) -> Tensor:
-        return F.linear(h, b)
+    def _mix(self, h: Tensor, b: Tensor, groups: int, bias: Tensor | None) -> Tensor:
+        return F.linear(h, b, bias)
 
     def run_blocks(self, x: Tensor, d: Tensor, plan: BlockPlan, y: Tensor) -> Tensor:
         # token t lies in block t // cols; its column of that block lands in the block's output rows

@@ -81,4 +81,5 @@ class AdaptFormer(Method):
         if not geo.splits(self.bottleneck):  # every group has its own copy of the shared bottleneck
             down_bias = down_bias.repeat(geo.groups)
         h = F.relu(h + geo.channels(down_bias, c.y))
-        return self.scale * (geo.up(h, p["up"]) + geo.channels(p["up_bias"], c.y))
+        # scaled while it is small: the output is passed over once
+        return geo.up(h, self.scale * p["up"], self.scale * p["up_bias"])

@@ -1,0 +1,119 @@
+"""A convolution's changed weight and what its gradient says about the factors, rounding included.
+
+    W' = W + s B A,        dA = s B^T dW',        dB = s dW' A^T
+
+per group, with W' as (out/g, in/g * prod(kernel)). A convolution's weight is tiny beside its images, so
+both cost little; what they must not cost is small updates. In float32 and wider they are sums like
+any other. In half precision W' has to be rounded to W's own steps, and rounding to the nearest step would
+undo every update of less than half of one. So W' is rounded up or down by a fixed threshold per
+element, spread evenly over (0, 1) along each row (multiples of the golden ratio: a low-discrepancy sequence, Weyl
+1916; rounding with spread thresholds: Roberts 1962, stochastic rounding in its repeatable form). An update
+of a tenth of a step then moves a tenth of a row's elements by one step, the row as a whole moves by what it should,
+and no update at all moves nothing: W' is W, bit for bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graftwork.algebra.conv import Conv
+from graftwork.algebra.geometry import Geometry
+from graftwork.methods.base import work_dtype
+
+#: bits of a float32 that a half precision does not keep
+_DROPPED = {torch.bfloat16: 16, torch.float16: 13}
+_GOLDEN = 0.6180339887498949
+
+
+def thresholds(geo: Geometry, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """Whole numbers below one step of `dtype`, `(in/g * prod(kernel),)`; `None` where none is needed."""
+    bits = _DROPPED.get(dtype)
+    if bits is None:
+        return None
+    n = geo.group_shape[1]
+    for k in geo.kernel:
+        n *= k
+    # An odd multiplier visits all of the 2^bits values; int32 wraps around, which the mask forgives. The
+    # first threshold is one half: where a row has one element, that one is rounded to the nearest.
+    multiplier, half = round(_GOLDEN * 2**bits) | 1, 2 ** (bits - 1)
+    steps = torch.arange(n, dtype=torch.int32, device=device)
+    found: Tensor = (steps * multiplier + half) & (2**bits - 1)
+    return found
+
+
+def changed(
+    geo: Geometry, weight: Tensor, a: Tensor, b: Tensor, scale: float, spread: Tensor | None
+) -> Tensor:
+    """W' in the stored layout and the dtype of `weight`.
+
+    Args:
+        weight: W in the stored layout.
+        a, b: factors as `Geometry.factor_shapes` has them, float32 or wider.
+        spread: `thresholds` for the weight's dtype.
+    """
+    wide = work_dtype(weight)
+    if _flat(geo):  # the same, in a few operations less
+        rows, columns = b.flatten(1), a.flatten(1)
+        total = torch.addmm(
+            _widened(weight.flatten(1)), rows.to(wide), columns.to(wide), alpha=scale
+        )
+    else:
+        rows, columns = factors(geo, a, b)
+        w = _widened(geo.canonical(weight).flatten(2))
+        total = torch.baddbmm(w, rows.to(wide), columns.to(wide), alpha=scale)
+    if spread is not None:
+        bits = total.view(torch.int32).add_(spread)
+        total = bits.bitwise_and_(-(2 ** _DROPPED[weight.dtype])).view(torch.float32)
+    total = total.to(weight.dtype)
+    new = total.view(weight.shape) if _flat(geo) else _stored(geo, total)
+    # a weight in another memory format decides which one the convolution runs in
+    return new if weight.is_contiguous() else torch.empty_like(weight).copy_(new)
+
+
+def project(
+    geo: Geometry, d_weight: Tensor, a: Tensor, b: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """dA and dB, in the shapes and dtypes of A and B, from the gradient of W'."""
+    if _flat(geo):
+        d = d_weight.flatten(1).to(a.dtype)
+        d_a, d_b = b.flatten(1).t() @ d, d @ a.flatten(1).t()
+    else:
+        d = geo.canonical(d_weight).flatten(2).to(a.dtype)
+        rows, columns = factors(geo, a, b)
+        d_a, d_b = torch.bmm(rows.transpose(1, 2), d), torch.bmm(d, columns.transpose(1, 2))
+        if shares(geo, a):
+            d_a = d_a.sum(0)
+    if scale != 1.0:
+        d_a, d_b = d_a.mul_(scale), d_b.mul_(scale)
+    return d_a.view(a.shape), d_b.view(b.shape)
+
+
+def _widened(weight: Tensor) -> Tensor:
+    """`weight` in float32 or wider, exactly."""
+    if weight.dtype == torch.bfloat16 and torch.compiler.is_compiling():
+        # through its bits: a compiler that fuses casts goes on with what was rounded to it
+        return (weight.view(torch.int16).to(torch.int32) << 16).view(torch.float32)
+    return weight.to(work_dtype(weight))
+
+
+def _stored(geo: Geometry, matrices: Tensor) -> Tensor:
+    """`(g, out/g, in/g * prod(kernel))` in the stored layout."""
+    return geo.layout(matrices.unflatten(2, (-1, *geo.kernel))).contiguous()
+
+
+def _flat(geo: Geometry) -> bool:
+    """Whether the stored weight is one matrix of outputs by inputs: no groups, not transposed."""
+    return geo.groups == 1 and isinstance(geo, Conv)
+
+
+def factors(geo: Geometry, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """B as `(g, out/g, r')` and A as `(g, r', in/g * prod(kernel))`; r' is r/g, or r where A is shared."""
+    g = geo.groups
+    columns = a.flatten(1).expand(g, -1, -1) if shares(geo, a) else a.reshape(g, -1, a[0].numel())
+    return b.reshape(g, geo.out // g, -1), columns
+
+
+def shares(geo: Geometry, a: Tensor) -> bool:
+    """Whether all groups read through the same A."""
+    return not geo.splits(a.shape[0])
