@@ -25,7 +25,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "grouped": lambda: nn.Conv2d(4, 8, 3, groups=2, dilation=2, padding=2),
     "shared A": lambda: nn.Conv2d(6, 9, 3, groups=3, stride=(1, 2)),
     "same": lambda: nn.Conv2d(4, 8, (3, 2), padding="same", dilation=(2, 1)),
-    "reflect": lambda: nn.Conv1d(4, 8, 3, padding=1, padding_mode="reflect"),
+    "reflect": lambda: nn.Conv1d(6, 8, 3, padding=1, padding_mode="reflect"),
     "transposed": lambda: nn.ConvTranspose3d(4, 6, 3, stride=2, padding=1, output_padding=1),
     "transposed, grouped": lambda: nn.ConvTranspose2d(4, 8, 3, groups=2, dilation=2),
 }
@@ -353,3 +353,16 @@ def test_the_form_is_found_once_for_each_shape(monkeypatch: pytest.MonkeyPatch) 
     assert forms == [WEIGHT, BRANCH, WEIGHT, BRANCH, BRANCH]
     assert [shape[0] for shape in asked] == [1, 2, 3]
     assert len(layer._modules["_graft"].state("default").fast._jobs) <= 2  # type: ignore[union-attr,operator]
+
+
+def test_a_short_row_stays_unrounded_in_half_precision(form: str) -> None:
+    for channels, dtype, taken in (
+        (3, torch.bfloat16, BRANCH),
+        (3, torch.float32, form),
+        (6, torch.bfloat16, form),
+    ):
+        layer = nn.Conv1d(channels, 4, 3)
+        gw.graft(layer.to(dtype), gw.LoRA(2), sites=["*"])
+        with counted() as forms:
+            layer(image(layer, dtype))
+        assert forms == [taken], (channels, dtype)

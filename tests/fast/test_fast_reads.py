@@ -45,6 +45,7 @@ def test_one_pass_gives_both_products() -> None:
 
 def test_one_pass_is_taken_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reads, "has_triton", lambda: True)
+    monkeypatch.setattr(reads, "allowed", True)
     dy = torch.zeros(2**13, 2**11, dtype=torch.bfloat16)
     b = torch.zeros(2**11, 16, dtype=torch.bfloat16)
     assert reads.once_pays(dy, b)
@@ -52,14 +53,16 @@ def test_one_pass_is_taken_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch)
     assert not reads.once_pays(dy.float(), b)
     assert not reads.once_pays(dy, b[:, :8])
     assert not reads.once_pays(dy.t().contiguous().t(), b)
-    monkeypatch.setattr(reads, "has_triton", lambda: False)
-    assert not reads.once_pays(dy, b)
-    monkeypatch.undo()
     torch.use_deterministic_algorithms(True)
     try:
         assert not reads.once_pays(dy, b)
     finally:
         torch.use_deterministic_algorithms(False)
+    for name, value in (("has_triton", lambda: False), ("allowed", False)):
+        with monkeypatch.context() as one:
+            one.setattr(reads, name, value)
+            assert not reads.once_pays(dy, b)
+    assert reads.once_pays(dy, b)
 
 
 def test_the_products_agree_wherever_the_first_goes() -> None:

@@ -176,6 +176,7 @@ def bad_upload(kind: str, folder: Path) -> dict[str, Path]:
         header = nib.Nifti1Header()
         header.set_data_shape((32000, 32000, 32000))
         header["magic"] = b"n+1"
+        header.set_sform(np.eye(4), 1)
         image.write_bytes(gzip.compress(header.binaryblock + b"\0" * 64))
     elif kind == "grid":
         return {"image": image, "label": oblique(folder, "label.nii", voxels=np.ones((4, 4, 4)))}

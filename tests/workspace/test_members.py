@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sysconfig
 import tomllib
 from importlib.metadata import distribution, distributions
 from pathlib import Path
@@ -21,6 +22,8 @@ PROJECTS: dict[str, dict[str, Any]] = {
     folder: tomllib.loads((path / "pyproject.toml").read_text())["project"]
     for folder, path in MEMBERS.items()
 }
+# Not all of sys.path: setuptools puts packages of its own there when somebody imports it.
+PACKAGES = sysconfig.get_path("purelib")
 NAMES = {project["name"] for project in PROJECTS.values()}
 
 
@@ -85,7 +88,9 @@ def test_the_core_needs_three_packages() -> None:
 def test_constraints_pin_this_environment() -> None:
     pinned = pins()
     local = {canonicalize_name(name) for name in NAMES}
-    here = {canonicalize_name(d.name): d.version.split("+")[0] for d in distributions()}
+    here = {
+        canonicalize_name(d.name): d.version.split("+")[0] for d in distributions(path=[PACKAGES])
+    }
     wrong = {
         name: (version, pinned.get(name, "not pinned"))
         for name, version in here.items()

@@ -37,7 +37,7 @@ class _Blocks(torch.autograd.Function):
         _by_block(y, d.shape[0]).baddbmm_(_by_block(x, d.shape[0]), d.transpose(1, 2))
         ctx.save_for_backward(x, d, wide)
         ctx.weight = weight
-        return y
+        return owned(y)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -56,6 +56,15 @@ class _Blocks(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             dd = by_block.transpose(1, 2).bmm(_by_block(x, n)).to(wide.dtype)
         return dx, None, None, dd
+
+
+def owned(y: Tensor) -> Tensor:
+    """`y` as a tensor that is no view, in the same memory.
+
+    A layer gives a view of its product where x has more than two dimensions, and autograd lets nobody write
+    into a view that came out of a function of ours; an activation in place is such a write.
+    """
+    return y.new_empty(0).set_(y) if y._is_view() else y  # type: ignore[call-overload]
 
 
 def _by_block(t: Tensor, n: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graftwork.algebra.conv import Conv, ConvTranspose
-from graftwork.fast.conv import Frame, Job, lowrank_conv
+from graftwork.fast.conv import BRANCH, Frame, Job, lowrank_conv
 from graftwork.fast.conv_forms import choose, machine
 from graftwork.fast.conv_weight import thresholds
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: input shapes whose form is remembered
 MOST_SHAPES = 64
+#: elements of a weight's row from which on a half precision can spread an update along it
+SPREAD_FROM = 16
 
 
 class Walk(NamedTuple):
@@ -83,8 +85,8 @@ class FastConv:
         self, geo: Conv | ConvTranspose, frame: Frame, factors: Factors, x: Tensor
     ) -> tuple[Job, Tensor | None]:
         if torch.compiler.is_compiling():  # a compiled graph keeps its own
-            job = Job(geo, frame, factors.scale, form_of(geo, factors.a.shape[0], x, frame))
-            return job, thresholds(geo, x.dtype, x.device)
+            spread = thresholds(geo, x.dtype, x.device)
+            return _job(geo, frame, factors, x, spread), spread
         place = (x.dtype, x.device)
         if place not in self._spread:
             self._spread[place] = thresholds(geo, *place)
@@ -92,9 +94,17 @@ class FastConv:
         if key not in self._jobs:
             if len(self._jobs) >= MOST_SHAPES:
                 self._jobs.clear()
-            form = form_of(geo, factors.a.shape[0], x, frame)
-            self._jobs[key] = Job(geo, frame, factors.scale, form)
+            self._jobs[key] = _job(geo, frame, factors, x, self._spread[place])
         return self._jobs[key], self._spread[place]
+
+
+def _job(
+    geo: Conv | ConvTranspose, frame: Frame, factors: Factors, x: Tensor, spread: Tensor | None
+) -> Job:
+    # The rounding of a short row's few elements does not even out, so the weight stays as it is there.
+    short = spread is not None and spread.numel() < SPREAD_FROM
+    form = BRANCH if short else form_of(geo, factors.a.shape[0], x, frame)
+    return Job(geo, frame, factors.scale, form)
 
 
 def form_of(geo: Conv | ConvTranspose, rank: int, x: Tensor, frame: Frame) -> str:

@@ -23,17 +23,18 @@ tl: Any = importlib.import_module("triton.language") if _THERE else None
 COLUMNS, ROWS, SHARES = 128, 64, 8
 
 
-def _walk(
-    dy: Any,
-    b: Any,
-    p: Any,
-    dp: Any,
-    db: Any,
-    rows: Any,
-    out: Any,
-    dy_stride: Any,
-    p_stride: Any,
-    scale: Any,
+# Without annotations: the kernel compiler looks every one up among the globals, and takes constants alone.
+def _walk(  # type: ignore[no-untyped-def]
+    dy,
+    b,
+    p,
+    dp,
+    db,
+    rows,
+    out,
+    dy_stride,
+    p_stride,
+    scale,
     rank: tl.constexpr,
     columns: tl.constexpr,
     block: tl.constexpr,

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from graftwork.fast.blocks import owned
 from graftwork.fast.reads import both
 
 
@@ -192,7 +193,7 @@ def _output(
             return _gained_with_bias(y, flat, c, p, b)
         flat.addmm_(p, b.t(), alpha=c.scale)
     if c.gain is None:
-        return y, None
+        return owned(y), None
     # the product is taken in the gain's precision and rounded once: where the gain is 1 it is y
     return torch.mul(y, c.gain, out=torch.empty_like(y)), flat
 
@@ -208,7 +209,7 @@ def _gained_with_bias(
     wide = flat.to(c.gain.dtype)
     kept = wide - c.bias + more
     out = wide + (c.gain - 1) * (wide - c.bias) + c.gain * more
-    return out.to(y.dtype).view(y.shape), kept.to(y.dtype)
+    return owned(out.to(y.dtype).view(y.shape)), kept.to(y.dtype)
 
 
 def _through_gain(dy: Tensor, gain: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

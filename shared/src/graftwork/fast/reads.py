@@ -15,8 +15,8 @@ from torch import Tensor
 
 #: bytes of dy from which on reading it once is worth a launch that costs more
 LARGE = 2**25
-#: whether the one pass may be taken where it can
-allowed = True
+#: whether the one pass may be taken where it can; off until its kernel has been measured on a GPU in this form
+allowed = False
 
 
 def both(
