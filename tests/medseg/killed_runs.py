@@ -18,17 +18,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-import torch.utils.tensorboard  # here once, not in each child
-
 import graftwork_medseg.fewshot.judging
 import graftwork_medseg.tasks  # noqa: F401
 from graftwork_medseg import files
 from graftwork_medseg.app import main as medseg
 from graftwork_medseg.cli import MedsegCLI
 from graftwork_medseg.module import Segmenter
-from graftwork_medseg.networks.bases import load_base
-from graftwork_medseg.prediction.window import forward_bytes
 
 COMMON = ["--quiet", "--trainer.accelerator=cpu"]
 TRAIN = [
@@ -130,6 +125,5 @@ def main(verb: str, data: Path, target: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    forward_bytes(load_base(None).model, (1, 1, 16, 16, 16))  # what is imported on first use
+    # Imports alone: a mother that has computed has thread pools, which a forked child cannot use.
     main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
