@@ -1,12 +1,14 @@
-"""Worker processes that share one device, fed job by job by a parent that watches the clock.
+"""Worker processes that share a machine's GPUs, fed job by job by a parent that watches the clock.
 
-Workers are spawned, not forked: a CUDA context does not survive a fork. Each keeps the volumes that it has read. A job
+Workers are spawned, not forked: a CUDA context does not survive a fork. They take the GPUs by turns, and each sees its
+own alone. Each keeps the volumes that it has read. A job
 is started only when its estimate says that it ends in time; Ctrl-C loses the jobs at work and nothing else.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import statistics
 import sys
@@ -111,7 +113,7 @@ def run_all(
     total, failed, done = len(waiting), 0, 0
     if not waiting:
         return 0
-    crew = [_start(setting) for _ in range(min(workers, total))]
+    crew = [_start(setting, i) for i in range(min(workers, total))]
     idle = {w.line: w for w in crew}
     begun = time.monotonic()
     try:
@@ -188,18 +190,20 @@ def _next(
     return None
 
 
-def _start(setting: Setting) -> Worker:
+def _start(setting: Setting, number: int) -> Worker:
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, setting), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, setting, number), daemon=True)
     process.start()
     theirs.close()
     return Worker(process, mine)
 
 
-def _serve(line: Connection, setting: Setting) -> None:
-    """A worker: takes jobs until the parent ends it."""
+def _serve(line: Connection, setting: Setting, number: int) -> None:
+    """Worker `number`: takes jobs until the parent ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    if setting.device == "cuda":
+        see_one_gpu(number)
     prepare_process(setting.device, setting.tuned)
     bench = Bench(setting)
     while True:
@@ -217,6 +221,17 @@ def _serve(line: Connection, setting: Setting) -> None:
 
 def _short(result: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in result.items() if k not in ("scores", "losses", "own", "test")}
+
+
+def see_one_gpu(number: int) -> None:
+    """Hide from this process all GPUs but one, by turns; before it uses any."""
+    import torch
+
+    count = torch.cuda.device_count()  # asks the driver, starts no context
+    if count > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(i) for i in range(count)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[number % count]
 
 
 def prepare_process(device: str, tuned: bool = True) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import tarfile
 import threading
@@ -46,7 +47,7 @@ def crew(monkeypatch: pytest.MonkeyPatch, act: Act) -> list[Job]:
     """Let threads be the workers, which `act` on each job; the jobs that were started."""
     started: list[Job] = []
 
-    def start(setting: Setting) -> pool.Worker:
+    def start(setting: Setting, number: int) -> pool.Worker:
         mine, theirs = Pipe()
 
         def serve() -> None:
@@ -165,11 +166,27 @@ def test_a_worker_answers_each_job(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = []
     reader = threading.Thread(target=lambda: answers.extend(mine.recv() for _ in range(3)))
     reader.start()
-    pool._serve(theirs, Setting(".", "."))
+    pool._serve(theirs, Setting(".", "."), 0)
     reader.join()
     assert answers[0][0] == "done" and "scores" not in answers[0][1]
     assert answers[1] == ("failed", "GraftError: case x: no label")
     assert answers[2][1].startswith("ValueError: odd (") and "test_bench" in answers[2][1]
+
+
+@pytest.mark.parametrize(
+    ("count", "visible", "seen"),
+    [(4, None, "1"), (2, "5,7", "7"), (1, "3", "3"), (0, None, None)],
+)
+def test_workers_take_the_gpus_by_turns(
+    monkeypatch: pytest.MonkeyPatch, count: int, visible: str | None, seen: str | None
+) -> None:
+    name = "CUDA_VISIBLE_DEVICES"
+    monkeypatch.setenv(name, visible or "")
+    if visible is None:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    pool.see_one_gpu(5)
+    assert os.environ.get(name) == seen
 
 
 # -- the command ------------------------------------------------------------------------------------
