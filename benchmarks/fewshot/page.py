@@ -11,6 +11,7 @@ from graftwork_runs.tables import markdown, source
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "benchmarks" / "records" / "medseg" / "few-shot.json"
 PAGE = ROOT / "docs" / "medseg-few-shot.md"
+REFUSED = "does not fit"  # how a note begins where a cap holds no form of an arm
 CLAIM = (2.4, 2.8)  # Dice points over the best fixed choice, arXiv 2603.05822
 
 TEXT = """# Few-shot segmentation, measured
@@ -24,13 +25,15 @@ test cases are the same in every fold.
 <!-- table: few-shot-claim -->
 <!-- /table -->
 
+![Dice of every arm at each cap, a panel for each site and number of shots](medseg-few-shot.png)
+
 ## Dice, surface distance, parameters, seconds
 
 <!-- table: few-shot -->
 <!-- /table -->
 
-`lora` and `adaptformer` sit on every layer, and their smallest form is above every cap of these narrow networks; they
-are measured without a cap. `lora-last`, `lora-first` and `adaptformer-last` take as many layers as a cap holds, from
+`lora` and `adaptformer` sit on every layer; where their smallest form is above every cap of these narrow networks they
+are measured without one. `lora-last`, `lora-first` and `adaptformer-last` take as many layers as a cap holds, from
 the output or from the input. `random` draws units of the search's own list until the cap is full. `full` and
 `scratch` have no cap: full fine-tuning, and nnU-Net's residual-encoder U-Net from random weights on the same cases
 for as many seconds as full fine-tuning took. Seconds are those of training (the search's included), on a card shared
@@ -110,13 +113,19 @@ def results(record: Record) -> str:
         "n",
     ]
     rows = []
+    refused: dict[str, dict[str, None]] = {}
     for row in record.rows:
         if row.metric != "dice":
             continue
         start = [row.case, row.variant]
         if row.value is None:
             said = (row.note or "").partition(":")[0]
-            rows.append([*start, f"– ({said})", *["–"] * 5, "0"])
+            if said != REFUSED:
+                rows.append([*start, f"– ({said})", *["–"] * 5, "0"])
+            else:
+                site, arm = row.case.partition(",")[0], row.variant
+                arm, _, cap = arm.partition(", ")
+                refused.setdefault(f"{arm} ({site})", {})[cap] = None
             continue
         trained, share = (
             _find(record, row, m) for m in ("trained parameters", "share of time in audits")
@@ -136,7 +145,9 @@ def results(record: Record) -> str:
                 f"{row.n} ({row.note})",
             ]
         )
-    return f"{markdown(columns, rows)}\n\n{notes(record)}\n"
+    listed = "; ".join(f"{arm} at {', '.join(caps)}" for arm, caps in refused.items())
+    above = f"\n\nAbove the cap even at their smallest: {listed}." if refused else ""
+    return f"{markdown(columns, rows)}{above}\n\n{notes(record)}\n"
 
 
 def _within(record: Record, row: Row, trained: float) -> str:
@@ -214,7 +225,24 @@ def claim_of(rows: list[Row]) -> tuple[str, str]:
         f"{sum(points) / len(points):+.1f} on average over {len(found)} comparisons (site, shots, cap); "
         f"the interval lies above 0 in {len(above)} and below 0 in {len(below)} of them"
     )
-    return word, sentence
+    return word, f"{sentence}{against_random(rows)}"
+
+
+def against_random(rows: list[Row]) -> str:
+    """The same comparisons with random sets of units, where there are any."""
+    found = [
+        r for r in rows
+        if r.metric == "Dice difference" and r.variant.endswith("minus random") and r.value is not None
+    ]  # fmt: skip
+    if not found:
+        return ""
+    points = [100 * (r.value or 0.0) for r in found]
+    above = sum(r.lo is not None and r.lo > 0 for r in found)
+    below = sum(r.hi is not None and r.hi < 0 for r in found)
+    return (
+        f"; over random sets of the same units {min(points):+.1f} to {max(points):+.1f}, "
+        f"{sum(points) / len(points):+.1f} on average, above 0 in {above} and below 0 in {below} of {len(found)}"
+    )
 
 
 def claim(record: Record) -> str:

@@ -11,7 +11,7 @@ from graftwork_runs import Record, validate_record
 from graftwork_runs.files import write_atomic
 from graftwork_runs.tables import record_table, render
 
-from . import collect, page
+from . import collect, figure, page
 from .jobs import FIXED, HEAD_RATES, RATES, Job, Results
 from .statistics import RESAMPLES
 
@@ -101,7 +101,7 @@ def write(
     folder: Path, tasks: Sequence[str], command: str, record: Path = page.RECORD,
     target: Path = page.PAGE,
 ) -> Record:  # fmt: skip
-    """Write record and page of the job files in `folder`.
+    """Write record, page and picture of the job files in `folder`.
 
     Raises GraftError for a damaged file, and when results of different settings are mixed.
     """
@@ -120,6 +120,7 @@ def write(
         return record_table(validate_record(seconds))
 
     write_atomic(target, render(target, text, fill))
+    figure.draw(made, target.with_suffix(".png"))
     return made
 
 

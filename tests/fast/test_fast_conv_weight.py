@@ -15,7 +15,7 @@ import graftwork as gw
 from graftwork.algebra.conv import Conv
 from graftwork.fast import conv_sites
 from graftwork.fast.conv import BRANCH, WEIGHT
-from graftwork.fast.conv_weight import changed, thresholds
+from graftwork.fast.conv_weight import changed, project, representable, thresholds
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -97,3 +97,64 @@ def test_a_compiler_that_fuses_casts_rounds_the_base_as_it_is_rounded() -> None:
         return changed(geo, weight.to(torch.bfloat16), a, b, 1.0, spread)
 
     assert torch.equal(under_autocast(weight), weight.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_under_autocast_small_updates_of_a_wide_weight_survive(coarse: bool) -> None:
+    """Updates of a tenth of a step: by the thresholds where W has no lower bits, and by these where it has."""
+    torch.manual_seed(0)
+    model = nn.Conv3d(8, 8, 3, padding=1, bias=False)
+    if coarse:
+        with torch.no_grad():
+            model.weight.copy_(model.weight.bfloat16())
+    assert representable(model.weight, torch.bfloat16) == coarse
+    gw.graft(model, gw.LoRA(2), seed=0)
+    x = torch.randn(2, 8, 6, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = nn.functional.conv3d(x, model.weight.detach(), padding=1)
+        assert torch.equal(model(x), plain)  # at the start, bit for bit
+    a, b = (p for p in model.parameters() if p.requires_grad)
+    with torch.no_grad():
+        b.normal_(std=0.1 * torch.finfo(torch.bfloat16).eps * float(model.weight.detach().std()))
+        a.normal_()
+        change = (b.flatten(1) @ a.flatten(1)).view_as(model.weight)
+    exact = nn.functional.conv3d(x.bfloat16().double(), change.double(), padding=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = model(x).double() - plain.double()
+    shown = float((seen * exact).sum() / exact.square().sum())
+    assert abs(shown - 1) < 0.35  # outputs are rounded too, which hides much of so little
+
+
+@given(
+    out=st.integers(1, 5), inputs=st.integers(1, 5), kernel=st.integers(1, 3), rank=st.integers(1, 3)
+)  # fmt: skip
+def test_memory_order_changes_no_number(out: int, inputs: int, kernel: int, rank: int) -> None:
+    geo = Conv(out=out, in_=inputs, kernel=(kernel,) * 3, stride=(1,) * 3, padding=(0,) * 3)
+    draw = torch.Generator().manual_seed(0)
+    weight, d = (torch.randn(geo.weight_shape(), generator=draw) for _ in range(2))
+    a = torch.randn(rank, inputs, *geo.kernel, generator=draw)
+    b = torch.randn(out, rank, 1, 1, 1, generator=draw)
+    last = {"memory_format": torch.channels_last_3d}
+    expected = changed(geo, weight, a, b, 0.5, None), *project(geo, d, a, b, 0.5)
+    found = (
+        changed(geo, weight.to(**last), a.to(**last), b, 0.5, None),
+        *project(geo, d.to(**last), a, b, 0.5),
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert found[0].is_contiguous(**last)
+    narrow = changed(geo, weight, a, torch.zeros_like(b), 1.0, None, torch.bfloat16)
+    assert torch.equal(narrow, weight.bfloat16())
+
+
+def test_factors_lie_in_memory_as_the_weight_does() -> None:
+    last = {"memory_format": torch.channels_last_3d}
+    plain, other = nn.Conv3d(3, 4, 3), nn.Conv3d(3, 4, 3).to(**last)
+    other.load_state_dict(plain.state_dict())
+    grafts = [gw.graft(layer, gw.LoRA(2), seed=0) for layer in (plain, other)]
+    (a, _), (a_last, b_last) = (list(graft.parameters()) for graft in grafts)
+    assert torch.equal(a, a_last)
+    assert a.is_contiguous() and a_last.is_contiguous(**last) and not a_last.is_contiguous()
+    x = torch.randn(1, 3, 4, 4, 4)
+    (other(x) * x.mean()).sum().backward()
+    assert b_last.grad is not None and b_last.grad.abs().sum() > 0

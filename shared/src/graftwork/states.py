@@ -99,6 +99,20 @@ class SiteState(Hidden):
         raise NotImplementedError
 
 
+def stored_like(value: Tensor, weight: Tensor) -> Tensor:
+    """`value` with its axes in the memory order of `weight`, where both have as many; the same numbers.
+
+    What is computed from both of them, step for step, is then computed without copies (channels-last convolutions).
+    """
+    if value.dim() != weight.dim() or weight.is_contiguous():
+        return value
+    n = value.dim()
+    last = [0, *range(2, n), 1]
+    if not weight.permute(last).is_contiguous():
+        return value
+    return value.permute(last).contiguous().permute([last.index(d) for d in range(n)])
+
+
 class MethodState(SiteState):
     """A method's tensors at one layer, or at one raw parameter such as `in_proj_weight`.
 
@@ -129,7 +143,7 @@ class MethodState(SiteState):
         weight, bias = self.base(layer)
         trained, frozen = starts(method, geo, weight, bias, blank)
         for name, value in trained.items():
-            self.register_parameter(name, nn.Parameter(value))
+            self.register_parameter(name, nn.Parameter(stored_like(value, weight)))
         for name, value in frozen.items():
             self.register_buffer(name, value)
         drawn = method.seeded(geo, weight.detach())

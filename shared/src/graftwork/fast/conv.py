@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from graftwork.algebra.conv import Conv
 from graftwork.algebra.geometry import Geometry, split
-from graftwork.fast.conv_weight import changed, factors, project, shares
+from graftwork.fast.conv_weight import changed, mixer, project, shares
 
 WEIGHT, MIXED, BRANCH = "weight", "mixed", "branch"
 
@@ -68,9 +69,10 @@ def lowrank_conv(
 
     Args:
         x: `(n, in, *size)`.
-        weight, bias: the layer's, in x's dtype and stored layout; they get no gradient.
+        weight, bias: the layer's, in its stored layout; they get no gradient. The bias is in x's dtype, and
+            the weight too in the form `branch`; elsewhere it may be wider.
         a, b: factors in the shapes of `Geometry.factor_shapes`, float32 or wider.
-        spread: `conv_weight.thresholds` for x's dtype.
+        spread: `conv_weight.thresholds` for x's dtype, or `None`, see there.
         job: what is the same at each call.
     """
     y: Tensor = _LowRankConv.apply(x, weight, bias, a, b, spread, job)
@@ -94,8 +96,8 @@ class _LowRankConv(torch.autograd.Function):
             y = _convolve(x, weight, bias, job)
             p = _convolve(x, narrow(job.geo, a, x.dtype), None, job)
             ctx.save_for_backward(x, weight, bias, a, b, p)
-            return _add_mixed(y, p, _mix(job, a, b, x.dtype))
-        new = changed(job.geo, weight, a, b, job.scale, spread)
+            return _add_mixed(y, p, _mix(job, b, x.dtype))
+        new = changed(job.geo, weight, a, b, job.scale, spread, x.dtype)
         # what was computed here is kept: it is small, and the backward pass needs it again
         ctx.save_for_backward(x, weight, bias, a, b, new)
         return _convolve(x, new, bias, job)
@@ -146,7 +148,7 @@ def _through_branch(
     # dy goes through W' at once (kept), or through W and, as dp, through A
     dx, _ = _convolve_back(dy, x, weight if branch else kept, job, need_x, False)
     if need_a or (need_x and branch):
-        mix = _mix(job, a, b, x.dtype)
+        mix = _mix(job, b, x.dtype)
         dp = torch.matmul(mix.transpose(1, 2), _grouped(dy, geo.groups))
         dp = dp.reshape(dy.shape[0], small_channels(geo, a), *dy.shape[2:])
         more, d_small = _convolve_back(dp, x, small, job, need_x and branch, need_a)
@@ -156,7 +158,9 @@ def _through_branch(
     if need_b:
         p = kept if branch else _convolve(x, small, None, job)
         d_mix = torch.matmul(_grouped(dy, geo.groups), _grouped(p, geo.groups).transpose(2, 3))
-        d_b = job.scale * d_mix.to(b.dtype).sum(0).reshape(b.shape)
+        d_b = d_mix.sum(0, dtype=b.dtype).reshape(b.shape)
+        if job.scale != 1.0:
+            d_b.mul_(job.scale)
     return dx, d_a, d_b
 
 
@@ -172,7 +176,8 @@ def _differentiable(
 ) -> Grads:
     """The same gradients, through operations that have gradients themselves."""
     leaves = [t for t, need in zip((x, a, b), needs, strict=True) if need]
-    y = _convolve(x, changed(job.geo, weight, a, b, job.scale, None), bias, job)
+    new = changed(job.geo, weight, a, b, job.scale, None, x.dtype)
+    y = _convolve(x, new, bias, job)
     found = iter(torch.autograd.grad(y, leaves, dy, create_graph=True))
     dx, d_a, d_b = (next(found) if need else None for need in needs)
     return dx, d_a, d_b
@@ -202,6 +207,8 @@ def small_channels(geo: Geometry, a: Tensor) -> int:
 def narrow(geo: Geometry, a: Tensor, dtype: torch.dtype) -> Tensor:
     """A as the weight of a convolution with the layer's geometry and `small_channels` outputs."""
     rows = a.to(dtype)
+    if geo.groups == 1 and isinstance(geo, Conv):
+        return rows  # it is one as it is
     if shares(geo, a):
         rows = rows.repeat(geo.groups, *[1] * (a.dim() - 1))
     small = geo.with_out(rows.shape[0])
@@ -214,9 +221,9 @@ def _unrepeat(geo: Geometry, d_small: Tensor, a: Tensor) -> Tensor:
     return d.sum(0) if shares(geo, a) else d.reshape(a.shape)
 
 
-def _mix(job: Job, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+def _mix(job: Job, b: Tensor, dtype: torch.dtype) -> Tensor:
     """s B as `(g, out/g, r')`; scaled while it is wide."""
-    rows, _ = factors(job.geo, a, b)
+    rows = mixer(job.geo, b)
     return (rows if job.scale == 1.0 else job.scale * rows).to(dtype)
 
 

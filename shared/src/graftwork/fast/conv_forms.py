@@ -54,8 +54,8 @@ CPU_WIDE = Machine(1.3e11, 2e10, 16, 7, 1e-5)
 CPU_HALF = Machine(2.6e11, 2e10, 16, 4, 1e-5)
 CPU_GATHERED = Machine(1.0e11, 2e10, 16, 40, 1e-5)
 #: a data-centre GPU; tensor cores, with tiles of output channels
-GPU_WIDE = Machine(1.0e14, 2.0e12, 32, 0, 6e-6)
-GPU_HALF = Machine(2.5e14, 2.0e12, 64, 0, 6e-6)
+GPU_WIDE = Machine(1.0e14, 2.0e12, 32, 0, 1e-5)
+GPU_HALF = Machine(2.5e14, 2.0e12, 64, 0, 1e-5)
 #: single float32 images with at most this many elements in their first three axes are gathered on a CPU
 _GATHERED = 20480
 
@@ -110,8 +110,9 @@ def costs(
     weight = 4 * g * c_out * c_in * kernel / on.bytes  # one pass in float32
     made = 3 * weight + 3 * on.start
     add = passes(2 * c_out + r) + 2 * size * g * c_in * inputs / on.bytes + on.start
+    # casts, layouts and sums of what is small: no work to speak of, but each is an operation
     return {
         WEIGHT: convolution(c_in, c_out) + made + 3 * weight + 3 * on.start,
-        MIXED: small + made,
-        BRANCH: small + convolution(r, c_in) + add,
+        MIXED: small + made + 7 * on.start,
+        BRANCH: small + convolution(r, c_in) + add + 9 * on.start,
     }

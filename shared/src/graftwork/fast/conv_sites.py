@@ -1,8 +1,9 @@
 """Which calls of a grafted convolution the fast form serves, and with what.
 
 A method gets it by saying what its factors are (`Method.factors`). Under autocast the tensors are cast as the frozen
-layer's would be, once. What is not served (an `output_size`, a transform of `torch.func`, a trained weight, an
-empty batch) takes the plain form, which computes the same.
+layer's would be, once; a wider weight is not, where the changed weight is made from it. What is not served (an
+`output_size`, a transform of `torch.func`, a trained weight, an empty batch) takes the plain form, which computes the
+same.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from graftwork.algebra.conv import Conv, ConvTranspose
 from graftwork.fast.conv import BRANCH, Frame, Job, lowrank_conv
 from graftwork.fast.conv_forms import choose, machine
-from graftwork.fast.conv_weight import thresholds
+from graftwork.fast.conv_weight import representable, thresholds
 
 if TYPE_CHECKING:
     from graftwork.methods.base import Factors
@@ -43,6 +44,7 @@ class FastConv:
     def __init__(self) -> None:
         self._jobs: dict[Any, Job] = {}
         self._spread: dict[Any, Tensor | None] = {}
+        self._asked: tuple[Any, bool] | None = None
 
     def __deepcopy__(self, memo: Any) -> FastConv:
         return FastConv()
@@ -71,15 +73,29 @@ class FastConv:
         if walk.pad is not None:
             x = F.pad(x, walk.pad, mode=walk.mode)
         if x.dtype != dtype or weight.dtype != dtype:  # autocast, which some paddings widen for
-            x, weight = x.to(dtype), weight.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
+            x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
         job, spread = self._at(geo, walk.frame, factors, x)
+        if weight.dtype != dtype:
+            if job.form == BRANCH or not self._fine(weight, dtype):
+                weight = weight.to(dtype)
+            else:
+                spread = None  # the weight's own lower bits do what it does
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 y = lowrank_conv(x, weight, bias, factors.a, factors.b, spread, job)
         else:
             y = lowrank_conv(x, weight, bias, factors.a, factors.b, spread, job)
         return y if batched else y.squeeze(0)
+
+    def _fine(self, weight: Tensor, dtype: torch.dtype) -> bool:
+        """Whether a weight has bits that `dtype` drops; asked anew when it was written to."""
+        if torch.compiler.is_compiling():  # a graph that is being traced cannot ask
+            return self._asked is not None and self._asked[1]
+        version = -1 if weight.is_inference() else weight._version
+        key = (weight.data_ptr(), version, dtype)
+        if self._asked is None or self._asked[0] != key:
+            self._asked = key, not representable(weight, dtype)
+        return self._asked[1]
 
     def _at(
         self, geo: Conv | ConvTranspose, frame: Frame, factors: Factors, x: Tensor

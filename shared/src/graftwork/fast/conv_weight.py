@@ -10,6 +10,13 @@ element, spread evenly over (0, 1) along each row (multiples of the golden ratio
 1916; rounding with spread thresholds: Roberts 1962, stochastic rounding in its repeatable form). An update
 of a tenth of a step then moves a tenth of a row's elements by one step, the row as a whole moves by what it should,
 and no update at all moves nothing: W' is W, bit for bit.
+
+Under autocast W is wider than W'. Where its numbers use the bits that rounding drops, these do what the thresholds
+do, and W' is rounded to the nearest step, as autocast rounds W. Where they do not (a half-precision
+checkpoint loaded in float32), the thresholds are needed, and cost no precision: see `representable`.
+
+Most networks on a GPU wait for the next operation rather than for its end, so what counts here is how many there are:
+the weight is taken in the order in which it is stored, and nothing is copied.
 """
 
 from __future__ import annotations
@@ -42,51 +49,67 @@ def thresholds(geo: Geometry, dtype: torch.dtype, device: torch.device) -> Tenso
     return found
 
 
+def representable(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether all of a weight's numbers are numbers of `dtype`. Waits for the device."""
+    return torch.equal(weight, weight.to(dtype).to(weight.dtype))
+
+
 def changed(
-    geo: Geometry, weight: Tensor, a: Tensor, b: Tensor, scale: float, spread: Tensor | None
+    geo: Geometry,
+    weight: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: float,
+    spread: Tensor | None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """W' in the stored layout and the dtype of `weight`.
+    """W' in the stored layout of `weight`.
 
     Args:
         weight: W in the stored layout.
         a, b: factors as `Geometry.factor_shapes` has them, float32 or wider.
-        spread: `thresholds` for the weight's dtype.
+        spread: `thresholds` for W's dtype or for `dtype`, see the module's docstring; `None`: to the nearest.
+        dtype: of W'; `None`: W's.
     """
-    wide = work_dtype(weight)
-    if _flat(geo):  # the same, in a few operations less
-        rows, columns = b.flatten(1), a.flatten(1)
-        total = torch.addmm(
-            _widened(weight.flatten(1)), rows.to(wide), columns.to(wide), alpha=scale
-        )
+    dtype, wide = dtype or weight.dtype, work_dtype(weight)
+    order = _order(geo, weight)
+    if order is not None:  # the same, in a few operations less
+        w, columns = weight.permute(order).flatten(1), a.permute(order).flatten(1)
+        rows = b.flatten(1)
+        total = torch.addmm(_widened(w), rows.to(wide), columns.to(wide), alpha=scale)
     else:
         rows, columns = factors(geo, a, b)
-        w = _widened(geo.canonical(weight).flatten(2))
-        total = torch.baddbmm(w, rows.to(wide), columns.to(wide), alpha=scale)
+        w = geo.canonical(weight).flatten(2)
+        total = torch.baddbmm(_widened(w), rows.to(wide), columns.to(wide), alpha=scale)
     if spread is not None:
         bits = total.view(torch.int32).add_(spread)
-        total = bits.bitwise_and_(-(2 ** _DROPPED[weight.dtype])).view(torch.float32)
-    total = total.to(weight.dtype)
-    new = total.view(weight.shape) if _flat(geo) else _stored(geo, total)
+        total = bits.bitwise_and_(-(2 ** _DROPPED[dtype])).view(torch.float32)
+    total = total.to(dtype)
+    if order is not None:
+        shape = [weight.shape[d] for d in order]
+        return total.view(shape).permute(_back(order))
+    new = _stored(geo, total)
     # a weight in another memory format decides which one the convolution runs in
-    return new if weight.is_contiguous() else torch.empty_like(weight).copy_(new)
+    return new if weight.is_contiguous() else torch.empty_like(weight, dtype=dtype).copy_(new)
 
 
 def project(
     geo: Geometry, d_weight: Tensor, a: Tensor, b: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """dA and dB, in the shapes and dtypes of A and B, from the gradient of W'."""
-    if _flat(geo):
-        d = d_weight.flatten(1).to(a.dtype)
-        d_a, d_b = b.flatten(1).t() @ d, d @ a.flatten(1).t()
+    order = _order(geo, d_weight)
+    if order is not None:
+        d = d_weight.permute(order).flatten(1).to(a.dtype)
+        d_a, d_b = b.flatten(1).t() @ d, d @ a.permute(order).flatten(1).t()
+        d_a = d_a.view([a.shape[d] for d in order]).permute(_back(order))
     else:
         d = geo.canonical(d_weight).flatten(2).to(a.dtype)
         rows, columns = factors(geo, a, b)
         d_a, d_b = torch.bmm(rows.transpose(1, 2), d), torch.bmm(d, columns.transpose(1, 2))
-        if shares(geo, a):
-            d_a = d_a.sum(0)
+        d_a = (d_a.sum(0) if shares(geo, a) else d_a).view(a.shape)
     if scale != 1.0:
         d_a, d_b = d_a.mul_(scale), d_b.mul_(scale)
-    return d_a.view(a.shape), d_b.view(b.shape)
+    return d_a, d_b.view(b.shape)
 
 
 def _widened(weight: Tensor) -> Tensor:
@@ -102,16 +125,36 @@ def _stored(geo: Geometry, matrices: Tensor) -> Tensor:
     return geo.layout(matrices.unflatten(2, (-1, *geo.kernel))).contiguous()
 
 
-def _flat(geo: Geometry) -> bool:
-    """Whether the stored weight is one matrix of outputs by inputs: no groups, not transposed."""
-    return geo.groups == 1 and isinstance(geo, Conv)
+def _order(geo: Geometry, stored: Tensor) -> list[int] | None:
+    """The order of axes in which a stored weight is one matrix of outputs by the rest without a copy.
+
+    That is how it is, or with the inputs last (channels-last memory); `None` for groups, a transposed layer and any
+    other memory format.
+    """
+    if geo.groups != 1 or not isinstance(geo, Conv):
+        return None
+    n = stored.dim()
+    if stored.is_contiguous():
+        return list(range(n))
+    last = [0, *range(2, n), 1]
+    return last if stored.permute(last).is_contiguous() else None
+
+
+def _back(order: list[int]) -> list[int]:
+    """The order that undoes one of `_order`."""
+    return [order.index(d) for d in range(len(order))]
 
 
 def factors(geo: Geometry, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """B as `(g, out/g, r')` and A as `(g, r', in/g * prod(kernel))`; r' is r/g, or r where A is shared."""
     g = geo.groups
     columns = a.flatten(1).expand(g, -1, -1) if shares(geo, a) else a.reshape(g, -1, a[0].numel())
-    return b.reshape(g, geo.out // g, -1), columns
+    return mixer(geo, b), columns
+
+
+def mixer(geo: Geometry, b: Tensor) -> Tensor:
+    """B as `(g, out/g, r')`."""
+    return b.reshape(geo.groups, geo.out // geo.groups, -1)
 
 
 def shares(geo: Geometry, a: Tensor) -> bool:
