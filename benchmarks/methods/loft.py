@@ -154,7 +154,7 @@ def judge(rows: list[Row]) -> str:
     return (
         f"{word or 'not seen at this scale'}: LoFT follows full AdamW more closely than LoRA at {len(nearer)} of "
         f"{len(cases)} rates, and is the closest variant at {len(nearest)}; at full rank it ends {exact:.0e} from "
-        f"AdamW, the published transport {wrong:.2f}, and {earlier:.2f} after a tenth of the steps."
+        f"AdamW, the published transport {wrong:.2g}, and {earlier:.2g} after a tenth of the steps."
     )
 
 
