@@ -208,7 +208,7 @@ def judge(rows: list[Row]) -> str:
     )
     return (
         f"{word}: in least squares DiaBlo's optimum is {'' if theory else 'not '}full fine-tuning's for inputs up to "
-        f"rank {width} and no other; it misses {told(missed[INPUT_RANKS[-1]])} of the gain at full rank (LoRA of rank 2 "
+        f"rank {width} only; it misses {told(missed[INPUT_RANKS[-1]])} of the gain at full rank (LoRA of rank 2 "
         f"{told(least)}); its error in the two networks and on digits over that of {figures}."
     )
 
