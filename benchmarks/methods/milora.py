@@ -16,7 +16,6 @@ from benchmarks.methods.digits import ERROR, KEPT, everything, trial, with_metho
 from benchmarks.methods.harness import (
     BOUNDS,
     Experiment,
-    above,
     below,
     compare,
     edges,
@@ -44,13 +43,11 @@ def measure(seeds: list[int], options: argparse.Namespace) -> list[Row]:
 
 
 def judge(rows: list[Row]) -> str:
-    """Seen if MiLoRA errs less than LoRA on the new task and not more on the old, partly if one of the two is less."""
+    """Seen if MiLoRA errs less than LoRA on both tasks and less than PiSSA on the new one, partly if some of it."""
     new, old = (only(rows, CASE, "MiLoRA", ratio(m, "LoRA")) for m in (ERROR, KEPT))
     other = only(rows, CASE, "MiLoRA", ratio(ERROR, "PiSSA"))
-    if below(new) and not above(old):
-        word = "seen"
-    else:
-        word = "partly" if below(new) or below(old) else "not seen at this scale"
+    count = below(new) + below(old) + below(other)
+    word = ("not seen at this scale", "partly", "partly", "seen")[count]
     return (
         f"{word}: MiLoRA's error over LoRA's is {told(new)} on the shifted digits and {told(old)} on the upright ones; "
         f"over PiSSA's it is {told(other)} on the shifted."
@@ -59,7 +56,10 @@ def judge(rows: list[Row]) -> str:
 
 EXPERIMENT = Experiment(
     name="milora",
-    claim="On the minor singular triplets LoRA learns better and disturbs less of what the network knows.",
+    claim=(
+        "From the minor singular triplets LoRA learns better than from zero or the principal ones, and disturbs less of "
+        "what the network knows."
+    ),
     model=f"MLP 64-{WIDTH}-{WIDTH}-10, rank {RANK} on two layers",
     data=digits.DATA,
     measure=measure,
@@ -71,6 +71,7 @@ EXPERIMENT = Experiment(
     notes=[
         BOUNDS,
         "AdamW without decay, batches of 64; an arm's rate is the best of six by test error on seeds 1000 to 1002",
+        "the verdict's rule was made stricter after the first run: it had not asked about PiSSA or for less forgetting",
     ],
     remarks=edges(RATES),
     sizes={"seeds": 8, "steps": digits.STEPS},

@@ -315,7 +315,7 @@ def put(rows: list[Row], value: float, *names: tuple[str, str, str]) -> list[Row
 E, L = digits.ERROR, "LoRA"
 GOAT = [(case, "GOAT", ratio(E, goat.LORA)) for case in (goat.OWN, goat.FIXED)]
 PISSA = [(case, "PiSSA", ratio(m, L)) for case, m in pissa.CASES.items()]
-MILORA = [(milora.CASE, "MiLoRA", ratio(m, L)) for m in (E, digits.KEPT)]
+MILORA = [(milora.CASE, "MiLoRA", ratio(*m)) for m in ((E, L), (digits.KEPT, L), (E, "PiSSA"))]
 PLUS = [(c, "LoRA+, ratio 16", ratio(m, L)) for c, (_, m) in lora_plus.CASES.items()]
 FAR = [
     (sfed_lora.case(sfed_lora.KEPT, 32, 64), sfed_lora.SFED, ratio(sfed_lora.LOSS, rule))
@@ -344,8 +344,8 @@ CASES = [
     (pissa, [(0.9, PISSA[:2])], "seen"),
     (pissa, [(0.9, PISSA[:1]), (1.1, PISSA[1:])], "partly"),
     (pissa, [(1.1, PISSA[:2]), (0.9, PISSA[2:])], "not seen at this scale"),
-    (milora, [(0.9, MILORA[:1]), (1.0, MILORA[1:])], "seen"),
-    (milora, [(0.9, MILORA[:1]), (1.1, MILORA[1:])], "partly"),
+    (milora, [(0.9, MILORA)], "seen"),
+    (milora, [(0.9, MILORA[:2]), (1.1, MILORA[2:])], "partly"),
     (milora, [(1.1, MILORA)], "not seen at this scale"),
     (lora_plus, [(1.1, PLUS[:2]), (0.9, PLUS[2:])], "seen"),
     (lora_plus, [(0.9, PLUS[:1]), (1.1, PLUS[1:])], "partly"),
