@@ -174,7 +174,7 @@ def judge(rows: list[Row]) -> str:
 EXPERIMENT = Experiment(
     name="lora_sp",
     claim=(
-        "One energy threshold gives each task the vectors it needs, the spectral loss keeps them few, and several tasks "
+        "One energy threshold gives each task the vectors it needs, the spectral loss keeps them few, and many tasks "
         "at once come out better than with one LoRA."
     ),
     model=f"MLP {IN + 4}-{WIDTH}-{OUT}, a bank of {BANK} vectors on both layers",

@@ -57,7 +57,7 @@ def judge(rows: list[Row]) -> str:
 EXPERIMENT = Experiment(
     name="milora",
     claim=(
-        "From the minor singular triplets LoRA learns better than from zero or the principal ones, and disturbs less of "
+        "From the minor singular triplets LoRA learns better than from zero or principal ones, and disturbs less of "
         "what the network knows."
     ),
     model=f"MLP 64-{WIDTH}-{WIDTH}-10, rank {RANK} on two layers",

@@ -34,14 +34,15 @@ def _line(record: Record) -> list[str]:
         raise GraftError(f"{record.record}: no {', '.join(missing)} in details; run its command")
     if len(record.seeds) < SEEDS:
         raise GraftError(f"{record.record}: {len(record.seeds)} seeds, and {SEEDS} are the fewest")
-    figures = []
+    figures: dict[str, list[str]] = {}  # arms that differ in nothing else share a line
     for case, variant, metric in about["shown"]:
         try:
             row = only(record.rows, case, variant, metric)
         except LookupError as error:
             raise GraftError(f"{record.record}: shown, but not measured: {error}") from error
-        figures.append(f"{case}: {variant}: {metric}: {figure(row)}")
+        figures.setdefault(f"{case}, {metric}", []).append(f"{variant} {figure(row)}")
     where = f"*On: {about['model']}; {about['data']}; {len(record.seeds)} seeds.*"
+    lines = [f"{what}: {'; '.join(found)}" for what, found in figures.items()]
     word = next(word for word in VERDICTS if str(record.verdict).startswith(word))
     verdict = f"**{word}**{str(record.verdict).removeprefix(word)}"
-    return [f"`{record.record}`", record.claim, "<br>".join([*figures, where]), verdict]
+    return [f"`{record.record}`", record.claim, "<br>".join([*lines, where]), verdict]
