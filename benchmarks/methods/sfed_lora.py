@@ -162,9 +162,9 @@ def federate(
         fed.average()
     end = [v if math.isfinite(v) else math.inf for v in fed.level()]
     found = {LOSS: end, ROSE: [float(e > s) for e, s in zip(end, start, strict=True)]}
-    for step in (1, 10, rounds * LOCAL):
-        norms = fed.gradients[min(step, len(fed.gradients)) - 1]
-        found[GRADIENT.format(step if step < 11 else "last")] = norms.tolist()
+    last = len(fed.gradients)
+    for name, step in (("1", 1), ("10", min(10, last)), ("last", last)):
+        found[GRADIENT.format(name)] = fed.gradients[step - 1].tolist()
     return found
 
 
