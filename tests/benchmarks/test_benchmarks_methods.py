@@ -92,6 +92,9 @@ def test_a_seed_splits_the_digits_and_repeats(small: None) -> None:
     assert all(found for found in train)  # each is one of the images, turned or inverted
     sure = {next(iter(found)) for found in train if len(found) == 1}
     assert len(sure) > 400 and not sure & test
+    first = torch.randperm(len(images), generator=rng(3))[:800]
+    learnt = {known[tuple(i.flatten().tolist())] for i in images[first]}
+    assert not learnt & (sure | test)  # what it was pre-trained on is in neither
     assert torch.equal(one.upright[1], one.test[1]) and set(labels.tolist()) == set(range(10))
 
 
