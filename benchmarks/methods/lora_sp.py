@@ -155,27 +155,28 @@ def measure(seeds: list[int], options: argparse.Namespace) -> list[Row]:
 
 def judge(rows: list[Row]) -> str:
     """Seen if LoRA-SP errs less than the wide LoRA, orders at least 5 of 6 pairs of tasks, and needs more vectors
-    without the spectral loss; partly if one or two of the three."""
+    without the spectral loss at no lower an error; partly if one or two of the three."""
     less = only(rows, CASE, SP, ratio(LEFT, WIDE))
     order = only(rows, CASE, SP, ORDER)
     more = only(rows, CURVE.format(0.9), BARE, ratio(ACTIVE, SP))
     curve = [only(rows, CURVE.format(eta), SP, ACTIVE).value or 0 for eta in ETAS]
-    count = below(less) + ((order.value or 0) >= 5) + above(more)
+    cost = only(rows, CASE, SP, ratio(LEFT, BARE))
+    count = below(less) + ((order.value or 0) >= 5) + (above(more) and not above(cost))
     word = ("not seen at this scale", "partly", "partly", "seen")[count]
     full = only(rows, CASE, SP, ratio(LEFT, "full fine-tuning"))
     return (
         f"{word}: LoRA-SP's error is {told(less)} of that of LoRA of the bank's width and {told(full)} of full "
-        f"fine-tuning's; {told(order)} of 6 pairs of tasks have active ranks in the order of their true ranks; without "
-        f"the spectral loss the active rank is {told(more)} times as high; over eta 0.5 to 0.99 it is "
-        f"{', '.join(f'{k:.1f}' for k in curve)}."
+        f"fine-tuning's; {told(order)} of 6 pairs of tasks have active ranks in the order of their true ranks; the "
+        f"spectral loss divides the active rank by {told(more)} and multiplies the error by {told(cost)}; over eta 0.5 "
+        f"to 0.99 the active rank is {', '.join(f'{k:.1f}' for k in curve)}."
     )
 
 
 EXPERIMENT = Experiment(
     name="lora_sp",
     claim=(
-        "One energy threshold gives each task the vectors it needs, the spectral loss keeps them few, and many tasks "
-        "at once come out better than with one LoRA."
+        "One energy threshold gives each task the vectors it needs, the spectral loss keeps them few at no cost, and "
+        "many tasks at once come out better than with one LoRA."
     ),
     model=f"MLP {IN + 4}-{WIDTH}-{OUT}, a bank of {BANK} vectors on both layers",
     data="four drawn regressions, changes of rank 2, 4, 8 and 16 of the first layer",
@@ -186,6 +187,7 @@ EXPERIMENT = Experiment(
         (CASE, SP, ratio(LEFT, "full fine-tuning")),
         (CASE, SP, ORDER),
         (CURVE.format(0.9), BARE, ratio(ACTIVE, SP)),
+        (CASE, SP, ratio(LEFT, BARE)),
         *((CURVE.format(eta), SP, ACTIVE) for eta in (0.5, 0.9, 0.99)),
     ],
     notes=[
@@ -193,6 +195,7 @@ EXPERIMENT = Experiment(
         "AdamW without decay, 32 examples of each task a step; a rate is the best of five on seeds 1000 to 1002",
         "the curve over eta and the comparison of active ranks are at the rate of eta 0.9",
         "the paper's weights of the extra losses, 0.01 and 0.001; without a warm-up of the spectral loss",
+        "the verdict's rule was made stricter after the first run: it had not asked what the spectral loss costs",
         "a static change of the first layer, full fine-tuning's too, cannot serve four different ones",
     ],
     remarks=edges(RATES),

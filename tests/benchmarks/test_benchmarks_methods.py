@@ -340,6 +340,7 @@ SP = [
     (lora_sp.CASE, lora_sp.SP, lora_sp.ORDER),
     (lora_sp.CURVE.format(0.9), lora_sp.BARE, ratio(lora_sp.ACTIVE, lora_sp.SP)),
 ]
+COST = [(lora_sp.CASE, lora_sp.SP, ratio(lora_sp.LEFT, lora_sp.BARE))]
 CASES = [
     (goat, [(0.9, GOAT)], "seen"),
     (goat, [(1.1, GOAT[:1]), (0.9, GOAT[1:])], "partly"),
@@ -359,7 +360,8 @@ CASES = [
     (diablo, [(0.9, BLOCKS)], "seen"),
     (diablo, [(0.9, BLOCKS), (0.0, THEORY)], "partly"),
     (diablo, [(1.1, BLOCKS), (0.0, THEORY)], "not seen at this scale"),
-    (lora_sp, [(0.9, SP[:1]), (5.0, SP[1:])], "seen"),
+    (lora_sp, [(0.9, SP[:1]), (5.0, SP[1:]), (1.0, COST)], "seen"),
+    (lora_sp, [(0.9, SP[:1]), (5.0, SP[1:]), (1.1, COST)], "partly"),
     (lora_sp, [(1.1, SP[:1]), (5.0, SP[1:2]), (0.9, SP[2:])], "partly"),
     (lora_sp, [(1.1, SP[:1]), (0.9, SP[1:])], "not seen at this scale"),
 ]
