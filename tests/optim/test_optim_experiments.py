@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import graftwork as gw
 from benchmarks.methods import geometry, loft
 from graftwork_runs import Record, validate_record
 
@@ -66,3 +67,9 @@ def test_lofts_verdict_needs_the_drift() -> None:
         for r in changed(record, 1e-9, "LoFT")
     ]
     assert loft.judge(near).startswith("partly: ")
+
+
+def test_the_transposed_transport_leaves_adamw_and_loft_does_not() -> None:
+    few, many = (loft.drift(loft.TransposedTransport, 0, steps) for steps in (5, 40))
+    assert 1e-4 < few < many
+    assert loft.drift(gw.LoFT, 0, 40) < 1e-9
