@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.fewshot import page as fewshot
+from benchmarks.methods.page import experiments
 from graftwork.cards import cards
 from graftwork.errors import GraftError
 from graftwork_runs import validate_record
@@ -97,7 +98,12 @@ def demo() -> str:
     )
 
 
-GENERATORS = {"demo": demo, "methods": methods, **fewshot.GENERATORS}
+GENERATORS = {
+    "demo": demo,
+    "methods": methods,
+    "experiments": experiments,
+    **fewshot.GENERATORS,
+}
 
 
 def pages() -> Iterator[Path]:

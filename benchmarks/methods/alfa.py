@@ -14,10 +14,8 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +23,10 @@ from torch.nn import functional as F
 
 import graftwork as gw
 from benchmarks.methods.faces import SIZE, Users, degrees, draw_users, sample
+from benchmarks.methods.harness import Experiment
 from graftwork.unlabelled import adapt, symmetry_loss
-from graftwork_runs import Record, Row, environment
+from graftwork_runs import Row
 
-TARGET = Path(__file__).parents[1] / "records" / "methods" / "alfa.json"
 RATES = (3e-4, 2e-3, 1e-2, 5e-2)
 STEPS = 10
 SHOTS = (1, 5, 20)
@@ -213,7 +211,7 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def verdict(rows: list[Row]) -> str:
+def judge(rows: list[Row]) -> str:
     """Seen, if an Alfa arm gains in every seed under light at n = 5 and no other small arm gains more."""
     gains = {r.variant: r for r in rows if r.metric == "gain" and r.case == "light, 5 unlabelled"}
     alfa = max((g for a, g in gains.items() if a.startswith("Alfa")), key=lambda g: g.value or 0)
@@ -229,66 +227,52 @@ def verdict(rows: list[Row]) -> str:
     )
 
 
-def edges(rows: list[Row]) -> str:
+def edges(rows: list[Row]) -> list[str]:
     """Which arms were best at an end of the grid in some seed, so that a wider one may do better."""
     found = {
         f"{r.variant}, {'labelled' if r.case.endswith(' labelled') else 'unlabelled'}"
         for r in rows
         if r.metric == "rate" and (r.lo == RATES[0] or r.hi == RATES[-1])
     }
-    return f"Best at an end of the grid in some seed: {'; '.join(sorted(found)) or 'no arm'}."
+    return [f"Best at an end of the grid in some seed: {'; '.join(sorted(found)) or 'no arm'}."]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.methods.alfa", description=__doc__)
-    parser.add_argument("--users", type=int, default=80, help="source users")
-    parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument("--targets", type=int, default=6, help="target users of each kind")
-    parser.add_argument("--validation", type=int, default=3, help="users of each kind for the rate")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=TARGET)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+def measure(seeds: list[int], options: argparse.Namespace) -> list[Row]:
     begun, found = time.monotonic(), []
-    for seed in range(options.seeds):
+    for seed in seeds:
         found.append(one_seed(seed, options))
         print(f"seed {seed}: {time.monotonic() - begun:.0f} s", flush=True)
-    rows = rows_of(found)
-    given = " ".join(
-        f"--{name} {getattr(options, name)}"
-        for name in ("users", "epochs", "targets", "validation", "seeds", "device")
-    )
-    record = Record(
-        record="methods/alfa",
-        claim=(
-            "Reweighting the components of existing filters adapts a gaze network to a user from five images without "
-            "labels, with a lower error than other adapters."
-        ),
-        command=f"python -m benchmarks.methods.alfa {given}",
-        seeds=list(range(options.seeds)),
-        seconds=time.monotonic() - begun,
-        rows=rows,
-        notes=[
-            "Drawn faces, not photographs: pixel noise, one head pose, no blur.",
-            "Values are means over seeds, bounds the extremes; each seed has its own network and users.",
-            "All arms: the same mirror loss, ten Adam steps, of which the last one counts.",
-            "An arm's rate is the best on validation users that have labels, one for both kinds of users and all n.",
-            "The layer is our reconstruction; prompts (trained padding) are not among the arms.",
-            "Time is processor time of adapting and testing.",
-            edges(rows),
-        ],
-        details={"steps": STEPS, "rates": list(RATES), "image": SIZE, "network": "2 residual blocks of 16"},
-        verdict=verdict(rows),
-        **environment(),
-    )  # fmt: skip
-    for row in rows:
-        if row.metric in ("error", "gain"):
-            print(f"{row.case}: {row.variant}: {row.metric} {row.value} ({row.lo} to {row.hi})")
-    print(record.verdict)
-    print(record.write(options.out))
-    return 0
+    return rows_of(found)
+
+
+EXPERIMENT = Experiment(
+    name="alfa",
+    claim=(
+        "Reweighting the components of existing filters adapts a gaze network to a user from five images without "
+        "labels, with a lower error than other adapters."
+    ),
+    model="residual network of 2 blocks, 16 channels, 10,750 weights",
+    data=f"drawn faces of {SIZE} x {SIZE}",
+    measure=measure,
+    judge=judge,
+    shown=[
+        *(("light, 5 unlabelled", arm, "gain") for arm in ("Alfa diagonal", "Alfa attention")),
+        *(("light, 5 unlabelled", arm, "gain") for arm in ("singular values", "conv LoRA 4")),
+    ],
+    notes=[
+        "Drawn faces, not photographs: pixel noise, one head pose, no blur.",
+        "Values are means over seeds, bounds the extremes; each seed has its own network and users.",
+        "All arms: the same mirror loss, ten Adam steps, of which the last one counts.",
+        "An arm's rate is the best on validation users that have labels, one for both kinds of users and all n.",
+        "The layer is our reconstruction; prompts (trained padding) are not among the arms.",
+        "Time is processor time of adapting and testing.",
+    ],
+    remarks=edges,
+    sizes={"users": 80, "epochs": 25, "targets": 6, "validation": 3},
+    details={"steps": STEPS, "rates": list(RATES)},
+)
+main = EXPERIMENT.main
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

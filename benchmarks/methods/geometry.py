@@ -13,17 +13,15 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from graftwork.geometry import ForgettingLaw, fit_forgetting_law, principal_angles, span
-from graftwork_runs import Record, Row, environment
+from benchmarks.methods.harness import Experiment, above, below, only, summary
+from graftwork.geometry import fit_forgetting_law, principal_angles, span
+from graftwork_runs import Row
 
-TARGET = Path(__file__).parents[1] / "records" / "methods" / "geometry.json"
 ANGLES = (0, 15, 30, 45, 60, 75, 90)
 RANKS = (2, 4, 8, 16)
 REGIMES = ("same", "conflict")
@@ -93,104 +91,87 @@ def learn(
     return (loss(0).detach() - before) / start[0], loss(1).detach() / start[1]
 
 
-def measure(
-    seeds: Sequence[int], steps: int, device: str
-) -> tuple[list[Row], dict[tuple[str, int], ForgettingLaw]]:
+def measure(seeds: Sequence[int], options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
-    laws: dict[tuple[str, int], ForgettingLaw] = {}
     for regime in REGIMES:
         places = [(angle, seed) for angle in ANGLES for seed in seeds]
         made = [tasks(seed, angle, regime) for angle, seed in places]
         angles = [measured_angle(*m) for m in made]
         off = max(abs(math.degrees(t) - p[0]) for t, p in zip(angles, places, strict=True))
-        rows.append(_row(regime, "gradients", "largest error of a measured angle, degrees", [off]))
+        rows.append(
+            summary(regime, "gradients", "largest error of a measured angle, degrees", [off])
+        )
         bases, targets = (
-            torch.stack([torch.stack([m[part][task] for m in made]) for task in (0, 1)]).to(device)
+            torch.stack([torch.stack([m[part][task] for m in made]) for task in (0, 1)]).to(
+                options.device
+            )
             for part in (0, 1)
         )
         found: dict[int, list[float]] = {}
         for rank in RANKS:
-            forgotten, left = (t.tolist() for t in learn(rank, bases, targets, rank, steps))
+            forgotten, left = (t.tolist() for t in learn(rank, bases, targets, rank, options.steps))
             found[rank] = forgotten
-            law = laws[regime, rank] = fit_forgetting_law(angles, forgotten)
+            law = fit_forgetting_law(angles, forgotten)
             case = f"{regime}, rank {rank}"
             fit = {"value": law.alpha, "lo": law.low, "hi": law.high, "n": len(angles)}
             rows.append(Row(case=case, variant="fit", metric=ALPHA, **fit))  # type: ignore[arg-type]
-            rows.append(_row(case, "all angles", LEARNT, left))
+            rows.append(summary(case, "all angles", LEARNT, left))
             by_angle = {
                 angle: [f for f, p in zip(forgotten, places, strict=True) if p[0] == angle]
                 for angle in ANGLES
             }
             for angle, mine in by_angle.items():
-                rows.append(_row(case, f"{angle} degrees", "F", mine))
+                rows.append(summary(case, f"{angle} degrees", "F", mine))
             means = [statistics.mean(mine) for mine in by_angle.values()]
             form = fit_forgetting_law([math.radians(angle) for angle in ANGLES], means)
-            rows.append(_row(case, "fit", FORM, [form.r]))
+            rows.append(summary(case, "fit", FORM, [form.r]))
         for angle in (60, 75, 90):
             at = [i for i, p in enumerate(places) if p[0] == angle]
             by_rank = [statistics.mean(found[rank][i] for i in at) for rank in RANKS]
             varies = statistics.stdev(by_rank) / abs(statistics.mean(by_rank))
-            rows.append(_row(regime, f"{angle} degrees", VARIES, [varies]))
-    return rows, laws
+            rows.append(summary(regime, f"{angle} degrees", VARIES, [varies]))
+    return rows
 
 
-def _row(case: str, variant: str, metric: str, values: Sequence[float]) -> Row:
-    low, middle, high = (float(f"{f(values):.4g}") for f in (min, statistics.median, max))
-    return Row(
-        case=case, variant=variant, metric=metric, value=middle, lo=low, hi=high, n=len(values)
-    )
-
-
-def judge(rows: list[Row], laws: dict[tuple[str, int], ForgettingLaw]) -> str:
-    """The verdict, from the rows and the fits alone."""
-    signs = {regime: [laws[regime, rank].sign for rank in RANKS] for regime in REGIMES}
-    words = {1: "positive", -1: "negative", 0: "undecided"}
-    told = "; ".join(f"{g}: {', '.join(words[s] for s in signs[g])}" for g in REGIMES)
-    linear = sum(abs(r.value or 0) >= 0.9 for r in rows if r.metric == FORM)
+def judge(rows: list[Row]) -> str:
+    """The verdict, from the rows alone."""
+    told = []
+    for regime in REGIMES:
+        fits = [only(rows, f"{regime}, rank {rank}", "fit", ALPHA) for rank in RANKS]
+        signs = ["positive" if above(f, 0) else "negative" if below(f, 0) else "undecided" for f in fits]  # fmt: skip
+        told.append(f"{regime}: {', '.join(signs)}")
+    forms = [abs(r.value or 0) for r in rows if r.metric == FORM]
+    linear = sum(r >= 0.9 for r in forms)
     varies = [float(r.value or 0) for r in rows if r.metric == VARIES]
     invariant = max(varies) <= 0.19  # the largest that the paper reports on real tasks
-    seen = linear == len(laws) and invariant
+    seen = linear == len(forms) and invariant
     word = "seen" if seen else "partly" if linear or invariant else "not seen at this scale"
     return (
-        f"{word}: |r| >= 0.9 in {linear} of {len(laws)} fits; alpha by rank {', '.join(map(str, RANKS))} is {told}; "
-        f"over ranks F varies by {min(varies):.2f} to {max(varies):.2f} of its mean at 60 to 90 degrees "
-        "(paper: 0.008, and 0.10 to 0.19 on real tasks)."
+        f"{word}: |r| >= 0.9 in {linear} of {len(forms)} fits; alpha by rank {', '.join(map(str, RANKS))} is "
+        f"{'; '.join(told)}; over ranks F varies by {min(varies):.2f} to {max(varies):.2f} of its mean at 60 to 90 "
+        "degrees (paper: 0.008, and 0.10 to 0.19 on real tasks)."
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.methods.geometry", description=__doc__
-    )
-    parser.add_argument("--out", type=Path, default=TARGET)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    began = time.perf_counter()
-    seeds = list(range(options.seeds))
-    rows, laws = measure(seeds, options.steps, options.device)
-    record = Record(
-        record="methods/geometry",
-        claim="Forgetting is alpha sin^2(theta_min) + beta, whatever the rank.",
-        command="python -m benchmarks.methods.geometry",
-        seeds=seeds,
-        seconds=round(time.perf_counter() - began, 1),
-        rows=rows,
-        notes=[
-            "median over seeds, lo and hi the smallest and largest; alpha with Student's interval over all runs",
-            "Adam 1e-2 with cosine decay; W0 = 0; one adapter for both tasks",
-        ],
-        details={"steps": options.steps},
-        verdict=judge(rows, laws),
-        **environment(options.device),
-    )
-    print(record.write(options.out))
-    for r in rows:
-        print(f"{r.case}: {r.variant}: {r.metric}: {r.value:.4g} ({r.lo:.4g} to {r.hi:.4g})")
-    print(record.verdict)
-    return 0
+EXPERIMENT = Experiment(
+    name="geometry",
+    claim="Forgetting is alpha sin^2(theta_min) + beta, whatever the rank.",
+    model=f"one linear layer of {IN} x {OUT} with one LoRA of rank {RANKS[0]} to {RANKS[-1]}",
+    data=f"two drawn regressions, inputs in {WIDTH} dimensions each at a planted angle",
+    measure=measure,
+    judge=judge,
+    shown=[
+        *((f"{regime}, rank 4", "fit", FORM) for regime in REGIMES),
+        *((f"{regime}, rank {RANKS[-1]}", "fit", ALPHA) for regime in REGIMES),
+        ("same", "90 degrees", VARIES),
+    ],
+    notes=[
+        "median over seeds, lo and hi the smallest and largest; alpha with Student's interval over all runs",
+        "Adam 1e-2 with cosine decay; W0 = 0; one adapter for both tasks",
+    ],
+    sizes={"steps": 1500},
+)
+main = EXPERIMENT.main
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""The table of the experiments of methods: what each paper expects beside what was measured here, and on what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.methods.harness import RECORDS, only
+from graftwork.errors import GraftError
+from graftwork_runs import Record, validate_record
+from graftwork_runs.record import VERDICTS
+from graftwork_runs.tables import figure, markdown
+
+#: seeds below which a spread says little
+SEEDS = 5
+
+
+def experiments(folder: Path = RECORDS) -> str:
+    """Every record of a method's experiment; model size and data stand in the cell of the figures.
+
+    Raises:
+        GraftError: a record that does not say on what it was measured, or rests on too few seeds.
+    """
+    records = [validate_record(path) for path in sorted(folder.glob("*.json"))]
+    if not records:
+        raise GraftError(f"{folder}: no record of an experiment.")
+    columns = ["experiment", "what the paper expects", "measured here, and on what", "verdict"]
+    return markdown(columns, [_line(record) for record in records])
+
+
+def _line(record: Record) -> list[str]:
+    about = record.details
+    missing = [key for key in ("model", "data", "shown") if not about.get(key)]
+    if missing:
+        raise GraftError(f"{record.record}: no {', '.join(missing)} in details; run its command")
+    if len(record.seeds) < SEEDS:
+        raise GraftError(f"{record.record}: {len(record.seeds)} seeds, and {SEEDS} are the fewest")
+    figures: dict[str, list[str]] = {}  # arms that differ in nothing else share a line
+    for case, variant, metric in about["shown"]:
+        try:
+            row = only(record.rows, case, variant, metric)
+        except LookupError as error:
+            raise GraftError(f"{record.record}: shown, but not measured: {error}") from error
+        figures.setdefault(f"{case}, {metric}", []).append(f"{variant} {figure(row)}")
+    where = f"*On: {about['model']}; {about['data']}; {len(record.seeds)} seeds.*"
+    lines = [f"{what}: {'; '.join(found)}" for what, found in figures.items()]
+    word = next(word for word in VERDICTS if str(record.verdict).startswith(word))
+    verdict = f"**{word}**{str(record.verdict).removeprefix(word)}"
+    return [f"`{record.record}`", record.claim, "<br>".join([*lines, where]), verdict]
