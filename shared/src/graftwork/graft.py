@@ -153,7 +153,9 @@ def _named_site(
         block = (
             recognise_block(modules[name]) if name in modules else "the model has no such module"
         )
-        return block if isinstance(block, str) else Site(name, name, block)
+        if isinstance(block, str):
+            return block
+        return method.refuses(block, None) or Site(name, name, block)
     site = layers.get(name, "the model has no such layer")
     if isinstance(site, str) or site.geo is None:
         return site

@@ -211,7 +211,9 @@ def _serve(
         ):
             return None
         block = recognise_block(module)
-        return None if isinstance(block, str) else Site(name, name, block)
+        if isinstance(block, str):
+            return None
+        return method.refuses(block, None) or Site(name, name, block)
     if isinstance(site, str):
         return site
     assert site.geo is not None
@@ -230,12 +232,14 @@ def _default_sites(
             raise GraftError(f"{method.id}: the model has no normalisation layer to train")
         return norms, {}
     left: dict[str, str] = {}
-    blocks = [
-        s
-        for n in modules
-        if any(fnmatch.fnmatchcase(n, g) for g in method.default_globs)
-        and isinstance(s := _serve(method, n, modules, None), Site)
-    ]
+    blocks: list[Site] = []
+    for name in modules:
+        if any(fnmatch.fnmatchcase(name, g) for g in method.default_globs):
+            block = _serve(method, name, modules, None)
+            if isinstance(block, Site):
+                blocks.append(block)
+            elif block is not None:
+                left[name] = block
     if blocks:
         return blocks, left
     heads = _vocabulary_heads(model)

@@ -130,7 +130,12 @@ class Block(Linear):
     """A whole sub-module seen from outside: features in and out on the last axis, weights unknown.
 
     Only activation branches can sit here; there is no one weight to change.
+
+    Args:
+        batch_first: its rows come before its positions, as everywhere but in torch's own attention.
     """
+
+    batch_first: bool = True
 
     @property
     def kind(self) -> str:

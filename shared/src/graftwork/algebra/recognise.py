@@ -171,7 +171,9 @@ def recognise_block(module: nn.Module) -> Geometry | str:
     linear = [g for g in map(recognise, module.modules()) if isinstance(g, Linear)]
     if not linear:
         return "no linear layer inside tells its feature sizes"
-    return Block(out=linear[-1].out, in_=linear[0].in_)
+    attention = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
+    rows_first = all(m.batch_first for m in attention)
+    return Block(out=linear[-1].out, in_=linear[0].in_, batch_first=rows_first)
 
 
 def has_statistics(module: nn.Module) -> bool:

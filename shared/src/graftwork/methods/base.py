@@ -19,11 +19,27 @@ from graftwork.errors import GraftError
 Params = Mapping[str, Tensor]
 
 
+class Prompt(NamedTuple):
+    """Where the prompt lies in a call, for methods whose change depends on positions; see `graftwork.prompt`.
+
+    Attributes:
+        start, end: of each row, `(rows,)`: its first position and the one behind its last; `None`: the call's own ends.
+        reach: the largest `end`.
+        over: the call goes on from a key-value cache, so nothing of the prompt is in it.
+    """
+
+    start: Tensor | None = None
+    end: Tensor | None = None
+    reach: int = 0
+    over: bool = False
+
+
 class Call(NamedTuple):
     """One call of a grafted layer: its input and output, and its frozen weight and bias.
 
-    `leave` is there in training: it takes a scalar that belongs to the loss, see `graftwork.extra_loss`. What
-    it is given must not depend on anything but this call, so that a checkpointed recomputation repeats it.
+    Of a block that returns a tuple, `y` is the first tensor in it. `leave` is there in training: it takes a scalar that
+    belongs to the loss, see `graftwork.extra_loss`. What it is given must not depend on anything but this call, so that
+    a checkpointed recomputation repeats it.
     """
 
     x: Tensor
@@ -32,6 +48,7 @@ class Call(NamedTuple):
     bias: Tensor | None
     training: bool
     leave: Callable[[Tensor], None] | None = None
+    prompt: Prompt = Prompt()
 
 
 class Delta(NamedTuple):
@@ -90,6 +107,8 @@ class Method:
     default_globs: ClassVar[tuple[str, ...]] = ()
     #: whether float16 and bfloat16 files keep what was trained; not where it is a small difference
     half_files: ClassVar[bool] = True
+    #: whether the change depends on where in its sequence a vector stands; then calls come with a `Prompt`
+    positional: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -120,6 +139,10 @@ class Method:
         """Why a layer whose weight is read without being called cannot be served, or `None`."""
         if self.changes != "weight":
             return f"{type(self).__name__} changes activations, and this layer is never called"
+        return None
+
+    def refuses_length(self, length: int) -> str | None:
+        """Why a positional method cannot serve a prompt of so many positions, or `None`."""
         return None
 
     def dense_pays(self, geo: Geometry) -> bool:

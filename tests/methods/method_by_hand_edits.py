@@ -1,0 +1,57 @@
+"""The edits of hidden states once more, by hand: Gram-Schmidt row by row, then the affine map of the paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from method_by_hand import ByHand, Tensors, by_hand
+from torch import Tensor, nn
+
+from graftwork.algebra.linear import Linear
+
+
+def gram_schmidt(a: Tensor) -> Tensor:
+    """The rows of a matrix made orthonormal, from the first to the last, twice over against rounding."""
+    rows: list[Tensor] = []
+    for v in a:
+        for _ in range(2):
+            for q in rows:
+                v = v - (v @ q) * q
+        rows.append(v / v.norm())
+    return torch.stack(rows)
+
+
+def affine(layer: nn.Module, inner: Tensor, b: Tensor, outer: Tensor) -> ByHand:
+    """`h + outer^T (inner h + b)` behind a layer."""
+
+    def forward(x: Tensor, **call: Any) -> Tensor:
+        h = layer(x, **call)
+        return h + (h @ inner.T + b) @ outer
+
+    def energy(x: Tensor, **call: Any) -> Tensor:
+        h2 = layer(x, **call).pow(2)
+        return h2 + (h2 @ inner.pow(2).T + b.pow(2)) @ outer.pow(2)
+
+    return ByHand(forward, energy)
+
+
+@by_hand("loreft")
+def loreft(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    r = gram_schmidt(p["R"])
+    return affine(layer, p["W"] - r, p["b"], r)
+
+
+@by_hand("direft")
+def direft(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    return affine(layer, p["W"], p["b"], gram_schmidt(p["R"]) if method.orthonormal else p["R"])
+
+
+@by_hand("core")
+def core(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    weight = list(layer.parameters())[0 if not hasattr(layer, "inner") else -2]
+    d = weight.shape[1] if type(layer).__name__ == "Conv1D" else weight.shape[0]
+    u = method.seeded(Linear(out=d, in_=1), weight)["U"]  # given, like everything random
+    r = gram_schmidt(p["C"]) @ u
+    w = p["W"] @ u if method.reads == "own" else p["W"]
+    return affine(layer, w - r, p["b"], r)
