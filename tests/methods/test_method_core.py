@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from edit_checks import D, blocks, check_lengths, check_places, h_of, moved
 from method_by_hand_edits import gram_schmidt
 from method_invariants import invariant
-from test_method_loreft import D, blocks, h_of, moved
 from torch import Tensor, nn
 
 import graftwork as gw
@@ -72,6 +72,15 @@ def test_forward_is_lorefts_by_hand(reads: str) -> None:
     gw.graft(cls, again).load_tensors(t)
     assert torch.equal(cls(x)[:, 1:], h[:, 1:])
     torch.testing.assert_close(cls(x)[:, :1], want[:, :1], rtol=0, atol=1e-12)
+
+
+@invariant("core", 2)
+def test_the_edited_positions() -> None:
+    def ends(**fields: Any) -> gw.CoRe:
+        return core(1, **{"where": "ends", **fields})
+
+    check_places(ends)
+    check_lengths(ends)
 
 
 @invariant("core", 3)

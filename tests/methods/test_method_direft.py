@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from edit_checks import D, blocks, check_lengths, check_places, check_tied, h_of, moved
 from method_by_hand_edits import gram_schmidt
 from method_invariants import invariant
-from test_method_loreft import D, R, blocks, h_of, moved
-from torch import nn
+from torch import Tensor, nn
 
 import graftwork as gw
 from graftwork.starts.orthonormal import orthonormal
+
+R = 3
 
 
 @invariant("direft", 1)
@@ -40,19 +43,19 @@ def test_the_start_of_the_paper() -> None:
 
 
 @invariant("direft", 2)
-@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("rows", [True, False])
-def test_forward_is_the_affine_map_by_hand(tied: bool, rows: bool) -> None:
-    model, base, x = blocks(1), blocks(1), h_of()
-    g = gw.graft(model, gw.DiReFT(R, first=2, last=1, tied=tied, orthonormal=rows))
-    t = moved(g)
-    want = base(x)
-    for i, places in enumerate(([0, 1], [8])):
-        raw, w, b = (t[f"layers.0.{k}"] if tied else t[f"layers.0.{k}"][i] for k in "RWb")
-        r = gram_schmidt(raw) if rows else raw
-        h = want[:, places]
-        want[:, places] = h + (h @ w.T + b) @ r
-    torch.testing.assert_close(model(x), want, rtol=0, atol=1e-12)
+def test_forward_is_the_affine_map_by_hand(rows: bool) -> None:
+    def phi(t: dict[str, Tensor], h: Tensor) -> Tensor:
+        r = gram_schmidt(t["R"]) if rows else t["R"]
+        return h + (h @ t["W"].T + t["b"]) @ r
+
+    def make(**fields: Any) -> gw.DiReFT:
+        return gw.DiReFT(R, orthonormal=rows, **fields)
+
+    check_tied(make, phi)
+    check_places(make)
+    check_lengths(make)
+    g = gw.graft(blocks(), make())
     with pytest.raises(gw.GraftError, match=r"direft edits hidden states.*residual stream"):
         g.merge()
 
