@@ -70,14 +70,19 @@ def check_places(make: Callable[..., Method]) -> None:
         assert edited_places(make(first=first, last=last), n) == [places] * 2
     for where in ("prompt", "all"):
         assert edited_places(make(where=where), 5) == [[0, 1, 2, 3, 4]] * 2
-    for n in range(1, 9):  # 4 + 3 do not fit below 7
-        p, s = (min(4, n // 2), min(3, math.ceil(n / 2))) if n < 7 else (4, 3)
-        places = [i for i in range(n) if i < p or i >= n - s]
-        assert edited_places(make(first=4, last=3, short="shrink"), n) == [places] * 2
+    for first, last in ((4, 3), (1, 4), (4, 1)):
+        for n in range(1, 9):
+            p, s = first, last
+            if n < p + s:
+                p, s = min(p, n // 2), min(s, math.ceil(n / 2))
+            places = [i for i in range(n) if i < p or i >= n - s]
+            assert edited_places(make(first=first, last=last, short="shrink"), n) == [places] * 2
 
     said = {"start": torch.tensor([0, 2, 3]), "end": torch.tensor([9, 7, 5])}
     found = edited_places(make(first=2, last=1, short="shrink"), 9, 3, **said)
     assert found == [[0, 1, 8], [2, 3, 6], [3, 4]]
+    found = edited_places(make(first=2, last=1, short="shrink"), 9, 2, start=[6, 3], end=[7, 9])
+    assert found == [[6], [3, 4, 8]]
     found = edited_places(make(first=1, last=1), 9, 3, **said)
     assert found == [[0, 8], [2, 6], [3, 4]]
     found = edited_places(make(where="prompt"), 9, 3, **said)
