@@ -1,4 +1,6 @@
-"""The edits of hidden states once more, by hand: Gram-Schmidt row by row, then the affine map of the paper."""
+"""The edits of hidden states once more, by hand: Gram-Schmidt row by row, then the affine map of the paper; and prefix
+tuning as a softmax written out.
+"""
 
 from __future__ import annotations
 
@@ -55,3 +57,40 @@ def core(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     r = gram_schmidt(p["C"]) @ u
     w = p["W"] @ u if method.reads == "own" else p["W"]
     return affine(layer, w - r, p["b"], r)
+
+
+@by_hand("prefix")
+def prefix(method: Any, layer: Any, p: Tensors) -> ByHand:
+    def parts(x: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention `(rows, heads, queries, prefix and keys)`, and what it weighs."""
+        q, k, v = layer.split(x)
+        n, m = x.shape[1], method.length
+        own = [t.reshape(m, -1, layer.size) for t in (p["K"], p["V"])]
+        weights, values = [], []
+        for head in range(layer.heads):
+            group = head * layer.kv_heads // layer.heads
+            before = q[:, head] @ own[0][:, group].T
+            logits = q[:, head] @ k[:, group].mT
+            mask = layer.seen(n, x.dtype)
+            if layer.mask == "causal":
+                mask = torch.arange(n)[None] <= torch.arange(n)[:, None]
+            scale = layer.size**-0.5
+            odds, odds_before = torch.exp(logits * scale), torch.exp(before * scale)
+            if mask is not None:
+                odds = odds * (mask if mask.dtype == torch.bool else torch.exp(mask))
+            odds = torch.cat([odds_before, odds], -1)
+            weights.append(odds / odds.sum(-1, keepdim=True))
+            old = own[1][:, group].expand(len(x), -1, -1)
+            values.append(torch.cat([old, v[:, group]], 1))
+        return torch.stack(weights, 1), torch.stack(values, 1)
+
+    def forward(x: Tensor, **call: Any) -> Tensor:
+        weights, values = parts(x)
+        return layer.out_proj((weights @ values).transpose(1, 2).flatten(2))
+
+    def energy(x: Tensor, **call: Any) -> Tensor:
+        weights, values = parts(x)
+        squares = (weights**2 @ values**2).transpose(1, 2).flatten(2)
+        return squares @ (layer.out_proj.weight**2).T + layer.out_proj.bias**2
+
+    return ByHand(forward, energy)

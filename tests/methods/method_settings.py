@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "loreft": {"rank": 2, "where": "all"},
     "direft": {"rank": 2, "where": "all"},
     "core": {"rank": 2, "tasks": 2, "task": 2},
+    "prefix": {"length": 3, "std": 0.5},
 }
 
 
@@ -60,6 +61,7 @@ JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         _EDITS | {"tasks": st.just(2), "task": st.integers(1, 2), "rank": st.integers(1, 2)}
     )
     | st.fixed_dictionaries(_EDITS | {"tasks": st.just(1), "task": st.just(1)}),
+    "prefix": st.fixed_dictionaries({"length": st.integers(1, 3)}),
     "pissa": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
     "milora": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
 }

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from graftwork.methods.milora import MiLoRA
     from graftwork.methods.norm_affine import NormAffine
     from graftwork.methods.pissa import PiSSA
+    from graftwork.methods.prefix import PrefixTuning
     from graftwork.optim.loft import LoFT
     from graftwork.optim.loft_simple import LoFTSimple
     from graftwork.optim.lora_plus import LoRAPlus, lora_plus
@@ -133,6 +134,7 @@ __all__ = [
     "NewRows",
     "NormAffine",
     "PiSSA",
+    "PrefixTuning",
     "activate",
     "active",
     "cards",

@@ -17,7 +17,12 @@ from torch import nn
 
 from graftwork.algebra.geometry import Geometry
 from graftwork.algebra.linear import Linear
-from graftwork.algebra.recognise import plain_class, recognise, recognise_block
+from graftwork.algebra.recognise import (
+    plain_class,
+    recognise,
+    recognise_attention,
+    recognise_block,
+)
 from graftwork.attach import CHILD
 from graftwork.errors import GraftError
 from graftwork.methods.base import Method
@@ -204,22 +209,28 @@ def _serve(
     if method.changes == "module":
         return Site(name, name, None) if is_norm(module) else None
     if site is None:
-        if (
-            "block" not in method.layer_kinds
-            or not any(True for _ in module.children())
-            or not name
-        ):
-            return None
-        block = recognise_block(module)
-        if isinstance(block, str):
-            return None
-        return method.refuses(block, None) or Site(name, name, block)
+        return _whole(method, name, module)
     if isinstance(site, str):
         return site
     assert site.geo is not None
     if site.geo.kind not in method.layer_kinds:
         return f"{site.geo.kind} is not served by {method.id} {_OTHER_KIND}"
     return method.refuses(site.geo, module._parameters.get(site.bias)) or site
+
+
+def _whole(method: Method, name: str, module: nn.Module) -> Site | str | None:
+    """A module that is no layer as a block or as attention, where the method serves such."""
+    if "attention" in method.layer_kinds:
+        geo = recognise_attention(module)
+        if geo is None or isinstance(geo, str):
+            return geo
+    elif "block" in method.layer_kinds and name and any(True for _ in module.children()):
+        geo = recognise_block(module)
+        if isinstance(geo, str):
+            return None
+    else:
+        return None
+    return method.refuses(geo, None) or Site(name, name, geo)
 
 
 def _default_sites(

@@ -7,6 +7,7 @@ method (`MethodState`), a copy of the whole module (`CopyState`), new output or 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from graftwork.algebra.conv import Conv, ConvTranspose
 from graftwork.algebra.geometry import Geometry
 from graftwork.algebra.linear import Block, Embedding
+from graftwork.attending import Inside
 from graftwork.errors import GraftError
 from graftwork.fast.conv_sites import FastConv
 from graftwork.fast.sites import KINDS, Fast
@@ -171,6 +173,8 @@ class MethodState(SiteState):
             self.left.append(loss)
 
     def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
+        if self.method.changes == "attention":
+            return self._inside(layer, base, args, kwargs)
         x = first_input(args, kwargs)
         if self.fast is not None and len(args) == 1 and not kwargs:
             quick = self.fast.call(self, layer, base, x)
@@ -182,6 +186,18 @@ class MethodState(SiteState):
         out = base(*args, **kwargs)
         y = self.hidden(layer, out)
         return rebuilt(out, (y + self.change(layer, x, y, over)).to(y.dtype))
+
+    def _inside(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
+        inside = Inside(functools.partial(self.method.attend, self.params()))
+        with inside:
+            out = base(*args, **kwargs)
+        if inside.calls != 1:
+            raise GraftError(
+                f"{self.method.id}: {type(layer).__mro__[2].__name__} makes {inside.calls} calls of "
+                "torch.nn.functional.scaled_dot_product_attention, where one is served; transformers' models make it "
+                "with attn_implementation='sdpa'"
+            )
+        return out
 
     def over(self, layer: nn.Module, args: Any, kwargs: Any) -> bool:
         """Whether a positional method's prompt lies in earlier calls; ask before the layer writes its cache."""

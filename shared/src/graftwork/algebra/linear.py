@@ -145,3 +145,15 @@ class Block(Linear):
         self, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor | None = None
     ) -> Tensor:
         raise NotImplementedError("a block has no single weight")
+
+
+@dataclass(frozen=True)
+class Attention(Geometry):
+    """A whole attention module: `out` features of its keys and `in_` of its values, all heads together.
+
+    Only methods that change what its attention sees can sit here.
+    """
+
+    @property
+    def kind(self) -> str:
+        return "attention"

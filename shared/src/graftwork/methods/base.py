@@ -95,7 +95,7 @@ class Method:
 
     Subclasses are frozen dataclasses with plain fields (JSON and YAML round trip) and the four
     functions below. `changes` says what they touch: "weight" (mergeable delta), "activation" (a
-    branch) or "module" (the graft owns a copy of the module).
+    branch), "attention" (what an attention module attends to) or "module" (the graft owns a copy of the module).
     """
 
     id: ClassVar[str]
@@ -131,7 +131,7 @@ class Method:
 
     def refuses_merge(self) -> str | None:
         """Why the change cannot become a part of the layer's own tensors, or `None`."""
-        if self.changes == "activation":
+        if self.changes in ("activation", "attention"):
             return f"{self.id} changes activations, not weights"
         return None
 
@@ -189,6 +189,20 @@ class Method:
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         """What is added to the layer's output `c.y`."""
+        raise NotImplementedError
+
+    def attend(
+        self,
+        p: Params,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **more: Any,
+    ) -> Tensor:
+        """What `torch.nn.functional.scaled_dot_product_attention` returns inside a module, for these arguments."""
         raise NotImplementedError
 
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
