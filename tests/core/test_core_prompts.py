@@ -162,3 +162,47 @@ def test_a_prompt_is_forgotten_behind_its_block_also_after_an_error() -> None:
         pass
     with gw.prompt(nn.Linear(2, 2), 3):  # nothing there acts on positions
         pass
+
+
+EDITS = [edit(dropout=0.2), gw.DiReFT(2, where="prompt"), gw.PrefixTuning(3, std=0.3)]
+
+
+@pytest.mark.parametrize("method", EDITS, ids=lambda m: m.id)
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_transformers_checkpointing_gives_the_same_gradients(method: Any, reentrant: bool) -> None:
+    model = llama()
+    graft = stir(gw.graft(model, method), 0.1)
+    model.train()
+
+    def grads() -> dict[str, Tensor]:
+        model.zero_grad()
+        torch.manual_seed(2)
+        model(ids(), labels=ids(), use_cache=False).loss.backward()
+        return {n: p.grad.clone() for n, p in graft.named_parameters() if p.grad is not None}
+
+    plain = grads()
+    assert len(plain) == len(list(graft.parameters()))
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    other = grads()
+    assert plain.keys() == other.keys()
+    for name, grad in plain.items():
+        close(other[name], grad, 1e-5)
+
+
+@pytest.mark.parametrize("method", EDITS, ids=lambda m: m.id)
+def test_a_transformers_model_compiles_to_one_graph(method: Any) -> None:
+    torch._dynamo.reset()
+    model = llama()
+    stir(gw.graft(model, method), 0.1)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        close(compiled(ids(), use_cache=False).logits, model(ids(), use_cache=False).logits, 1e-5)
+
+
+def test_blocks_inside_blocks_are_default_sites_alone() -> None:
+    inner = nn.ModuleDict({"blocks": nn.ModuleList([Pair(tuple)])})
+    model = nn.ModuleDict({"layers": nn.ModuleList([inner, Pair(tuple)])})
+    graft = gw.graft(model, edit())
+    assert [s.name for s, _ in graft.entry.sites] == ["layers.0.blocks.0", "layers.1"]
+    assert "layers.0" in graft.entry.left_out

@@ -27,7 +27,7 @@ from graftwork.errors import GraftError
 from graftwork.methods.base import Call, Method, Params, Prompt, setting
 
 #: lists of whole blocks as they are called in transformers, timm and torch
-LISTS = ("*layers", "*.h", "h", "*encoder.layer", "*block", "*blocks")
+LISTS = ("*layers", "*.h", "h", "*encoder.layer", "*transformer.layer", "*block", "*blocks")
 DIGITS = ("[0-9]", "[0-9][0-9]", "[0-9][0-9][0-9]")
 
 

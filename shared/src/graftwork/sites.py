@@ -252,7 +252,10 @@ def _default_sites(
             elif block is not None:
                 left[name] = block
     if blocks:
-        return blocks, left
+        # of blocks inside each other, such as the stages of a Swin and their blocks, the inner ones
+        outer = {o.name for o in blocks for b in blocks if b is not o and is_within(b.name, o.name)}
+        left |= dict.fromkeys(sorted(outer), "blocks inside it are sites themselves")
+        return [b for b in blocks if b.name not in outer], left
     heads = _vocabulary_heads(model)
     chosen: list[Site] = []
     small: list[Site] = []
