@@ -98,7 +98,7 @@ def _of_file(method_id: str, module: str, name: str, make: Callable[..., Made]) 
 
 def _of_algebra(method_id: str, tree: ast.Module, name: str) -> Made:
     names = [f.name for f in _functions(tree, name) if f.name not in NOT_ALGEBRA]
-    results = [n for n in names if n in ("change", "weight_change")]
+    results = [n for n in names if n in ("change", "weight_change", "attend")]
     # both forms alike, and one form alone
     flipped, scaled = [results, results[:1]], [results, results[-1:]]
     for side in flipped if len(results) > 1 else [results]:

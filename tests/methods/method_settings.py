@@ -25,6 +25,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "goat": {"rank": 3, "experts": 3, "top_k": 2, "rho": 2.0},
     "alfa": {"rank": 3, "width": 2},
     "lora_sp": {"rank": 4, "hidden": 2},
+    "loreft": {"rank": 2, "where": "all"},
+    "direft": {"rank": 2, "where": "all"},
+    "core": {"rank": 2, "tasks": 2, "task": 2},
+    "prefix": {"length": 3, "std": 0.5},
 }
 
 
@@ -40,6 +44,9 @@ def _experts(draw: st.DrawFn) -> dict[str, Any]:
     return {"experts": experts, "rank": experts * each, "top_k": draw(st.integers(1, experts))}
 
 
+#: generated layers have no sequence; positions are tested where there is one
+_EDITS = {"rank": st.integers(1, 3), "where": st.just("all"), "tied": st.just(True)}
+
 #: fields whose legal values depend on each other, or on a layer of a few channels
 JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "goat": _experts(),
@@ -48,6 +55,13 @@ JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     ),
     "alfa": st.fixed_dictionaries({"rank": st.integers(2, 3)})
     | st.just({"rank": 1, "form": "free"}),
+    "loreft": st.fixed_dictionaries(_EDITS),
+    "direft": st.fixed_dictionaries(_EDITS),
+    "core": st.fixed_dictionaries(
+        _EDITS | {"tasks": st.just(2), "task": st.integers(1, 2), "rank": st.integers(1, 2)}
+    )
+    | st.fixed_dictionaries(_EDITS | {"tasks": st.just(1), "task": st.just(1)}),
+    "prefix": st.fixed_dictionaries({"length": st.integers(1, 3)}),
     "pissa": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
     "milora": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
 }

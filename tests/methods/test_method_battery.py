@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from method_layers_attention import SelfAttention
 from method_settings import small
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,24 +20,26 @@ from graftwork.methods import method_class
 IDS = [c["id"] for c in cards()]
 CARDS = {c["id"]: c for c in cards()}
 #: methods whose change is a tensor of numbers added to the output, so that two can be summed
-SUMS = [i for i in IDS if CARDS[i]["changes"] != "module"]
+SUMS = [i for i in IDS if CARDS[i]["changes"] not in ("module", "attention")]
 MERGES = [i for i in IDS if CARDS[i]["mergeable"]]
 
 
 class Network(nn.Module):
-    """Convolutions both ways, norms, a feed-forward block and a head."""
+    """Convolutions both ways, norms, attention, a feed-forward block and a head."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.bn = nn.BatchNorm2d(8)
         self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
+        self.attn = SelfAttention(6, 2, 2, 3, mask="none", fused=True)
         self.ln = nn.LayerNorm(6)
         self.mlp = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6))
         self.head = nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.up(torch.relu(self.bn(self.stem(x)))).mean((2, 3))
+        h = self.up(torch.relu(self.bn(self.stem(x)))).flatten(2).transpose(1, 2)
+        h = (h + self.attn(h)).mean(1)
         return self.head(h + self.mlp(self.ln(h)))
 
 

@@ -30,6 +30,7 @@ _HOMES = {
     "unmerge": "graftwork.merging",
     "check_reach": "graftwork.reach",
     "extra_loss": "graftwork.losses",
+    "prompt": "graftwork.prompts",
     "NewRows": "graftwork.beside",
     "register_layer": "graftwork.algebra.recognise",
     "register_reader": "graftwork.fused",
@@ -56,18 +57,23 @@ if TYPE_CHECKING:
     from graftwork.methods.adaptformer import AdaptFormer
     from graftwork.methods.alfa import Alfa
     from graftwork.methods.bitfit import BitFit
+    from graftwork.methods.core import CoRe
     from graftwork.methods.diablo import DiaBlo
+    from graftwork.methods.direft import DiReFT
     from graftwork.methods.dora import DoRA
     from graftwork.methods.goat import GOAT
     from graftwork.methods.ia3 import IA3
     from graftwork.methods.lora import LoRA
     from graftwork.methods.lora_sp import LoRASP
+    from graftwork.methods.loreft import LoReFT
     from graftwork.methods.milora import MiLoRA
     from graftwork.methods.norm_affine import NormAffine
     from graftwork.methods.pissa import PiSSA
+    from graftwork.methods.prefix import PrefixTuning
     from graftwork.optim.loft import LoFT
     from graftwork.optim.loft_simple import LoFTSimple
     from graftwork.optim.lora_plus import LoRAPlus, lora_plus
+    from graftwork.prompts import prompt
     from graftwork.reach import check_reach
     from graftwork.store import load, save
     from graftwork.store.passport import inspect
@@ -111,6 +117,8 @@ __all__ = [
     "AdaptFormer",
     "Alfa",
     "BitFit",
+    "CoRe",
+    "DiReFT",
     "DiaBlo",
     "DoRA",
     "Dual",
@@ -121,10 +129,12 @@ __all__ = [
     "LoRA",
     "LoRAPlus",
     "LoRASP",
+    "LoReFT",
     "MiLoRA",
     "NewRows",
     "NormAffine",
     "PiSSA",
+    "PrefixTuning",
     "activate",
     "active",
     "cards",
@@ -139,6 +149,7 @@ __all__ = [
     "load",
     "lora_plus",
     "merge",
+    "prompt",
     "register_layer",
     "register_reader",
     "remove",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.errors import GraftError
-from graftwork.states import CopyState, Hidden, MethodState, SiteState, first_input
+from graftwork.states import CopyState, Hidden, MethodState, SiteState, first_input, rebuilt
 
 CHILD = "_graft"
 CALL, ROWS = "", "new_rows"  # slots of a site: its own call, and rows appended to its output
@@ -147,14 +147,19 @@ def _one(state: SiteState, layer: nn.Module, base: Any, *args: Any, **kwargs: An
 
 
 def _summed(grafts: SiteGrafts, layer: nn.Module, base: Any, *args: Any, **kwargs: Any) -> Any:
-    y = total = base(*args, **kwargs)
+    parts: list[tuple[MethodState, float]] = []
     for name, weight in grafts.active:
         state = grafts.state(name)
         if isinstance(state, MethodState):
-            total = total + weight * state.change(layer, first_input(args, kwargs), y)
+            parts.append((state, weight))
         elif state is not None:
             raise GraftError(f"graft {name!r} owns this module; no other can act on it")
-    return total.to(y.dtype)
+    over = [state.over(layer, args, kwargs) for state, _ in parts]
+    out = base(*args, **kwargs)
+    y = total = parts[0][0].hidden(layer, out)
+    for (state, weight), later in zip(parts, over, strict=True):
+        total = total + weight * state.change(layer, first_input(args, kwargs), y, later)
+    return rebuilt(out, total.to(y.dtype))
 
 
 class GraftedSite(nn.Module):

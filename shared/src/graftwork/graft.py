@@ -142,18 +142,21 @@ def _named_site(
     layers: dict[str, Site | str],
     modules: dict[str, nn.Module],
 ) -> Site | str:
-    from graftwork.algebra.recognise import recognise_block
+    from graftwork.algebra.recognise import recognise_attention, recognise_block
 
     if method.changes == "module":
         good = name in modules and is_norm(modules[name])
         return Site(name, name, None) if good else "the model has no such norm"
-    if kind == "block":
-        if "block" not in method.layer_kinds:
-            return f"{method.id} does not serve a block"
-        block = (
-            recognise_block(modules[name]) if name in modules else "the model has no such module"
-        )
-        return block if isinstance(block, str) else Site(name, name, block)
+    if kind in ("block", "attention"):
+        if kind not in method.layer_kinds:
+            return f"{method.id} does not serve {'a block' if kind == 'block' else kind}"
+        if name not in modules:
+            return "the model has no such module"
+        look = recognise_block if kind == "block" else recognise_attention
+        whole = look(modules[name]) or "no attention module here"
+        if isinstance(whole, str):
+            return whole
+        return method.refuses(whole, None) or Site(name, name, whole)
     site = layers.get(name, "the model has no such layer")
     if isinstance(site, str) or site.geo is None:
         return site

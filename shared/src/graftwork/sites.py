@@ -17,7 +17,12 @@ from torch import nn
 
 from graftwork.algebra.geometry import Geometry
 from graftwork.algebra.linear import Linear
-from graftwork.algebra.recognise import plain_class, recognise, recognise_block
+from graftwork.algebra.recognise import (
+    plain_class,
+    recognise,
+    recognise_attention,
+    recognise_block,
+)
 from graftwork.attach import CHILD
 from graftwork.errors import GraftError
 from graftwork.methods.base import Method
@@ -204,20 +209,28 @@ def _serve(
     if method.changes == "module":
         return Site(name, name, None) if is_norm(module) else None
     if site is None:
-        if (
-            "block" not in method.layer_kinds
-            or not any(True for _ in module.children())
-            or not name
-        ):
-            return None
-        block = recognise_block(module)
-        return None if isinstance(block, str) else Site(name, name, block)
+        return _whole(method, name, module)
     if isinstance(site, str):
         return site
     assert site.geo is not None
     if site.geo.kind not in method.layer_kinds:
         return f"{site.geo.kind} is not served by {method.id} {_OTHER_KIND}"
     return method.refuses(site.geo, module._parameters.get(site.bias)) or site
+
+
+def _whole(method: Method, name: str, module: nn.Module) -> Site | str | None:
+    """A module that is no layer as a block or as attention, where the method serves such."""
+    if "attention" in method.layer_kinds:
+        geo = recognise_attention(module)
+        if geo is None or isinstance(geo, str):
+            return geo
+    elif "block" in method.layer_kinds and name and any(True for _ in module.children()):
+        geo = recognise_block(module)
+        if isinstance(geo, str):
+            return None
+    else:
+        return None
+    return method.refuses(geo, None) or Site(name, name, geo)
 
 
 def _default_sites(
@@ -230,14 +243,19 @@ def _default_sites(
             raise GraftError(f"{method.id}: the model has no normalisation layer to train")
         return norms, {}
     left: dict[str, str] = {}
-    blocks = [
-        s
-        for n in modules
-        if any(fnmatch.fnmatchcase(n, g) for g in method.default_globs)
-        and isinstance(s := _serve(method, n, modules, None), Site)
-    ]
+    blocks: list[Site] = []
+    for name in modules:
+        if any(fnmatch.fnmatchcase(name, g) for g in method.default_globs):
+            block = _serve(method, name, modules, None)
+            if isinstance(block, Site):
+                blocks.append(block)
+            elif block is not None:
+                left[name] = block
     if blocks:
-        return blocks, left
+        # of blocks inside each other, such as the stages of a Swin and their blocks, the inner ones
+        outer = {o.name for o in blocks for b in blocks if b is not o and is_within(b.name, o.name)}
+        left |= dict.fromkeys(sorted(outer), "blocks inside it are sites themselves")
+        return [b for b in blocks if b.name not in outer], left
     heads = _vocabulary_heads(model)
     chosen: list[Site] = []
     small: list[Site] = []

@@ -7,6 +7,7 @@ method (`MethodState`), a copy of the whole module (`CopyState`), new output or 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 
 from graftwork.algebra.conv import Conv, ConvTranspose
 from graftwork.algebra.geometry import Geometry
-from graftwork.algebra.linear import Embedding
+from graftwork.algebra.linear import Block, Embedding
+from graftwork.attending import Inside
 from graftwork.errors import GraftError
 from graftwork.fast.conv_sites import FastConv
 from graftwork.fast.sites import KINDS, Fast
-from graftwork.methods.base import Call, Delta, Method, work_dtype
+from graftwork.methods.base import Call, Delta, Method, Prompt, work_dtype
 from graftwork.seeded import digest
 
 Base = Callable[..., Any]
@@ -152,6 +154,7 @@ class MethodState(SiteState):
         self.digest = digest(drawn) if drawn else ""
         self.names = (*trained, *frozen, *drawn)
         self.left: list[Tensor] | None = None  # parts of the loss, while somebody collects them
+        self.prompt = Prompt()  # where prompts lie, while somebody says so
         # a transposed convolution needs its output's size, which only a call tells
         self.dense = geo.kind.startswith("conv") and not geo.kind.startswith("conv_transpose")
         self.dense = self.dense and method.changes == "weight" and method.dense_pays(geo)
@@ -171,10 +174,12 @@ class MethodState(SiteState):
     def params(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in self.names}
 
-    def change(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def change(self, layer: nn.Module, x: Tensor, y: Tensor, over: bool = False) -> Tensor:
         """What this graft adds to the layer's output; may be wider than `y`, so round after the sum."""
         weight, bias = self.base(layer)
-        c = Call(x, y, weight, bias, self.training, self._leave if self.training else None)
+        leave = self._leave if self.training else None
+        prompt = self.prompt._replace(over=over) if over else self.prompt
+        c = Call(x, y, weight, bias, self.training, leave, prompt)
         return self.geo.graded(self.method.change(self.geo, self.params(), c), x)
 
     def _leave(self, loss: Tensor) -> None:
@@ -182,6 +187,8 @@ class MethodState(SiteState):
             self.left.append(loss)
 
     def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
+        if self.method.changes == "attention":
+            return self._inside(layer, base, args, kwargs)
         x = first_input(args, kwargs)
         if self.fast is not None and len(args) == 1 and not kwargs:
             quick = self.fast.call(self, layer, base, x)
@@ -189,13 +196,37 @@ class MethodState(SiteState):
                 return quick
         if self.dense and x.dtype in _EXACT and not torch.is_autocast_enabled(x.device.type):
             return self._run_dense(layer, x)
-        y = base(*args, **kwargs)
-        if not isinstance(y, Tensor):
+        over = self.over(layer, args, kwargs)
+        out = base(*args, **kwargs)
+        y = self.hidden(layer, out)
+        return rebuilt(out, (y + self.change(layer, x, y, over)).to(y.dtype))
+
+    def _inside(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
+        inside = Inside(functools.partial(self.method.attend, self.params()))
+        with inside:
+            out = base(*args, **kwargs)
+        if inside.calls != 1:
             raise GraftError(
-                f"a grafted {type(layer).__mro__[2].__name__} returns a {type(y).__name__}, not a "
+                f"{self.method.id}: {type(layer).__mro__[2].__name__} makes {inside.calls} calls of "
+                "torch.nn.functional.scaled_dot_product_attention, where one is served; transformers' models make it "
+                "with attn_implementation='sdpa'"
+            )
+        return out
+
+    def over(self, layer: nn.Module, args: Any, kwargs: Any) -> bool:
+        """Whether a positional method's prompt lies in earlier calls; ask before the layer writes its cache."""
+        return self.method.positional and goes_on(layer, args, kwargs)
+
+    def hidden(self, layer: nn.Module, out: Any) -> Tensor:
+        """The output that the method changes: the whole, or the first of what a block returns."""
+        if isinstance(self.geo, Block) and type(out) in (tuple, list) and out:
+            out = out[0]
+        if not isinstance(out, Tensor):
+            raise GraftError(
+                f"a grafted {type(layer).__mro__[2].__name__} returns a {type(out).__name__}, not a "
                 "tensor; graft a layer inside it"
             )
-        return (y + self.change(layer, x, y)).to(y.dtype)
+        return out
 
     def _run_dense(self, layer: nn.Module, x: Tensor) -> Tensor:
         """One pass with the changed weight; in half precision it would round small updates away."""
@@ -344,6 +375,32 @@ class RowsState(SiteState):
             if bias is not None and self.bias is not None:
                 out["bias"] = torch.cat([bias, self.bias.to(bias.dtype)])
         return {k: v.contiguous() for k, v in out.items()}
+
+
+def rebuilt(out: Any, y: Tensor) -> Any:
+    """What a layer returned, with `y` in the place of its tensor."""
+    return y if isinstance(out, Tensor) else type(out)((y, *out[1:]))
+
+
+def goes_on(layer: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Whether a block's call goes on from a key-value cache that already holds positions of its layer.
+
+    A cache is what has transformers' `get_seq_length`; the block's attention knows its place in it as `layer_idx`.
+
+    Raises:
+        GraftError: a cache, and nothing in the block says which of its layers is meant.
+    """
+    cache = next((a for a in (*args, *kwargs.values()) if hasattr(a, "get_seq_length")), None)
+    if cache is None:
+        return False
+    for module in layer.modules():
+        index = getattr(module, "layer_idx", None)
+        if isinstance(index, int):
+            return bool(cache.get_seq_length(index) > 0)
+    raise GraftError(
+        f"a grafted {type(layer).__mro__[2].__name__} is called with a key-value cache, and nothing in it has a "
+        "layer_idx: where the prompt ends cannot be told; call with use_cache=False inside graftwork.prompt"
+    )
 
 
 def first_input(args: Any, kwargs: Any) -> Tensor:

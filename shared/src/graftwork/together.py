@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from graftwork.errors import GraftError
-from graftwork.states import CopyState
+from graftwork.states import CopyState, MethodState
 
 if TYPE_CHECKING:
     from graftwork.handle import Graft
@@ -51,14 +51,19 @@ def check_together(verb: str, grafts: Mapping[str, Graft], weights: Mapping[str,
             for slot, state in graft.site(module_name).slots(name).items():
                 site = ".".join(p for p in (module_name, slot) if p) or "the model"
                 touched.setdefault(id(module), {})[name] = site
-                if state.kind == "method":
-                    continue
+                kind = state.kind
+                if isinstance(state, MethodState):
+                    if state.method.changes != "attention":
+                        continue
+                    kind = (
+                        "attention"  # one softmax is over all that it sees; outputs do not add up
+                    )
                 if weights[name] != 1.0:
                     raise GraftError(
-                        f"{verb}: {name!r} owns {site} ({state.kind}), which cannot be part of a "
+                        f"{verb}: {name!r} owns {site} ({kind}), which cannot be part of a "
                         f"weighted sum; give {name!r} the weight 1"
                     )
-                owned.append((name, site, state.kind, module, isinstance(state, CopyState)))
+                owned.append((name, site, kind, module, isinstance(state, CopyState)))
     if len(grafts) == 1:
         return
     for name, site, kind, module, copied in owned:

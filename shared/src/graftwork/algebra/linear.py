@@ -130,7 +130,12 @@ class Block(Linear):
     """A whole sub-module seen from outside: features in and out on the last axis, weights unknown.
 
     Only activation branches can sit here; there is no one weight to change.
+
+    Args:
+        batch_first: its rows come before its positions, as everywhere but in torch's own attention.
     """
+
+    batch_first: bool = True
 
     @property
     def kind(self) -> str:
@@ -140,3 +145,15 @@ class Block(Linear):
         self, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor | None = None
     ) -> Tensor:
         raise NotImplementedError("a block has no single weight")
+
+
+@dataclass(frozen=True)
+class Attention(Geometry):
+    """A whole attention module: `out` features of its keys and `in_` of its values, all heads together.
+
+    Only methods that change what its attention sees can sit here.
+    """
+
+    @property
+    def kind(self) -> str:
+        return "attention"

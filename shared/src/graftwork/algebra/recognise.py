@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from graftwork.algebra.conv import Conv, ConvTranspose
 from graftwork.algebra.geometry import Geometry
-from graftwork.algebra.linear import Block, Embedding, Linear, TransposedLinear
+from graftwork.algebra.linear import Attention, Block, Embedding, Linear, TransposedLinear
 from graftwork.algebra.norm import Norm
 from graftwork.errors import GraftError
 
@@ -171,7 +171,42 @@ def recognise_block(module: nn.Module) -> Geometry | str:
     linear = [g for g in map(recognise, module.modules()) if isinstance(g, Linear)]
     if not linear:
         return "no linear layer inside tells its feature sizes"
-    return Block(out=linear[-1].out, in_=linear[0].in_)
+    attention = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
+    rows_first = all(m.batch_first for m in attention)
+    return Block(out=linear[-1].out, in_=linear[0].in_, batch_first=rows_first)
+
+
+#: projections to keys and values as attention modules name them, and those to queries, keys and values in one
+_SPLIT = (
+    ("k_proj", "v_proj"),
+    ("key", "value"),
+    ("k", "v"),
+    ("to_k", "to_v"),
+    ("k_lin", "v_lin"),
+    ("wk", "wv"),
+)
+_FUSED = ("qkv", "c_attn", "query_key_value", "Wqkv", "qkv_proj", "in_proj")
+
+
+def recognise_attention(module: nn.Module) -> Geometry | str | None:
+    """An attention module by its key and value projections; why it is none that can be served; or `None`."""
+    if isinstance(module, nn.MultiheadAttention):
+        return "torch's MultiheadAttention is one fused function, whose keys cannot be reached"
+    found = {n: g for n, m in module.named_children() if isinstance(g := recognise(m), Linear)}
+    for keys, values in _SPLIT:
+        if keys in found and values in found:
+            return Attention(out=found[keys].out, in_=found[values].out)
+    for name in _FUSED:
+        if name in found:
+            geo = found[name]
+            # queries, keys and values of one width each; or keys and values beside queries of their own
+            if geo.out not in (3 * geo.in_, 2 * geo.in_ if "q_attn" in found else 0):
+                return (
+                    f"its fused projection {name!r} maps {geo.in_} features to {geo.out}: the part for the keys is "
+                    "not told by its shape"
+                )
+            return Attention(out=geo.in_, in_=geo.in_)
+    return None
 
 
 def has_statistics(module: nn.Module) -> bool:

@@ -19,11 +19,27 @@ from graftwork.errors import GraftError
 Params = Mapping[str, Tensor]
 
 
+class Prompt(NamedTuple):
+    """Where the prompt lies in a call, for methods whose change depends on positions; see `graftwork.prompt`.
+
+    Attributes:
+        start, end: of each row, `(rows,)`: its first position and the one behind its last; `None`: the call's own ends.
+        reach: the largest `end`.
+        over: the call goes on from a key-value cache, so nothing of the prompt is in it.
+    """
+
+    start: Tensor | None = None
+    end: Tensor | None = None
+    reach: int = 0
+    over: bool = False
+
+
 class Call(NamedTuple):
     """One call of a grafted layer: its input and output, and its frozen weight and bias.
 
-    `leave` is there in training: it takes a scalar that belongs to the loss, see `graftwork.extra_loss`. What
-    it is given must not depend on anything but this call, so that a checkpointed recomputation repeats it.
+    Of a block that returns a tuple, `y` is the first tensor in it. `leave` is there in training: it takes a scalar that
+    belongs to the loss, see `graftwork.extra_loss`. What it is given must not depend on anything but this call, so that
+    a checkpointed recomputation repeats it.
     """
 
     x: Tensor
@@ -32,6 +48,7 @@ class Call(NamedTuple):
     bias: Tensor | None
     training: bool
     leave: Callable[[Tensor], None] | None = None
+    prompt: Prompt = Prompt()
 
 
 class Delta(NamedTuple):
@@ -78,7 +95,7 @@ class Method:
 
     Subclasses are frozen dataclasses with plain fields (JSON and YAML round trip) and the four
     functions below. `changes` says what they touch: "weight" (mergeable delta), "activation" (a
-    branch) or "module" (the graft owns a copy of the module).
+    branch), "attention" (what an attention module attends to) or "module" (the graft owns a copy of the module).
     """
 
     id: ClassVar[str]
@@ -90,6 +107,8 @@ class Method:
     default_globs: ClassVar[tuple[str, ...]] = ()
     #: whether float16 and bfloat16 files keep what was trained; not where it is a small difference
     half_files: ClassVar[bool] = True
+    #: whether the change depends on where in its sequence a vector stands; then calls come with a `Prompt`
+    positional: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -112,7 +131,7 @@ class Method:
 
     def refuses_merge(self) -> str | None:
         """Why the change cannot become a part of the layer's own tensors, or `None`."""
-        if self.changes == "activation":
+        if self.changes in ("activation", "attention"):
             return f"{self.id} changes activations, not weights"
         return None
 
@@ -120,6 +139,10 @@ class Method:
         """Why a layer whose weight is read without being called cannot be served, or `None`."""
         if self.changes != "weight":
             return f"{type(self).__name__} changes activations, and this layer is never called"
+        return None
+
+    def refuses_length(self, length: int) -> str | None:
+        """Why a positional method cannot serve a prompt of so many positions, or `None`."""
         return None
 
     def dense_pays(self, geo: Geometry) -> bool:
@@ -166,6 +189,20 @@ class Method:
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         """What is added to the layer's output `c.y`."""
+        raise NotImplementedError
+
+    def attend(
+        self,
+        p: Params,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **more: Any,
+    ) -> Tensor:
+        """What `torch.nn.functional.scaled_dot_product_attention` returns inside a module, for these arguments."""
         raise NotImplementedError
 
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:

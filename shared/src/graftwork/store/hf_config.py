@@ -35,6 +35,13 @@ USED = {
         "init_lora_weights",
     },
     "IA3": {"peft_type", "feedforward_modules", "modules_to_save"},
+    "PREFIX_TUNING": {
+        "peft_type",
+        "num_virtual_tokens",
+        "token_dim",
+        "num_layers",
+        "num_attention_heads",
+    },
 }
 
 _ANYWHERE = {
@@ -61,6 +68,9 @@ HARMLESS = {
         "runtime_config",
     },
     "IA3": _ANYWHERE | {"init_ia3_weights"},
+    # the file holds what the projection made of the prefix
+    "PREFIX_TUNING": (_ANYWHERE - {"target_modules", "exclude_modules", "fan_in_fan_out"})
+    | {"encoder_hidden_size", "prefix_projection", "init_weights"},
 }
 
 #: these change what the adapter computes, and are served at this value only
@@ -84,6 +94,7 @@ REFUSED: dict[str, dict[str, Any]] = {
         "ensure_weight_tying": False,
     },
     "IA3": {},
+    "PREFIX_TUNING": {"num_transformer_submodules": 1, "modules_to_save": None},
 }
 
 #: initialisations that leave the base's weights alone; the others (PiSSA, OLoRA, CorDA, LoftQ ...)
@@ -92,7 +103,7 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 def check_config(config: Mapping[str, Any], what: str) -> str:
-    """The PEFT type, "LORA" or "IA3", of a config that is served.
+    """The PEFT type, "LORA", "IA3" or "PREFIX_TUNING", of a config that is served.
 
     Raises:
         GraftError: another type, an unknown field, or fields that change the function; all are listed.
@@ -100,7 +111,8 @@ def check_config(config: Mapping[str, Any], what: str) -> str:
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in USED:
         raise GraftError(
-            f"{what}: peft_type {str(kind)[:40]!r} is not served; LORA (with rsLoRA, DoRA) and IA3 are"
+            f"{what}: peft_type {str(kind)[:40]!r} is not served; LORA (with rsLoRA, DoRA), IA3 and "
+            "PREFIX_TUNING are"
         )
     faults = []
     for field, value in config.items():
@@ -109,7 +121,8 @@ def check_config(config: Mapping[str, Any], what: str) -> str:
                 faults.append(f"{field} = {str(value)[:60]!r}: changes the function; not served")
         elif field not in USED[kind] and field not in HARMLESS[kind] and value is not None:
             faults.append(f"{field[:80]} = {str(value)[:60]!r}: unknown field")
-    faults += _lora_faults(config) if kind == "LORA" else _ia3_faults(config)
+    if kind != "PREFIX_TUNING":
+        faults += _lora_faults(config) if kind == "LORA" else _ia3_faults(config)
     names = config.get("modules_to_save")
     if names is not None and not _names(names):
         faults.append("modules_to_save: must be a list of names")

@@ -21,6 +21,7 @@ from graftwork.methods.dora import DoRA
 from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
 from graftwork.sites import Site, candidates, own_modules
+from graftwork.store import hf_prefix
 from graftwork.store.adapter import base_differences, message, not_finite, shape_faults
 from graftwork.store.checks import base_faults, name_fault
 from graftwork.store.expected import expected_shapes
@@ -66,7 +67,7 @@ def from_peft(
     name: str = "default",
     allow_other_base: bool = False,
 ) -> Graft:
-    """Graft a PEFT folder (LoRA, rsLoRA, DoRA, IA3) onto its base, strictly, all or nothing.
+    """Graft a PEFT folder (LoRA, rsLoRA, DoRA, IA3, prefix tuning) onto its base, strictly, all or nothing.
 
     The sites are the layers that the tensor file names; patterns in the config are never executed. PEFT
     stores no fingerprint of the base, so another base of the same shape is noticed only in
@@ -88,15 +89,19 @@ def from_peft(
     config = parse(_read(path, CONFIG, LIMIT), str(path / CONFIG))
     kind = check_config(config, str(path / CONFIG))
     data, table, base = _tensor_file(path)
-    found = _match(model, kind, config, table)
+    prefix = kind == "PREFIX_TUNING"
+    found = _match_prefix(table) if prefix else _match(model, kind, config, table)
     if found.faults:
         raise GraftError(message(str(path), type(model).__name__, found.faults, []))
     raw = {k.removeprefix(PREFIX): t for k, t in read_tensors(data).items()}
     found.faults += not_finite(raw)
-    _fill(model, found, config, raw)
-    spec = _spec(found)
+    if prefix and not found.faults:
+        _fill_prefix(model, found, config, raw)
+    elif not prefix:
+        _fill(model, found, config, raw)
     other: list[str] = []
     if not found.faults:
+        spec = _spec(found)
         entry, more = resolve(model, spec)
         shapes, late = expected_shapes(model, entry)
         have = {k: tuple(t.shape) for k, t in found.tensors.items()}
@@ -295,6 +300,26 @@ def _base_values(model: nn.Module, left: dict[str, Tensor], found: _Found) -> No
                 f"{key[:80]}: the file brings base values that differ from this model's "
                 "(another base, or one that was resized or trained)"
             )
+
+
+def _match_prefix(table: Mapping[str, Any]) -> _Found:
+    """A prefix's file holds one tensor, whose name has no beginning."""
+    found = _Found()
+    found.faults += [f"{k[:80]!r}: not used by a prefix" for k in table if k != hf_prefix.TENSOR]
+    if hf_prefix.TENSOR not in table:
+        found.faults.append(f"{hf_prefix.TENSOR}: missing in the file")
+    return found
+
+
+def _fill_prefix(
+    model: nn.Module, found: _Found, config: Mapping[str, Any], raw: Mapping[str, Tensor]
+) -> None:
+    try:
+        for name, method, k, v in hf_prefix.from_tensor(model, config, raw[hf_prefix.TENSOR]):
+            found.sites.append((name, "attention", method))
+            found.tensors |= {f"{name}.K".lstrip("."): k, f"{name}.V".lstrip("."): v}
+    except GraftError as e:
+        found.faults.append(str(e))
 
 
 def _spec(found: _Found) -> dict[str, Any]:

@@ -25,8 +25,10 @@ from graftwork.methods.base import Method
 from graftwork.methods.dora import DoRA
 from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
+from graftwork.methods.prefix import PrefixTuning
 from graftwork.sites import Site, own_modules
 from graftwork.states import CopyState, RowsState
+from graftwork.store import hf_prefix
 from graftwork.store.adapter import cast, to_store
 from graftwork.store.fingerprint import fingerprint
 from graftwork.store.folders import publish
@@ -44,7 +46,7 @@ def to_peft(
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a LoRA, rsLoRA, DoRA, IA3, PiSSA or MiLoRA graft as a PEFT folder, all or nothing.
+    """Write a LoRA, rsLoRA, DoRA, IA3, PiSSA, MiLoRA or prefix graft as a PEFT folder, all or nothing.
 
     PiSSA and MiLoRA become plain LoRA of twice the rank, which computes the same on the unchanged base.
 
@@ -63,6 +65,8 @@ def to_peft(
     graft = graft if isinstance(graft, Graft) else get(graft, name)
     if ledger_of(graft.model).merged is not None:
         raise GraftError("to_peft: a graft is merged; unmerge() first")
+    if any(isinstance(m, PrefixTuning) for _, m in graft.entry.sites):
+        return _write_prefix(graft, folder, dtype, overwrite)
     saved = _modules_to_save(graft)
     faults = [*_site_faults(graft), *_name_faults(graft, [*saved])]
     pairs = [(s, plain_form(m)) for s, m in graft.entry.sites if s.geo is not None]
@@ -88,6 +92,19 @@ def to_peft(
     out = {k: t.detach().cpu().clone().contiguous() for k, t in out.items()}
     note = json.dumps(fingerprint(graft.model, graft.entry))
     data = write_tensors(out, {"format": "pt", "graftwork.base": note})
+    return publish(folder, {CONFIG: dump(config, CONFIG), TENSORS: data}, overwrite=overwrite)
+
+
+def _write_prefix(
+    graft: Graft, folder: str | os.PathLike[str], dtype: str | None, overwrite: bool
+) -> Path:
+    try:
+        fields, tensors = hf_prefix.to_tensor(graft, to_store(graft))
+    except GraftError as e:
+        raise GraftError(f"to_peft: PEFT cannot express this graft:\n  {e}") from None
+    config = {**fields, "base_model_name_or_path": _base_name(graft.model)}
+    note = json.dumps(fingerprint(graft.model, graft.entry))
+    data = write_tensors(cast(tensors, dtype), {"format": "pt", "graftwork.base": note})
     return publish(folder, {CONFIG: dump(config, CONFIG), TENSORS: data}, overwrite=overwrite)
 
 
