@@ -14,7 +14,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import method_by_hand_spectral  # noqa: F401  registers its references
+import method_by_hand_small  # noqa: F401  registers its references
+import method_by_hand_spectral  # noqa: F401
 import torch
 from method_by_hand import REFERENCES, ByHand
 from method_layers import LayerCase

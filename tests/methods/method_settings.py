@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "goat": {"rank": 3, "experts": 3, "top_k": 2, "rho": 2.0},
     "alfa": {"rank": 3, "width": 2},
     "lora_sp": {"rank": 4, "hidden": 2},
+    "loretta": {"rank": 2, "tt_rank": 2, "cores": 2},
 }
 
 
@@ -48,6 +49,7 @@ JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     ),
     "alfa": st.fixed_dictionaries({"rank": st.integers(2, 3)})
     | st.just({"rank": 1, "form": "free"}),
+    "loretta": st.fixed_dictionaries({"rank": st.integers(1, 6), "tt_rank": st.integers(1, 4)}),
     "pissa": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
     "milora": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
 }
