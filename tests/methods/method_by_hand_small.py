@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -78,6 +79,33 @@ def loretta(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
 
     def energy(x: Tensor, **call: Any) -> Tensor:
         return layer(x, **call).pow(2) + s**2 * branch(layer, a, b**2, torch.square, x, call)
+
+    made.energy = energy
+    return made
+
+
+@by_hand("vera")
+def vera(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    o, i = sizes(layer)
+    groups, r = groups_of(layer), method.rank
+    kernel = in_layout(layer, layer.weight).shape[2:]
+    fan, width = i * math.prod(kernel), r // groups if r % groups == 0 else r
+    stream = torch.Generator().manual_seed(method.seed)
+    a, b = (
+        torch.empty(shape).uniform_(-math.sqrt(3) * std, math.sqrt(3) * std, generator=stream)
+        for shape, std in (
+            ((r, method.width_in), math.sqrt(2) / math.sqrt(method.width_in)),
+            ((method.width_out, r), math.sqrt(2) / math.sqrt(r)),
+        )
+    )
+    a, b = a[:, :fan].double(), b[: o * groups, :width].double()
+    a = torch.diag(p["d"]) @ a
+    b = torch.diag(p["b"]) @ b
+    a = a.reshape(r, i, *kernel)
+    made = dense(layer, {"weight": layer.weight + low_rank(layer, a, b)})
+
+    def energy(x: Tensor, **call: Any) -> Tensor:
+        return layer(x, **call).pow(2) + branch(layer, a, b**2, torch.square, x, call)
 
     made.energy = energy
     return made

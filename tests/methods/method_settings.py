@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "goat": {"rank": 3, "experts": 3, "top_k": 2, "rho": 2.0},
     "alfa": {"rank": 3, "width": 2},
     "lora_sp": {"rank": 4, "hidden": 2},
+    "vera": {"rank": 6},
     "loretta": {"rank": 2, "tt_rank": 2, "cores": 2},
 }
 

@@ -128,6 +128,11 @@ def test_a_starts_with_the_spread_of_the_formula() -> None:
     sigma = (48 + 8) ** -0.5
     assert float(entries.std()) == pytest.approx(sigma, rel=0.1)
     assert abs(float(entries.mean())) < 0.02 * sigma
+    for i in range(4):
+        drawn = torch.stack([s[f"A{i}"] for s in starts])
+        spread = sigma**0.25 / math.sqrt(drawn.shape[-1])
+        assert float(drawn.std()) == pytest.approx(spread, rel=0.1)
+        assert abs(float(drawn.mean())) < 0.04
 
 
 @invariant("loretta", 7)

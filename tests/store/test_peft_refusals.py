@@ -27,9 +27,9 @@ def peft() -> Any:
     return pytest.importorskip("peft")
 
 
-@pytest.mark.parametrize("kind", ["LORA", "IA3"])
+@pytest.mark.parametrize("kind", ["LORA", "IA3", "VERA"])
 def test_every_field_of_the_installed_configs_is_classed(kind: str, peft: Any) -> None:
-    cls = {"LORA": peft.LoraConfig, "IA3": peft.IA3Config}[kind]
+    cls = {"LORA": peft.LoraConfig, "IA3": peft.IA3Config, "VERA": peft.VeraConfig}[kind]
     fields = {f.name for f in dataclasses.fields(cls)}
     classed = [USED[kind], HARMLESS[kind], set(REFUSED[kind])]
     assert sum(map(len, classed)) == len(set().union(*classed))  # in one class each

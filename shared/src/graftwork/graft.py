@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graftwork.algebra.geometry import Geometry
 from graftwork.algebra.recognise import has_statistics, plain_class, recognise
 from graftwork.attach import CALL, CHILD, ROWS, ensure, grafts_of
 from graftwork.beside import NewRows
@@ -70,7 +71,7 @@ def graft(
     beside = beside_of(model, also_train)
     outside = {b.name for b in beside if b.new is None}
     chosen, left = select(model, method, sites, outside)
-    pairs = _with_overrides(model, chosen, method, overrides or {})
+    pairs, method = _fitted(_with_overrides(model, chosen, method, overrides or {}), method)
     return attach_entry(model, name, Entry(method, pairs, beside, left), seed)
 
 
@@ -193,6 +194,18 @@ def _with_overrides(
                 raise GraftError(f"overrides: {new.id} refuses {site.name}: {why}")
             methods[site.name] = new
     return [(s, methods[s.name]) for s in chosen]
+
+
+def _fitted(
+    pairs: list[tuple[Site, Method]], method: Method
+) -> tuple[list[tuple[Site, Method]], Method]:
+    """The sites and the graft's method, each told of all the layers that have its settings."""
+    layers: dict[Method, list[Geometry]] = {}
+    for site, own in pairs:
+        if site.geo is not None:
+            layers.setdefault(own, []).append(site.geo)
+    made = {own: own.fitted(geometries) for own, geometries in layers.items()}
+    return [(site, made.get(own, own)) for site, own in pairs], made.get(method, method)
 
 
 def beside_of(

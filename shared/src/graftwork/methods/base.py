@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -103,6 +103,13 @@ class Method:
     def starts_at_base(self) -> bool:
         """Whether the start is the base bit for bit, whatever the input."""
         return True
+
+    def fitted(self, geometries: Sequence[Geometry]) -> Method:
+        """The method as a graft keeps it, given all the layers that have these settings; at least one.
+
+        For what layers share: its size goes into a field here, and from there into the passport.
+        """
+        return self
 
     # -- the algebra ------------------------------------------------------------------------------
 

@@ -104,18 +104,17 @@ class WeGeFT(Method):
         return torch.einsum("goi...,gri->gor...", geo.canonical(weight), phi)
 
     def factors_of(self, geo: Geometry, p: Params, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Output form: psi W0 `(r g, in/g, *kernel)` and s phi^T `(out, r, 1...)`, LoRA's A and B."""
+        """Output form: psi W0 `(r g, in/g, *kernel)` and s phi^T `(out, r)`, LoRA's A and B."""
         phi, psi = (split(p[k].to(weight.dtype), geo.groups) for k in ("phi", "psi"))
         a = torch.einsum("goi...,gro->gri...", geo.canonical(weight), psi).flatten(0, 1)
-        b = (self.scale * phi).transpose(1, 2).flatten(0, 1)
-        return a, b.reshape(*b.shape, *[1] * geo.spatial)
+        return a, (self.scale * phi).transpose(1, 2).flatten(0, 1)
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         weight = F.dropout(c.weight.to(c.y.dtype), self.dropout, c.training)
         if self.form == "output":
             return geo.lowrank(c.x, *self.factors_of(geo, p, weight), c.y)
         # psi mixes input channels at each position, then the layer runs on r g channels; padding commutes with that
-        narrow = replace(geo, in_=self.rank * geo.groups)
+        narrow = replace(geo, in_=len(p["psi"]))
         v = narrow.layout(self.written(geo, p, weight)).contiguous()
         return narrow.run(geo.up(c.x, p["psi"].to(c.y.dtype)), v, None, c.y)
 
