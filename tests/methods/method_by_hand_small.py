@@ -109,3 +109,34 @@ def vera(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
 
     made.energy = energy
     return made
+
+
+def opened(act: str, z: Tensor) -> Tensor:
+    """NOBLE's activations, from exponentials and the error function."""
+    if act == "gelu":
+        return z * (1 + torch.erf(z / math.sqrt(2))) / 2
+    if act == "silu":
+        return z / (1 + torch.exp(-z))
+    if act == "tanh":
+        return 1 - 2 / (torch.exp(2 * z) + 1)
+    return torch.where(z > 0, z, 0.01 * z) if act == "leaky_relu" else z
+
+
+@by_hand("noble")
+def noble(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    def hidden(x: Tensor) -> Tensor:
+        h = x @ p["down"].T + p["down_bias"]
+        for i in range(1, method.layers + 1):
+            if i == 2:
+                h = h @ p["mix"].T + p["mix_bias"]
+            if method.act == "cos":
+                turns = h * p[f"freq{i}"] + p[f"phase{i}"]
+                h = torch.sin(turns + math.pi / 2)
+            else:
+                h = opened(method.act, h)
+        return h
+
+    def energy(x: Tensor, **call: Any) -> Tensor:
+        return layer(x).pow(2) + hidden(x).pow(2) @ p["up"].T.pow(2)
+
+    return ByHand(lambda x, **call: layer(x) + hidden(x) @ p["up"].T, energy)

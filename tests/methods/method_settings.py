@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "alfa": {"rank": 3, "width": 2},
     "lora_sp": {"rank": 4, "hidden": 2},
     "vera": {"rank": 6},
+    "noble": {"rank": 3},
     "loretta": {"rank": 2, "tt_rank": 2, "cores": 2},
 }
 
@@ -50,6 +51,15 @@ JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     ),
     "alfa": st.fixed_dictionaries({"rank": st.integers(2, 3)})
     | st.just({"rank": 1, "form": "free"}),
+    "noble": st.fixed_dictionaries(
+        {
+            "rank": st.integers(1, 4),
+            "act": st.sampled_from(["cos", "gelu", "silu", "tanh", "leaky_relu"]),
+        }
+    )
+    | st.fixed_dictionaries(
+        {"rank": st.integers(1, 4), "act": st.just("none"), "layers": st.just(1)}
+    ),
     "loretta": st.fixed_dictionaries({"rank": st.integers(1, 6), "tt_rank": st.integers(1, 4)}),
     "pissa": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
     "milora": st.fixed_dictionaries({"rank": st.integers(1, 4)}),

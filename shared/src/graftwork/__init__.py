@@ -41,6 +41,7 @@ _HOMES = {
     "LoFTSimple": "graftwork.optim.loft_simple",
     "LoRAPlus": "graftwork.optim.lora_plus",
     "lora_plus": "graftwork.optim.lora_plus",
+    "paced": "graftwork.optim.rates",
 }
 
 if TYPE_CHECKING:
@@ -62,12 +63,17 @@ if TYPE_CHECKING:
     from graftwork.methods.ia3 import IA3
     from graftwork.methods.lora import LoRA
     from graftwork.methods.lora_sp import LoRASP
+    from graftwork.methods.loretta import LoRETTA
     from graftwork.methods.milora import MiLoRA
+    from graftwork.methods.noble import NOBLE
     from graftwork.methods.norm_affine import NormAffine
     from graftwork.methods.pissa import PiSSA
+    from graftwork.methods.vera import VeRA
+    from graftwork.methods.wegeft import WeGeFT
     from graftwork.optim.loft import LoFT
     from graftwork.optim.loft_simple import LoFTSimple
     from graftwork.optim.lora_plus import LoRAPlus, lora_plus
+    from graftwork.optim.rates import paced
     from graftwork.reach import check_reach
     from graftwork.store import load, save
     from graftwork.store.passport import inspect
@@ -108,6 +114,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "GOAT",
     "IA3",
+    "NOBLE",
     "AdaptFormer",
     "Alfa",
     "BitFit",
@@ -121,10 +128,13 @@ __all__ = [
     "LoRA",
     "LoRAPlus",
     "LoRASP",
+    "LoRETTA",
     "MiLoRA",
     "NewRows",
     "NormAffine",
     "PiSSA",
+    "VeRA",
+    "WeGeFT",
     "activate",
     "active",
     "cards",
@@ -139,6 +149,7 @@ __all__ = [
     "load",
     "lora_plus",
     "merge",
+    "paced",
     "register_layer",
     "register_reader",
     "remove",

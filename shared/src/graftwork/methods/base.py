@@ -54,6 +54,13 @@ class Factors(NamedTuple):
     gain: Callable[[Tensor], Tensor] | None = None
 
 
+class Rate(NamedTuple):
+    """How a tensor trains beside the others: its learning rate over theirs, and whether weight decay acts on it."""
+
+    times: float = 1.0
+    decay: bool = True
+
+
 def setting(
     default: Any, *, low: float | None = None, high: float | None = None, **extra: Any
 ) -> Any:
@@ -110,6 +117,10 @@ class Method:
         For what layers share: its size goes into a field here, and from there into the passport.
         """
         return self
+
+    def rates(self, geo: Geometry) -> Mapping[str, Rate]:
+        """By name, the tensors that train at a rate of their own; `graftwork.optim.rates` makes groups of them."""
+        return {}
 
     # -- the algebra ------------------------------------------------------------------------------
 

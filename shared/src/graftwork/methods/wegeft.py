@@ -99,23 +99,27 @@ class WeGeFT(Method):
         return {"phi": phi, "psi": torch.nn.init.uniform_(torch.empty_like(phi), -bound, bound)}
 
     def written(self, geo: Geometry, p: Params, weight: Tensor) -> Tensor:
-        """Input form: s W0 phi^T `(g, out/g, r, *kernel)`, in the dtype of `weight`."""
-        phi = split((self.scale * p["phi"]).to(weight.dtype), geo.groups)
-        return torch.einsum("goi...,gri->gor...", geo.canonical(weight), phi)
+        """Input form: s W0 phi^T `(g, out/g, r, *kernel)`."""
+        phi = split(self.scale * p["phi"], geo.groups)
+        with torch.autocast(weight.device.type, enabled=False):
+            return torch.einsum("goi...,gri->gor...", geo.canonical(weight), phi)
 
     def factors_of(self, geo: Geometry, p: Params, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Output form: psi W0 `(r g, in/g, *kernel)` and s phi^T `(out, r)`, LoRA's A and B."""
-        phi, psi = (split(p[k].to(weight.dtype), geo.groups) for k in ("phi", "psi"))
-        a = torch.einsum("goi...,gro->gri...", geo.canonical(weight), psi).flatten(0, 1)
-        return a, (self.scale * phi).transpose(1, 2).flatten(0, 1)
+        phi, psi = (split(p[k], geo.groups) for k in ("phi", "psi"))
+        with torch.autocast(weight.device.type, enabled=False):
+            a = torch.einsum("goi...,gro->gri...", geo.canonical(weight), psi)
+        return a.flatten(0, 1), (self.scale * phi).transpose(1, 2).flatten(0, 1)
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
-        weight = F.dropout(c.weight.to(c.y.dtype), self.dropout, c.training)
+        # the product with W0 is wide and rounded once
+        weight = F.dropout(c.weight.to(p["phi"].dtype), self.dropout, c.training)
         if self.form == "output":
-            return geo.lowrank(c.x, *self.factors_of(geo, p, weight), c.y)
+            a, b = (t.to(c.y.dtype) for t in self.factors_of(geo, p, weight))
+            return geo.lowrank(c.x, a, b, c.y)
         # psi mixes input channels at each position, then the layer runs on r g channels; padding commutes with that
         narrow = replace(geo, in_=len(p["psi"]))
-        v = narrow.layout(self.written(geo, p, weight)).contiguous()
+        v = narrow.layout(self.written(geo, p, weight)).to(c.y.dtype).contiguous()
         return narrow.run(geo.up(c.x, p["psi"].to(c.y.dtype)), v, None, c.y)
 
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
