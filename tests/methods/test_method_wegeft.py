@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,3 +148,84 @@ def test_a_layer_that_is_never_called_refuses_dropout() -> None:
 def test_bad_settings_are_refused_by_name(fields: dict[str, object], field: str) -> None:
     with pytest.raises(gw.GraftError, match=rf"WeGeFT\.{field}"):
         gw.WeGeFT(**fields)  # type: ignore[arg-type]
+
+
+class Blocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({"q": nn.Linear(6, 6), "up": nn.Linear(6, 9), "down": nn.Linear(9, 6)})
+            for _ in range(3)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + layer["down"](torch.tanh(layer["up"](layer["q"](x))))
+        return x
+
+
+def blocks(method: gw.WeGeFT, **more: object) -> tuple[Blocks, gw.Graft]:
+    torch.manual_seed(0)
+    model = Blocks().double()
+    return model, gw.graft(model, method, sites=["*.q", "*.up", "*.down"], **more)  # type: ignore[arg-type]
+
+
+@invariant("wegeft", 7)
+@pytest.mark.parametrize(("form", "count"), [("input", 6 + 6 + 9), ("output", 6 + 9 + 6)])
+def test_a_shared_pair_counts_once_and_its_gradient_is_the_sum(form: str, count: int) -> None:
+    model, g = blocks(gw.WeGeFT(2, form=form, shared=True))
+    twin, own = blocks(gw.WeGeFT(2, form=form))
+    x = torch.randn(4, 6, dtype=torch.float64)
+    assert sum(p.numel() for p in g.parameters()) == g.summary().trainable == 2 * 2 * count
+    assert sum(p.numel() for p in own.parameters()) == 3 * 2 * 2 * count
+    assert len(list(g.named_parameters())) == 6 and len(g.tensors()) == 18
+    with torch.no_grad():
+        for p in g.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    own.load_tensors(g.tensors())
+    assert torch.equal(model(x), twin(x))
+    for net in (model, twin):
+        net(x).square().sum().backward()
+    single = dict(own.named_parameters())
+    for name, p in g.named_parameters():
+        summed = sum(single[f"layers.{i}.{name.removeprefix('layers.0.')}"].grad for i in range(3))
+        torch.testing.assert_close(p.grad, summed, rtol=0, atol=1e-11)
+    for net in (model, twin):
+        gw.merge(gw.get(net))
+    torch.testing.assert_close(model(x), twin(x), rtol=0, atol=1e-11)
+
+
+def test_a_shared_pair_stays_one_through_training_files_and_copies(tmp_path: Path) -> None:
+    model, g = blocks(gw.WeGeFT(2, shared=True))
+    x = torch.randn(4, 6, dtype=torch.float64)
+    optimizer = torch.optim.AdamW(g.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+    gw.save(g, tmp_path / "a")
+    torch.manual_seed(0)
+    fresh = Blocks().double()
+    again = gw.load(fresh, tmp_path / "a")
+    assert torch.equal(fresh(x), model(x))
+    for handle in (again, gw.get(copy.deepcopy(model))):
+        states = dict(handle.states())
+        assert states["layers.0.q"].phi is states["layers.2.q"].phi
+        assert states["layers.0.q"].phi is not states["layers.0.up"].phi
+        assert len(list(handle.parameters())) == 6
+    tensors = g.tensors()
+    tensors["layers.1.q.phi"] = tensors["layers.1.q.phi"] + 1
+    with pytest.raises(gw.GraftError, match=r"layers\.1\.q\.phi: differs from layers\.0\.q\.phi"):
+        again.load_tensors(tensors)
+    assert torch.equal(fresh(x), model(x))
+
+
+def test_only_layers_of_a_kind_with_the_same_settings_share() -> None:
+    _, g = blocks(gw.WeGeFT(2, shared=True), overrides={"layers.1.*": {"rank": 3}})
+    states = dict(g.states())
+    assert states["layers.0.q"].phi is states["layers.2.q"].phi
+    assert states["layers.1.q"].phi is not states["layers.0.q"].phi
+    model = nn.ModuleDict({"a": nn.ModuleDict({"q": nn.Linear(4, 5)})})
+    model["b"] = nn.ModuleDict({"q": nn.Linear(6, 5)})
+    g = gw.graft(model, gw.WeGeFT(2, shared=True), sites=["*.q"])
+    assert [tuple(t.shape) for t in g.tensors().values()] == [(2, 4), (2, 4), (2, 6), (2, 6)]

@@ -350,6 +350,7 @@ def _states(
             except GraftError as refusal:
                 raise GraftError(f"{site.name or 'the model'}: {refusal}") from None
             made.append((site.module, slot, state))
+    _tie(entry, made)
     for item in entry.beside:
         module = model.get_submodule(item.name)
         if item.new is None:
@@ -359,6 +360,27 @@ def _states(
         assert geo is not None and not isinstance(geo, str)  # check_entry refused the rest
         made.append((item.name, ROWS, RowsState(item.new, geo, module)))
     return made
+
+
+def _tie(entry: Entry, made: list[tuple[str, str, SiteState]]) -> None:
+    """Give sites that share their trained tensors the first one's.
+
+    Raises:
+        GraftError: their shapes differ.
+    """
+    first: dict[tuple[Method, str], tuple[str, SiteState]] = {}
+    for (site, method), (_, _, state) in zip(entry.sites, made, strict=True):
+        word = None if site.geo is None else method.shares(site.name, site.geo)
+        if word is None:
+            continue
+        name, owner = first.setdefault((method, word), (site.name, state))
+        for leaf, p in owner.named_parameters():
+            if p.shape != state.get_parameter(leaf).shape:
+                raise GraftError(
+                    f"{site.name}: its {leaf} cannot be that of {name}: {tuple(state.get_parameter(leaf).shape)} "
+                    f"and {tuple(p.shape)}"
+                )
+            state.register_parameter(leaf, p)
 
 
 def plain_copy(name: str, module: nn.Module) -> nn.Module:

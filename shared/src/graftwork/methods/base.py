@@ -118,6 +118,13 @@ class Method:
         """
         return self
 
+    def shares(self, name: str, geo: Geometry) -> str | None:
+        """What a site has in common with those that train the very same tensors; `None` where each has its own.
+
+        Sites of one graft share where their settings and this word are the same; the first one's start counts.
+        """
+        return None
+
     def rates(self, geo: Geometry) -> Mapping[str, Rate]:
         """By name, the tensors that train at a rate of their own; `graftwork.optim.rates` makes groups of them."""
         return {}

@@ -9,12 +9,14 @@ form what it writes. On a convolution phi and psi mix channels at each position,
 Shapes: phi, psi `(r g, in/g)` in the input form, `(r g, out/g)` in the output form, r rows for each of g groups.
 Initialisation: phi zero, psi uniform in +-1/sqrt(width) (Kaiming, a = sqrt 5): the start is the base.
 
-Departures: each layer has a pair of its own (the authors also share one among all layers of a kind). The output form
-changes the weight and not the bias, in the forward too: in the public layer it transforms the layer's whole output,
-bias included, while merging changes the weight alone, and its two maps do not compose there at all. Dropout acts
-on W0's entries, as in the public layer. Convolutions and transposed convolutions come with the geometry. The product
-with W0 is computed at every call, out in r k multiplications, whatever the batch; merge to be rid of it. In float32 a
-convolution runs once, with the changed weight.
+With `shared`, the layers of a kind, those whose names end alike and whose widths agree, train one pair, which then
+costs its parameters once: the authors' usual setting. Files hold it once for each layer.
+
+Departures: by default each layer has a pair of its own. The output form changes the weight and not the bias, in the
+forward too: in the public layer it transforms the layer's whole output, bias included, while merging changes the weight
+alone, and its two maps do not compose there at all. Dropout acts on W0's entries, as in the public layer. Convolutions
+and transposed convolutions come with the geometry. The product with W0 is computed at every call, out in r k
+multiplications, whatever the batch; merge to be rid of it. In float32 a convolution runs once, with the changed weight.
 Refuses: dropout > 0 where a fused owner reads the weight without calling the layer, because nothing says there
 whether it trains; embeddings (one row of phi would be as long as the table).
 
@@ -26,6 +28,7 @@ Invariants:
    the row space.
 5. W0 = 0 gives no change; W0 = I gives LoRA with B = phi^T and A = psi.
 6. Dropout acts in training only, on the branch only.
+7. A shared pair counts once, and its gradient is the sum of those of the layers.
 """
 
 from __future__ import annotations
@@ -63,12 +66,14 @@ class WeGeFT(Method):
         alpha: numerator of the scale; `None` means alpha = rank, that is s = 1.
         form: "input" multiplies W0 from the right, "output" from the left.
         dropout: probability of zeroing an entry of W0, where phi and psi read it, in training.
+        shared: one pair for all layers of a kind, "q" of every block, say.
     """
 
     rank: int = setting(8, low=1)
     alpha: float | None = None
     form: str = setting("input", choices=("input", "output"))
     dropout: float = setting(0.0, low=0.0, high=0.999)
+    shared: bool = False
 
     id: ClassVar[str] = "wegeft"
     changes: ClassVar[str] = "weight"
@@ -79,6 +84,11 @@ class WeGeFT(Method):
     def scale(self) -> float:
         """s of the equation."""
         return 1.0 if self.alpha is None else float(self.alpha) / self.rank
+
+    def shares(self, name: str, geo: Geometry) -> str | None:
+        out, in_ = geo.group_shape
+        width = in_ if self.form == "input" else out
+        return f"{name.rpartition('.')[2]} {geo.groups} {width}" if self.shared else None
 
     def refuses_fused(self, geo: Geometry) -> str | None:
         if self.dropout > 0:
