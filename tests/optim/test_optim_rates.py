@@ -126,6 +126,14 @@ def test_schedules_keep_the_ratios_or_are_refused() -> None:
                 check_schedule(optimizer, before)
 
 
+def test_a_group_that_stands_still_tells_nothing_about_a_schedule() -> None:
+    model, _ = net()
+    optimizer = torch.optim.AdamW(gw.paced(model, 1e-2))
+    before = [x["lr"] for x in optimizer.param_groups]
+    optimizer.param_groups[0]["lr"] = before[0] = 0.0
+    check_schedule(optimizer, before)
+
+
 @pytest.mark.parametrize(
     ("build", "words"),
     [

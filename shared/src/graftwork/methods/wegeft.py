@@ -16,7 +16,8 @@ Departures: by default each layer has a pair of its own. The output form changes
 forward too: in the public layer it transforms the layer's whole output, bias included, while merging changes the weight
 alone, and its two maps do not compose there at all. Dropout acts on W0's entries, as in the public layer. Convolutions
 and transposed convolutions come with the geometry. The product with W0 is computed at every call, out in r k
-multiplications, whatever the batch; merge to be rid of it. In float32 a convolution runs once, with the changed weight.
+multiplications, whatever the batch; merge to be rid of it. In float32 a convolution that is not wide runs once, with
+the changed weight.
 Refuses: dropout > 0 where a fused owner reads the weight without calling the layer, because nothing says there
 whether it trains; embeddings (one row of phi would be as long as the table).
 
@@ -98,7 +99,9 @@ class WeGeFT(Method):
         return super().refuses_fused(geo)
 
     def dense_pays(self, geo: Geometry) -> bool:
-        return self.dropout == 0  # the product with W0 is there anyway, and a second pass is saved
+        # as in LoRA: the branch runs badly at a width of r, the changed weight costs one weight gradient more
+        width = geo.in_ if self.form == "input" else geo.out
+        return self.dropout == 0 and math.prod(geo.kernel) > 1 and width <= 16 * self.rank
 
     def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         out, in_ = geo.group_shape
