@@ -117,6 +117,12 @@ class WeGeFT(Method):
         with torch.autocast(weight.device.type, enabled=False):
             return torch.einsum("goi...,gri->gor...", geo.canonical(weight), phi)
 
+    def dense(self, geo: Geometry, p: Params, weight: Tensor) -> Tensor:
+        """Input form: s W0 phi^T psi in the stored layout."""
+        v, psi = self.written(geo, p, weight), split(p["psi"], geo.groups)
+        with torch.autocast(weight.device.type, enabled=False):
+            return geo.layout(torch.einsum("gor...,gri->goi...", v, psi)).contiguous()
+
     def factors_of(self, geo: Geometry, p: Params, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Output form: psi W0 `(r g, in/g, *kernel)` and s phi^T `(out, r)`, LoRA's A and B."""
         phi, psi = (split(p[k], geo.groups) for k in ("phi", "psi"))
@@ -130,6 +136,8 @@ class WeGeFT(Method):
         if self.form == "output":
             a, b = (t.to(c.y.dtype) for t in self.factors_of(geo, p, weight))
             return geo.lowrank(c.x, a, b, c.y)
+        if self.rank >= geo.group_shape[1]:  # r channels are no fewer than the layer's own
+            return geo.run(c.x, self.dense(geo, p, weight).to(c.y.dtype), None, c.y)
         # psi mixes input channels at each position, then the layer runs on r g channels; padding commutes with that
         narrow = replace(geo, in_=len(p["psi"]))
         v = narrow.layout(self.written(geo, p, weight)).to(c.y.dtype).contiguous()
@@ -138,5 +146,4 @@ class WeGeFT(Method):
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
         if self.form == "output":
             return Delta(weight=geo.product(*self.factors_of(geo, p, weight)))
-        v, psi = self.written(geo, p, weight), split(p["psi"], geo.groups)
-        return Delta(weight=geo.layout(torch.einsum("gor...,gri->goi...", v, psi)))
+        return Delta(weight=self.dense(geo, p, weight))
