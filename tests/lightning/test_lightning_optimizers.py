@@ -77,3 +77,29 @@ def test_a_graft_that_it_cannot_serve_is_a_refusal(
     arguments = ["--optimizer", "graftwork.LoFT", "--graft", "graftwork.DoRA", "--graft.rank", "2"]
     assert app.main(["fit", *arguments, "--run_dir", "there", "--quiet"]) == 2
     assert "the change of DoRA is not B A alone" in capsys.readouterr().err
+
+
+def test_a_methods_own_rates_reach_the_optimizer_that_a_config_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = (
+        "optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.02, weight_decay: 0.1}}\n"
+        "graft: {class_path: graftwork.NOBLE, init_args: {rank: 2, up_std: 0.01}}\n"
+        "sites: ['0']\n"
+        "trainer: {max_epochs: 1}\n"
+        "lr_scheduler: {class_path: torch.optim.lr_scheduler.%s}\n"
+    )
+    Path("run.yaml").write_text(config % "ConstantLR, init_args: {factor: 0.5, total_iters: 1000}")
+    assert app.main(["fit", "--config", "run.yaml", "--run_dir", "there", "--quiet"]) == 0
+    groups = load_checkpoint(next(Path("there").rglob("*.ckpt")))["optimizer_states"][0][
+        "param_groups"
+    ]
+    found = {
+        n.split(".")[-1]: (g["lr"] / 0.01, g["weight_decay"]) for g in groups for n in g["params"]
+    }
+    assert found["phase1"] == pytest.approx((4.0, 0.0)) and found["freq2"] == pytest.approx((2, 0))
+    assert found["down"] == pytest.approx((1.0, 0.1)) and found["up"][0] > 1
+    Path("run.yaml").write_text(config % "OneCycleLR, init_args: {max_lr: 0.1, total_steps: 99}")
+    assert app.main(["fit", "--config", "run.yaml", "--run_dir", "other", "--quiet"]) == 2
+    assert "it sets one rate for all parameter groups" in capsys.readouterr().err

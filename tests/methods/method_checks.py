@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import method_by_hand_edits  # noqa: F401  registers its references
+import method_by_hand_small  # noqa: F401  these too
 import method_by_hand_spectral  # noqa: F401  these too
 import method_layers_attention  # noqa: F401  registers its layers
 import torch

@@ -49,6 +49,9 @@ def _without_last(t):
         keep[-1] = 0
     return t * keep.reshape(-1, *[1] * (t.dim() - 1))
 
+def _only(name, key, change, t):
+    return change(t) if name == key else t
+
 def _started(tensors, name, factor, offset):
     return {k: factor * t + offset if k == name else t for k, t in tensors.items()}
 
@@ -201,15 +204,16 @@ def _result(factor: float) -> Change:
 
 
 def _factor(key: str, helper: str) -> Change:
-    """Wrap every `p["key"]`."""
+    """Wrap every `p["key"]`, and every `p[f"..."]` where the name is this one."""
 
     def edit(node: ast.AST) -> ast.AST:
-        if (
-            isinstance(node, ast.Subscript)
-            and isinstance(node.slice, ast.Constant)
-            and node.slice.value == key
-        ):
+        if not isinstance(node, ast.Subscript):
+            return node
+        if isinstance(node.slice, ast.Constant) and node.slice.value == key:
             return _call(helper, node)
+        if isinstance(node.slice, ast.JoinedStr):
+            name = copy.deepcopy(node.slice)
+            return _call("_only", name, ast.Constant(key), ast.Name(helper, ast.Load()), node)
         return node
 
     return edit

@@ -29,6 +29,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "direft": {"rank": 2, "where": "all"},
     "core": {"rank": 2, "tasks": 2, "task": 2},
     "prefix": {"length": 3, "std": 0.5},
+    "vera": {"rank": 6},
+    "noble": {"rank": 3},
+    "loretta": {"rank": 2, "tt_rank": 2, "cores": 2},
 }
 
 
@@ -62,6 +65,16 @@ JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     )
     | st.fixed_dictionaries(_EDITS | {"tasks": st.just(1), "task": st.just(1)}),
     "prefix": st.fixed_dictionaries({"length": st.integers(1, 3)}),
+    "noble": st.fixed_dictionaries(
+        {
+            "rank": st.integers(1, 4),
+            "act": st.sampled_from(["cos", "gelu", "silu", "tanh", "leaky_relu"]),
+        }
+    )
+    | st.fixed_dictionaries(
+        {"rank": st.integers(1, 4), "act": st.just("none"), "layers": st.just(1)}
+    ),
+    "loretta": st.fixed_dictionaries({"rank": st.integers(1, 6), "tt_rank": st.integers(1, 4)}),
     "pissa": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
     "milora": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -189,3 +190,15 @@ def test_loading_an_svd_start_imports_nothing_more() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_kaiming_draws_by_hand_and_refuses_nothing_on_meta() -> None:
+    a, b = seeded.kaiming([(3, 6), (5, 3)], 7, torch.empty(0))
+    stream = torch.Generator().manual_seed(7)
+    bounds = [math.sqrt(3) * (math.sqrt(2) / math.sqrt(n)) for n in (6, 3)]
+    for t, bound in ((a, bounds[0]), (b, bounds[1])):
+        assert torch.equal(t, torch.empty(t.shape).uniform_(-bound, bound, generator=stream))
+    wide = seeded.kaiming([(3, 6)], 7, torch.empty(0, dtype=torch.float64))[0]
+    assert wide.dtype == torch.float64 and torch.equal(wide.float(), a)
+    assert seeded.kaiming([(3, 6)], 7, torch.empty(0, device="meta"))[0].is_meta
+    assert not torch.equal(seeded.kaiming([(3, 6)], 8, torch.empty(0))[0], a)

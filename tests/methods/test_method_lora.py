@@ -114,6 +114,57 @@ def test_the_first_step_of_a_federation_does_not_depend_on_its_size(independent:
     assert found == pytest.approx(expected, rel=0.15)
 
 
+def descended(method: gw.LoRA, start: dict[str, torch.Tensor], steps: int = 3) -> gw.Graft:
+    """A graft on the same layer, after some steps of gradient descent from `start`."""
+    torch.manual_seed(0)
+    model = nn.Linear(5, 7).double()
+    g = gw.graft(model, method)
+    g.load_tensors(start)
+    x, target = torch.randn(6, 5).double(), torch.randn(6, 7).double()
+    optimizer = torch.optim.SGD(g.parameters(), lr=0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model(x) - target).square().mean().backward()
+        optimizer.step()
+    return g
+
+
+@invariant("lora", 7)
+def test_one_client_trains_as_rslora_step_for_step() -> None:
+    start = {"A": torch.randn(3, 5), "B": torch.randn(7, 3)}
+    one = descended(gw.LoRA(3, alpha=2.0, clients=1), start)
+    rooted = descended(gw.LoRA(3, alpha=2.0, rslora=True), start)
+    many = descended(gw.LoRA(3, alpha=2.0, clients=4), start)
+    for name, t in one.tensors().items():
+        torch.testing.assert_close(t, rooted.tensors()[name], rtol=1e-12, atol=1e-12)
+        assert (t - many.tensors()[name]).abs().max() > 1e-3
+
+
+@invariant("lora", 8)
+def test_the_scale_can_move_into_b_but_the_steps_are_others() -> None:
+    method, plain = gw.LoRA(3, alpha=2.0, clients=12), gw.LoRA(3)
+    start = {"A": torch.randn(3, 5).double(), "B": torch.randn(7, 3).double()}
+    x = torch.randn(4, 5).double()
+    moved_start = start | {"B": method.scale * start["B"]}
+    ends = [
+        [
+            g.model(x).detach()
+            for g in (descended(method, start, n), descended(plain, moved_start, n))
+        ]
+        for n in (0, 1)
+    ]
+    torch.testing.assert_close(*ends[0], rtol=0, atol=1e-12)
+    assert (ends[1][0] - ends[1][1]).abs().max() > 1e-3
+    merged = []
+    for b in (start["B"], 2 * start["B"]):
+        g = descended(method, start | {"B": b}, 0)
+        y = g.model(x)
+        g.merge()
+        torch.testing.assert_close(g.model(x), y, rtol=0, atol=1e-12)
+        merged.append(g.model.weight)
+    assert not torch.allclose(*merged)
+
+
 @invariant("lora", 6)
 @pytest.mark.parametrize("kind", ["linear", "conv", "embedding"])
 def test_dropout_acts_in_training_on_the_branch_only(kind: str) -> None:

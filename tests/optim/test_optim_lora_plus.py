@@ -82,6 +82,7 @@ def test_ratio_one_is_lora(ratio: float) -> None:
         (lambda: gw.lora_plus(net(gw.LoRA(2))[1], 1e-3, ratio=0.0), "ratio must be above 0"),
         (lambda: gw.lora_plus(net(gw.LoRA(2))[1], float("nan")), "lr must be above 0"),
         (lambda: gw.LoRAPlus(net(gw.DiaBlo(2))[1]), "no graft here has a B"),
+        (lambda: gw.LoRAPlus(gw.graft(Net(), gw.VeRA(2), sites=["body"])), "no graft here has a B"),
     ],
 )
 def test_refusals(build: Any, words: str) -> None:

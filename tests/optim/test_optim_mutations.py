@@ -75,6 +75,24 @@ MUTANTS: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ("wrong start", "members[places.get(id(p)", "members[{}.get(id(p)"),
         ],
     ),
+    "graftwork.optim.rates": (
+        ["optim/test_optim_rates.py"],
+        [
+            ("sign", "if not lr > 0", "if not lr < 0"),
+            ("scale", 'group["lr"] * rate.times', 'group["lr"]'),
+            (
+                "transpose",
+                "n / float(b) for n, b in zip(now, before",
+                "n * float(b) for n, b in zip(now, before",
+            ),
+            ("dropped term", '{"weight_decay": 0.0}', "{}"),
+            ("dropped term", "    if TIMES in group:\n        return [dict(group)]\n", ""),
+            ("dropped term", "    if optimizer.state:\n", "    if False:\n"),
+            ("dropped term", " if b > 0]", "]"),
+            ("wrong start", "rates.get(id(p), Rate())", "Rate()"),
+            ("wrong start", "    if not rates:\n        return\n", ""),
+        ],
+    ),
     "graftwork.geometry.angles": (
         ["geometry/test_geometry_invariants.py"],
         [

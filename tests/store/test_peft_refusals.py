@@ -27,9 +27,9 @@ def peft() -> Any:
     return pytest.importorskip("peft")
 
 
-@pytest.mark.parametrize("kind", ["LORA", "IA3", "PREFIX_TUNING"])
+@pytest.mark.parametrize("kind", ["LORA", "IA3", "VERA", "PREFIX_TUNING"])
 def test_every_field_of_the_installed_configs_is_classed(kind: str, peft: Any) -> None:
-    classes = {"LORA": peft.LoraConfig, "IA3": peft.IA3Config}
+    classes = {"LORA": peft.LoraConfig, "IA3": peft.IA3Config, "VERA": peft.VeraConfig}
     cls = classes.get(kind, peft.PrefixTuningConfig)
     fields = {f.name for f in dataclasses.fields(cls)}
     classed = [USED[kind], HARMLESS[kind], set(REFUSED[kind])]

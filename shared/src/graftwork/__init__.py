@@ -42,6 +42,7 @@ _HOMES = {
     "LoFTSimple": "graftwork.optim.loft_simple",
     "LoRAPlus": "graftwork.optim.lora_plus",
     "lora_plus": "graftwork.optim.lora_plus",
+    "paced": "graftwork.optim.rates",
 }
 
 if TYPE_CHECKING:
@@ -66,13 +67,18 @@ if TYPE_CHECKING:
     from graftwork.methods.lora import LoRA
     from graftwork.methods.lora_sp import LoRASP
     from graftwork.methods.loreft import LoReFT
+    from graftwork.methods.loretta import LoRETTA
     from graftwork.methods.milora import MiLoRA
+    from graftwork.methods.noble import NOBLE
     from graftwork.methods.norm_affine import NormAffine
     from graftwork.methods.pissa import PiSSA
     from graftwork.methods.prefix import PrefixTuning
+    from graftwork.methods.vera import VeRA
+    from graftwork.methods.wegeft import WeGeFT
     from graftwork.optim.loft import LoFT
     from graftwork.optim.loft_simple import LoFTSimple
     from graftwork.optim.lora_plus import LoRAPlus, lora_plus
+    from graftwork.optim.rates import paced
     from graftwork.prompts import prompt
     from graftwork.reach import check_reach
     from graftwork.store import load, save
@@ -114,6 +120,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "GOAT",
     "IA3",
+    "NOBLE",
     "AdaptFormer",
     "Alfa",
     "BitFit",
@@ -129,12 +136,15 @@ __all__ = [
     "LoRA",
     "LoRAPlus",
     "LoRASP",
+    "LoRETTA",
     "LoReFT",
     "MiLoRA",
     "NewRows",
     "NormAffine",
     "PiSSA",
     "PrefixTuning",
+    "VeRA",
+    "WeGeFT",
     "activate",
     "active",
     "cards",
@@ -149,6 +159,7 @@ __all__ = [
     "load",
     "lora_plus",
     "merge",
+    "paced",
     "prompt",
     "register_layer",
     "register_reader",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graftwork.algebra.geometry import Geometry
 from graftwork.algebra.recognise import has_statistics, plain_class, recognise
 from graftwork.attach import CALL, CHILD, ROWS, ensure, grafts_of
 from graftwork.beside import NewRows
@@ -70,7 +71,7 @@ def graft(
     beside = beside_of(model, also_train)
     outside = {b.name for b in beside if b.new is None}
     chosen, left = select(model, method, sites, outside)
-    pairs = _with_overrides(model, chosen, method, overrides or {})
+    pairs, method = _fitted(_with_overrides(model, chosen, method, overrides or {}), method)
     return attach_entry(model, name, Entry(method, pairs, beside, left), seed)
 
 
@@ -196,6 +197,18 @@ def _with_overrides(
                 raise GraftError(f"overrides: {new.id} refuses {site.name}: {why}")
             methods[site.name] = new
     return [(s, methods[s.name]) for s in chosen]
+
+
+def _fitted(
+    pairs: list[tuple[Site, Method]], method: Method
+) -> tuple[list[tuple[Site, Method]], Method]:
+    """The sites and the graft's method, each told of all the layers that have its settings."""
+    layers: dict[Method, list[Geometry]] = {}
+    for site, own in pairs:
+        if site.geo is not None:
+            layers.setdefault(own, []).append(site.geo)
+    made = {own: own.fitted(geometries) for own, geometries in layers.items()}
+    return [(site, made.get(own, own)) for site, own in pairs], made.get(method, method)
 
 
 def beside_of(
@@ -340,6 +353,7 @@ def _states(
             except GraftError as refusal:
                 raise GraftError(f"{site.name or 'the model'}: {refusal}") from None
             made.append((site.module, slot, state))
+    _tie(entry, made)
     for item in entry.beside:
         module = model.get_submodule(item.name)
         if item.new is None:
@@ -349,6 +363,27 @@ def _states(
         assert geo is not None and not isinstance(geo, str)  # check_entry refused the rest
         made.append((item.name, ROWS, RowsState(item.new, geo, module)))
     return made
+
+
+def _tie(entry: Entry, made: list[tuple[str, str, SiteState]]) -> None:
+    """Give sites that share their trained tensors the first one's.
+
+    Raises:
+        GraftError: their shapes differ.
+    """
+    first: dict[tuple[Method, str], tuple[str, SiteState]] = {}
+    for (site, method), (_, _, state) in zip(entry.sites, made, strict=True):
+        word = None if site.geo is None else method.shares(site.name, site.geo)
+        if word is None:
+            continue
+        name, owner = first.setdefault((method, word), (site.name, state))
+        for leaf, p in owner.named_parameters():
+            if p.shape != state.get_parameter(leaf).shape:
+                raise GraftError(
+                    f"{site.name}: its {leaf} cannot be that of {name}: {tuple(state.get_parameter(leaf).shape)} "
+                    f"and {tuple(p.shape)}"
+                )
+            state.register_parameter(leaf, p)
 
 
 def plain_copy(name: str, module: nn.Module) -> nn.Module:

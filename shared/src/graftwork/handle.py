@@ -71,10 +71,13 @@ class Graft:
         return grafts
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """This graft's trainable tensors by stable key."""
+        """This graft's trainable tensors by stable key; one that sites share comes once, with its first key."""
+        seen: set[int] = set()
         for site, state in self.states():
             for name, p in state.named_parameters():
-                yield _join(site, name), p
+                if id(p) not in seen:
+                    seen.add(id(p))
+                    yield _join(site, name), p
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """This graft's trainable tensors."""
@@ -278,6 +281,11 @@ def fill(states: Iterable[tuple[str, SiteState]], tensors: Mapping[str, Tensor])
     """
     mine = {_join(site, name): t for site, state in states for name, t in state.own_tensors()}
     faults = tensor_faults({k: tuple(t.shape) for k, t in mine.items()}, tensors, mine)
+    first: dict[int, str] = {}
+    for key, t in mine.items():
+        one = first.setdefault(id(t), key)
+        if key in tensors and one in tensors and not torch.equal(tensors[key], tensors[one]):
+            faults.append(f"{key}: differs from {one}, and they are one tensor here")
     if faults:
         raise GraftError("the tensors do not fit this graft:\n  " + "\n  ".join(faults))
     with torch.no_grad():

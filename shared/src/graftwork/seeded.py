@@ -7,6 +7,7 @@ rebuilt on another. The passport holds the generator's name and a hash of what w
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -33,6 +34,27 @@ def draw(shape: Sequence[int], bound: float, seed: int, label: str, like: Tensor
     generator = torch.Generator().manual_seed(int.from_bytes(word[:7], "big"))
     values = torch.rand(tuple(shape), generator=generator, dtype=torch.float32)
     return ((2 * values - 1) * bound).to(like.device, dtype)
+
+
+def kaiming(shapes: Sequence[tuple[int, int]], seed: int, like: Tensor) -> list[Tensor]:
+    """Kaiming-uniform matrices, one after the other from one stream: the numbers of Hugging Face PEFT's VeRA.
+
+    Args:
+        shapes: (rows, fan in) of each; the bound is sqrt(6 / fan in).
+        seed, like: as for `draw`.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    if like.is_meta:
+        return [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for shape in shapes:
+        bound = math.sqrt(3.0) * (math.sqrt(2.0) / math.sqrt(shape[1]))
+        values = torch.empty(shape, dtype=torch.float32).uniform_(
+            -bound, bound, generator=generator
+        )
+        made.append(values.to(like.device, dtype))
+    return made
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -63,8 +63,10 @@ def summarise(graft: Graft) -> Summary:
     """Count a graft's tensors."""
     kinds = {s.name: s.geo.kind if s.geo else "norm" for s, _ in graft.entry.sites}
     rows = []
+    seen: set[int] = set()
     for site, state in graft.states():
-        n = sum(p.numel() for p in state.parameters())
+        n = sum(p.numel() for p in state.parameters() if id(p) not in seen)  # shared ones once
+        seen |= {id(p) for p in state.parameters()}
         rows.append((site, kinds.get(site, state.kind), n))
     own = {id(p) for g in _every_graft(graft) for p in g.parameters()}
     base = sum(p.numel() for p in graft.model.parameters() if id(p) not in own)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from graftwork.allocation.switchboard import Switchboard
+from graftwork.optim.rates import rates_in, split
 
 UNIT, PEAK = "unit", "peak"  # keys of a unit's parameter group
 
@@ -25,10 +26,13 @@ def groups(board: Switchboard, lr: float, **fields: Any) -> list[dict[str, Any]]
         lr: the height of each unit's rate.
         fields: further settings of each group, such as `weight_decay`.
     """
-    return [
-        {"params": list(board.parameters(n)), "lr": lr, UNIT: n, PEAK: lr, **fields}
+    rates = rates_in(board.model)
+    made = [
+        part
         for n in board.units
+        for part in split({"params": list(board.parameters(n)), "lr": lr, UNIT: n, **fields}, rates)
     ]
+    return [{**group, PEAK: group["lr"]} for group in made]
 
 
 def set_rates(optimizer: Optimizer, since: Mapping[str, int], step: int, ramp: int) -> None:
@@ -54,19 +58,21 @@ def forget(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
 def own_groups(optimizer: Optimizer, board: Switchboard) -> None:
     """Give each unit a parameter group of its own, taken out of the group that its tensors are in.
 
-    The units' tensors that no group holds are left alone.
+    Where these are several groups (a method's tensors with rates of their own), the unit has one of each. The units'
+    tensors that no group holds are left alone.
     """
     owner = {id(p): n for n in board.units for p in board.parameters(n)}
-    made: dict[str, dict[str, Any]] = {}
+    made: dict[tuple[str, int], dict[str, Any]] = {}
     kept: list[dict[str, Any]] = []
-    for group in optimizer.param_groups:
+    for i, group in enumerate(optimizer.param_groups):
         if UNIT not in group:
             for p in group["params"]:
                 if id(p) in owner:
                     fields = {k: v for k, v in group.items() if k != "params"}
                     new = {**fields, UNIT: owner[id(p)], PEAK: group["lr"], "params": []}
-                    made.setdefault(owner[id(p)], new)["params"].append(p)
+                    made.setdefault((owner[id(p)], i), new)["params"].append(p)
             group["params"] = [p for p in group["params"] if id(p) not in owner]
         if group["params"]:
             kept.append(group)
-    optimizer.param_groups[:] = [*kept, *(made[n] for n in board.units if n in made)]
+    units = [made[key] for n in board.units for key in made if key[0] == n]
+    optimizer.param_groups[:] = [*kept, *units]

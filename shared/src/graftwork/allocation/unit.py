@@ -127,10 +127,19 @@ def units_of(
                     group=f"{instance} {family.name}",
                     family=family.name,
                     level=level,
-                    cost=sum(_cost(method, s, modules[s.module]) for s in sites),
+                    cost=sum(_cost(method, s, modules[s.module]) for s in _payers(method, sites)),
                 )
             )
     return out
+
+
+def _payers(method: Method, sites: Iterable[Site]) -> list[Site]:
+    """The sites without those that train tensors of an earlier one."""
+    kept: dict[str, Site] = {}
+    for site in sites:
+        word = None if site.geo is None else method.shares(site.name, site.geo)
+        kept.setdefault(f"site {site.name}" if word is None else f"word {word}", site)
+    return list(kept.values())
 
 
 def check_units(chosen: Sequence[Unit]) -> None:

@@ -54,6 +54,7 @@ from graftwork.lightning.resume import ExactResume
 from graftwork.lightning.step_checkpoint import StepCheckpoint
 from graftwork.lightning.verbs import trainer_with, verb, verbs_of, with_flags
 from graftwork.optim.pairs import Trained
+from graftwork.optim.rates import check_schedule, set_rates
 
 #: verbs that use an adapter and never start a new graft
 _MEASURING = {"validate", "test", "predict", "export"}
@@ -380,9 +381,13 @@ class AppCLI(LightningCLI):
 
         def configure_optimizers(module: LightningModule) -> Any:
             optimizer = optimizer_for(Trained(module))
+            set_rates(optimizer, module)
             if schedule_for is None:
                 return optimizer
-            return [optimizer], [{"scheduler": schedule_for(optimizer), "interval": "step"}]
+            before = [group["lr"] for group in optimizer.param_groups]
+            schedule = schedule_for(optimizer)
+            check_schedule(optimizer, before)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
         return configure_optimizers
 

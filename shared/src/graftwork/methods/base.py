@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -71,6 +71,13 @@ class Factors(NamedTuple):
     gain: Callable[[Tensor], Tensor] | None = None
 
 
+class Rate(NamedTuple):
+    """How a tensor trains beside the others: its learning rate over theirs, and whether weight decay acts on it."""
+
+    times: float = 1.0
+    decay: bool = True
+
+
 def setting(
     default: Any, *, low: float | None = None, high: float | None = None, **extra: Any
 ) -> Any:
@@ -122,6 +129,24 @@ class Method:
     def starts_at_base(self) -> bool:
         """Whether the start is the base bit for bit, whatever the input."""
         return True
+
+    def fitted(self, geometries: Sequence[Geometry]) -> Method:
+        """The method as a graft keeps it, given all the layers that have these settings; at least one.
+
+        For what layers share: its size goes into a field here, and from there into the passport.
+        """
+        return self
+
+    def shares(self, name: str, geo: Geometry) -> str | None:
+        """What a site has in common with those that train the very same tensors; `None` where each has its own.
+
+        Sites of one graft share where their settings and this word are the same; the first one's start counts.
+        """
+        return None
+
+    def rates(self, geo: Geometry) -> Mapping[str, Rate]:
+        """By name, the tensors that train at a rate of their own; `graftwork.optim.rates` makes groups of them."""
+        return {}
 
     # -- the algebra ------------------------------------------------------------------------------
 

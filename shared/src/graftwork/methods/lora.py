@@ -3,8 +3,9 @@
     W = W0 + s B A,   s = alpha / r                                       (paper, eq. 3)
 
     rsLoRA (2312.03732): s = alpha / sqrt(r);   SFed-LoRA (2603.08058): s = alpha sqrt(N / r), where N clients
-    average their A. N belongs there only if their first A are independent, or the server draws A with a standard
-    deviation smaller by sqrt(N); from one common start the first steps are N times too large.
+    average their A and keep their B. N belongs there only if their first A are independent, or the server draws A with
+    a standard deviation smaller by sqrt(N), `graftwork.federated.common_start`; from one common start of the usual
+    size the first steps are N times too large.
 
 Shapes: A `(r, in/g, *kernel)`, B `(out, r/g, 1...)`: A takes the layer's own geometry, B mixes
 channels at each position. Where the groups g do not divide r, all groups share A and B is `(out,
@@ -25,7 +26,8 @@ Invariants:
 4. A has no gradient on the first step, B has.
 5. rsLoRA at r = 1 equals LoRA at r = 1.
 6. Dropout acts in training only, on the branch only.
-7. One client is rsLoRA; four times the clients double the scale, four times the rank halves it.
+7. One client is rsLoRA, step for step; four times the clients double the scale, four times the rank halves it.
+8. (s, A, B) and (1, A, s B) are one function, and gradient descent steps differ; clients with other B merge to others.
 """
 
 from __future__ import annotations
@@ -73,14 +75,15 @@ class LoRA(Method):
         rslora: divide by sqrt(rank) instead of rank.
         dropout: probability of zeroing an input element of the branch in training.
         clients: N, how many clients of a federation average A: the scale is alpha sqrt(N / rank). It is
-            part of the trained change, so it stays the same from round to round.
+            part of the trained change, so it stays the same from round to round. Unequal weights p make it
+            1 / sum p^2, `graftwork.federated.effective_clients`.
     """
 
     rank: int = setting(8, low=1)
     alpha: float | None = None
     rslora: bool = False
     dropout: float = setting(0.0, low=0.0, high=0.999)
-    clients: int | None = setting(None, low=1)
+    clients: float | None = setting(None, low=1)
 
     id: ClassVar[str] = "lora"
     changes: ClassVar[str] = "weight"

@@ -62,7 +62,7 @@ def lora_plus(
             raise GraftError(f"lora_plus: {name} must be above 0, not {value}")
     places: dict[int, str] = {}
     for _, state in trained_states(target):
-        if isinstance(state, MethodState) and {"A", "B"} <= set(state.names):
+        if isinstance(state, MethodState) and {"A", "B"} <= set(state._parameters):
             embedding = embedding_lr is not None and isinstance(state.geo, Embedding)
             for name, p in state.named_parameters():
                 place = "B" if name == "B" or p.dim() == 1 else "A"

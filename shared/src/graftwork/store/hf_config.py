@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graftwork.errors import GraftError
+from graftwork.store.hf_vera import faults_of
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -41,6 +42,14 @@ USED = {
         "token_dim",
         "num_layers",
         "num_attention_heads",
+    },
+    "VERA": {
+        "peft_type",
+        "r",
+        "projection_prng_key",
+        "vera_dropout",
+        "modules_to_save",
+        "bias",
     },
 }
 
@@ -71,6 +80,8 @@ HARMLESS = {
     # the file holds what the projection made of the prefix
     "PREFIX_TUNING": (_ANYWHERE - {"target_modules", "exclude_modules", "fan_in_fan_out"})
     | {"encoder_hidden_size", "prefix_projection", "init_weights"},
+    "VERA": _ANYWHERE
+    | {"layers_to_transform", "layers_pattern", "save_projection", "d_initial", "init_weights"},
 }
 
 #: these change what the adapter computes, and are served at this value only
@@ -95,6 +106,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     },
     "IA3": {},
     "PREFIX_TUNING": {"num_transformer_submodules": 1, "modules_to_save": None},
+    "VERA": {},
 }
 
 #: initialisations that leave the base's weights alone; the others (PiSSA, OLoRA, CorDA, LoftQ ...)
@@ -103,7 +115,7 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 def check_config(config: Mapping[str, Any], what: str) -> str:
-    """The PEFT type, "LORA", "IA3" or "PREFIX_TUNING", of a config that is served.
+    """The PEFT type, "LORA", "IA3", "VERA" or "PREFIX_TUNING", of a config that is served.
 
     Raises:
         GraftError: another type, an unknown field, or fields that change the function; all are listed.
@@ -111,7 +123,7 @@ def check_config(config: Mapping[str, Any], what: str) -> str:
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in USED:
         raise GraftError(
-            f"{what}: peft_type {str(kind)[:40]!r} is not served; LORA (with rsLoRA, DoRA), IA3 and "
+            f"{what}: peft_type {str(kind)[:40]!r} is not served; LORA (with rsLoRA, DoRA), IA3, VERA and "
             "PREFIX_TUNING are"
         )
     faults = []
@@ -121,8 +133,9 @@ def check_config(config: Mapping[str, Any], what: str) -> str:
                 faults.append(f"{field} = {str(value)[:60]!r}: changes the function; not served")
         elif field not in USED[kind] and field not in HARMLESS[kind] and value is not None:
             faults.append(f"{field[:80]} = {str(value)[:60]!r}: unknown field")
-    if kind != "PREFIX_TUNING":
-        faults += _lora_faults(config) if kind == "LORA" else _ia3_faults(config)
+    own = {"LORA": _lora_faults, "IA3": _ia3_faults, "VERA": faults_of}
+    if kind in own:
+        faults += _bias_faults(config) + own[kind](config)
     names = config.get("modules_to_save")
     if names is not None and not _names(names):
         faults.append("modules_to_save: must be a list of names")
@@ -131,12 +144,15 @@ def check_config(config: Mapping[str, Any], what: str) -> str:
     return kind
 
 
+def _bias_faults(config: Mapping[str, Any]) -> list[str]:
+    bias = config.get("bias", "none")
+    if bias in ("none", None):
+        return []
+    return [f"bias = {str(bias)[:40]!r}: trains base biases; only 'none' is served"]
+
+
 def _lora_faults(config: Mapping[str, Any]) -> list[str]:
     faults = []
-    if config.get("bias", "none") not in ("none", None):
-        faults.append(
-            f"bias = {str(config['bias'])[:40]!r}: trains base biases; only 'none' is served"
-        )
     start = config.get("init_lora_weights", True)
     if not any(start is s or (isinstance(s, str) and start == s) for s in _PLAIN_STARTS):
         faults.append(

@@ -18,7 +18,9 @@ from graftwork.methods.base import Method
 from graftwork.methods.dora import DoRA
 from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
+from graftwork.methods.vera import VeRA
 from graftwork.starts.residual import Residual
+from graftwork.store.hf_vera import LEAVES
 
 
 def why_not(method: Method, geo: Geometry) -> str | None:
@@ -27,6 +29,9 @@ def why_not(method: Method, geo: Geometry) -> str | None:
         if geo.kind not in ("linear", "transposed_linear", "conv2d", "conv3d"):
             return f"PEFT has no IA3 for a {geo.kind}"
         return None
+    if type(method) is VeRA:
+        known = geo.kind in ("linear", "transposed_linear")
+        return None if known else f"PEFT has no VeRA for a {geo.kind}"
     method = plain_form(method)
     if type(method) not in (LoRA, DoRA):
         return f"PEFT has no form for {method.id}; convert it with to_lora first"
@@ -67,6 +72,8 @@ def to_file(method: Method, geo: Geometry, p: dict[str, Tensor]) -> dict[str, Te
     """A site's tensors under PEFT's names (behind the module's own) and in its shapes."""
     if isinstance(method, IA3):
         return {"ia3_l": p["scale"].reshape(ia3_shape(geo, method.scale == "input"))}
+    if isinstance(method, VeRA):
+        return {name: p[own] for own, name in LEAVES.items()}
     if isinstance(geo, Embedding):
         out = {"lora_embedding_A": p["A"], "lora_embedding_B": p["B"]}
     else:
@@ -88,6 +95,8 @@ def from_file(
     """
     if isinstance(method, IA3):
         return {"scale": found["ia3_l"].flatten()}
+    if isinstance(method, VeRA):
+        return {own: found[name] for own, name in LEAVES.items()}
     embedding = isinstance(geo, Embedding)
     a = found["lora_embedding_A" if embedding else "lora_A.weight"]
     if geo.groups > 1 and a.dim() > 1 and a.shape[1] == geo.in_:
@@ -102,6 +111,8 @@ def file_names(method: Method, geo: Geometry) -> set[str]:
     """The names that `to_file` gives."""
     if isinstance(method, IA3):
         return {"ia3_l"}
+    if isinstance(method, VeRA):
+        return set(LEAVES.values())
     names = (
         {"lora_embedding_A", "lora_embedding_B"}
         if isinstance(geo, Embedding)

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from graftwork.algebra.recognise import recognise
 from graftwork.errors import GraftError
-from graftwork.graft import graft_from_spec, resolve
+from graftwork.graft import attach_entry, resolve
 from graftwork.handle import Graft
 from graftwork.methods.base import Method
 from graftwork.methods.dora import DoRA
 from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
+from graftwork.methods.vera import VeRA
 from graftwork.sites import Site, candidates, own_modules
 from graftwork.store import hf_prefix
 from graftwork.store.adapter import base_differences, message, not_finite, shape_faults
@@ -37,6 +38,7 @@ from graftwork.store.hf_config import (
     pattern_value,
 )
 from graftwork.store.hf_layers import file_names, from_file, ia3_shape, why_not
+from graftwork.store.hf_vera import SHARED, check_shared, method_of, widths
 from graftwork.store.passport import shorten
 from graftwork.store.strict_json import parse
 
@@ -47,6 +49,8 @@ _SUFFIXES = (
     ".lora_embedding_B",
     ".lora_magnitude_vector",
     ".ia3_l",
+    ".vera_lambda_b",
+    ".vera_lambda_d",
 )
 
 
@@ -67,7 +71,7 @@ def from_peft(
     name: str = "default",
     allow_other_base: bool = False,
 ) -> Graft:
-    """Graft a PEFT folder (LoRA, rsLoRA, DoRA, IA3, prefix tuning) onto its base, strictly, all or nothing.
+    """Graft a PEFT folder (LoRA, rsLoRA, DoRA, IA3, VeRA, prefix tuning) onto its base, strictly, all or nothing.
 
     The sites are the layers that the tensor file names; patterns in the config are never executed. PEFT
     stores no fingerprint of the base, so another base of the same shape is noticed only in
@@ -100,9 +104,8 @@ def from_peft(
     elif not prefix:
         _fill(model, found, config, raw)
     other: list[str] = []
+    entry, more = resolve(model, _spec(found))
     if not found.faults:
-        spec = _spec(found)
-        entry, more = resolve(model, spec)
         shapes, late = expected_shapes(model, entry)
         have = {k: tuple(t.shape) for k, t in found.tensors.items()}
         found.faults += more + late + shape_faults(shapes, have)
@@ -110,7 +113,7 @@ def from_peft(
             other = base_differences(base, model, entry)
     if found.faults or other:
         raise GraftError(message(str(path), type(model).__name__, found.faults, other))
-    return graft_from_spec(model, spec, name, found.tensors)
+    return attach_entry(model, name, entry, None, found.tensors)
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:
@@ -146,6 +149,8 @@ def _match(
     found = _Found()
     by_site: dict[str, set[str]] = {}
     for key in table:
+        if kind == "VERA" and key in SHARED:
+            continue
         bare = key.removeprefix(PREFIX)
         if bare == key or name_fault(key) is not None:
             found.faults.append(f"{key[:80]!r}: does not begin with {PREFIX!r} and a dotted name")
@@ -154,12 +159,17 @@ def _match(
         if suffix is not None:
             by_site.setdefault(bare.removesuffix(suffix), set()).add(suffix[1:])
     layers = candidates(model)
+    sites = [s for name in by_site if isinstance(s := layers.get(name), Site)]
+    size = widths(sites, table) if kind == "VERA" else (0, 0)
     for name, leaves in by_site.items():
         site = layers.get(name, "the model has no such layer")
         if isinstance(site, str) or site.geo is None:
             found.faults.append(f"{name}: {site if isinstance(site, str) else 'no layer'}")
             continue
-        method = _method(kind, config, site, table)
+        if kind == "VERA":
+            method: Method | str = method_of(config, site, table, size, PREFIX)
+        else:
+            method = _method(kind, config, site, table)
         if isinstance(method, str):
             found.faults.append(f"{name}: {method}")
             continue
@@ -207,6 +217,9 @@ def _fill(
 ) -> None:
     """Translate tensors; what is left over must be a module to save or the base's own values."""
     left = dict(raw)
+    shared = next((m for _, _, m in found.sites if isinstance(m, VeRA)), None)
+    if shared is not None:
+        found.faults += check_shared(shared, left)
     layers = candidates(model)
     for name, _, method in found.sites:
         site = layers[name]

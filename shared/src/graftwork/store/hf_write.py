@@ -26,6 +26,7 @@ from graftwork.methods.dora import DoRA
 from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
 from graftwork.methods.prefix import PrefixTuning
+from graftwork.methods.vera import VeRA
 from graftwork.sites import Site, own_modules
 from graftwork.states import CopyState, RowsState
 from graftwork.store import hf_prefix
@@ -34,8 +35,12 @@ from graftwork.store.fingerprint import fingerprint
 from graftwork.store.folders import publish
 from graftwork.store.hf_config import CONFIG, PREFIX, TENSORS, is_literal
 from graftwork.store.hf_layers import plain_form, plain_tensors, to_file, why_not
+from graftwork.store.hf_vera import SHARED, matrices, written
 from graftwork.store.passport import shorten
 from graftwork.store.strict_json import dump
+
+#: PEFT's names of the methods that are not its LoRA
+_TYPES: dict[type[Method], str] = {IA3: "IA3", VeRA: "VERA"}
 
 
 def to_peft(
@@ -46,7 +51,7 @@ def to_peft(
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a LoRA, rsLoRA, DoRA, IA3, PiSSA, MiLoRA or prefix graft as a PEFT folder, all or nothing.
+    """Write a LoRA, rsLoRA, DoRA, IA3, VeRA, PiSSA, MiLoRA or prefix graft as a PEFT folder, all or nothing.
 
     PiSSA and MiLoRA become plain LoRA of twice the rank, which computes the same on the unchanged base.
 
@@ -86,6 +91,8 @@ def to_peft(
         p = cast(plain_tensors(own, site.geo, by_site[site.name]), dtype)
         for leaf, t in to_file(method, site.geo, p).items():
             out[f"{PREFIX}{site.name}.{leaf}"] = t
+    if isinstance(pairs[0][1], VeRA):
+        out |= dict(zip(SHARED, matrices(pairs[0][1]), strict=True))
     for module_name, leaves in saved.items():
         for leaf, t in leaves.items():
             out[f"{PREFIX}{module_name}.{leaf}"] = t
@@ -168,7 +175,7 @@ def _config(
         f"{n}: PEFT's matching by ends cannot leave out {e}" for e, n in _clashes(excluded, sites)
     ]
     config: dict[str, Any] = {
-        "peft_type": "IA3" if isinstance(methods[0], IA3) else "LORA",
+        "peft_type": next((n for c, n in _TYPES.items() if isinstance(methods[0], c)), "LORA"),
         "task_type": None,
         "base_model_name_or_path": _base_name(model),
         "inference_mode": True,
@@ -179,7 +186,11 @@ def _config(
         ),
         "modules_to_save": saved or None,
     }
-    more, why = _ia3_fields(pairs) if isinstance(methods[0], IA3) else _lora_fields(pairs)
+    vera = [(s, m) for s, m in pairs if isinstance(m, VeRA)]
+    if vera:
+        more, why = written(vera, saved)
+    else:
+        more, why = _ia3_fields(pairs) if isinstance(methods[0], IA3) else _lora_fields(pairs)
     return {**config, **more}, faults + why
 
 
