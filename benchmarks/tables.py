@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.fewshot import page as fewshot
 from benchmarks.methods.page import experiments
+from benchmarks.speed import page as speed
 from graftwork.cards import cards
 from graftwork.errors import GraftError
 from graftwork_runs import validate_record
@@ -103,6 +104,7 @@ GENERATORS = {
     "methods": methods,
     "experiments": experiments,
     **fewshot.GENERATORS,
+    **speed.GENERATORS,
 }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from graftwork.algebra.conv import Conv, ConvTranspose
 from graftwork.algebra.geometry import Geometry
+from graftwork.algebra.layout import stored_like
 from graftwork.algebra.linear import Block, Embedding
 from graftwork.attending import Inside
 from graftwork.errors import GraftError
@@ -99,20 +100,6 @@ class SiteState(Hidden):
     def merged(self, layer: nn.Module) -> dict[str, Tensor]:
         """New tensors of the layer, by name, in the dtypes they will have."""
         raise NotImplementedError
-
-
-def stored_like(value: Tensor, weight: Tensor) -> Tensor:
-    """`value` with its axes in the memory order of `weight`, where both have as many; the same numbers.
-
-    What is computed from both of them, step for step, is then computed without copies (channels-last convolutions).
-    """
-    if value.dim() != weight.dim() or weight.is_contiguous():
-        return value
-    n = value.dim()
-    last = [0, *range(2, n), 1]
-    if not weight.permute(last).is_contiguous():
-        return value
-    return value.permute(last).contiguous().permute([last.index(d) for d in range(n)])
 
 
 class MethodState(SiteState):

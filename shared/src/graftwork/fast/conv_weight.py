@@ -26,6 +26,7 @@ from torch import Tensor
 
 from graftwork.algebra.conv import Conv
 from graftwork.algebra.geometry import Geometry
+from graftwork.algebra.layout import back, order_of
 from graftwork.methods.base import work_dtype
 
 #: bits of a float32 that a half precision does not keep
@@ -87,7 +88,7 @@ def changed(
     total = total.to(dtype)
     if order is not None:
         shape = [weight.shape[d] for d in order]
-        return total.view(shape).permute(_back(order))
+        return total.view(shape).permute(back(order))
     new = _stored(geo, total)
     # a weight in another memory format decides which one the convolution runs in
     return new if weight.is_contiguous() else torch.empty_like(weight, dtype=dtype).copy_(new)
@@ -101,7 +102,7 @@ def project(
     if order is not None:
         d = d_weight.permute(order).flatten(1).to(a.dtype)
         d_a, d_b = b.flatten(1).t() @ d, d @ a.permute(order).flatten(1).t()
-        d_a = d_a.view([a.shape[d] for d in order]).permute(_back(order))
+        d_a = d_a.view([a.shape[d] for d in order]).permute(back(order))
     else:
         d = geo.canonical(d_weight).flatten(2).to(a.dtype)
         rows, columns = factors(geo, a, b)
@@ -126,23 +127,12 @@ def _stored(geo: Geometry, matrices: Tensor) -> Tensor:
 
 
 def _order(geo: Geometry, stored: Tensor) -> list[int] | None:
-    """The order of axes in which a stored weight is one matrix of outputs by the rest without a copy.
+    """The order of axes in which a stored weight is one matrix of outputs by the rest without a copy, if there is one.
 
-    That is how it is, or with the inputs last (channels-last memory); `None` for groups, a transposed layer and any
-    other memory format.
+    There is none with groups or in a transposed layer.
     """
-    if geo.groups != 1 or not isinstance(geo, Conv):
-        return None
-    n = stored.dim()
-    if stored.is_contiguous():
-        return list(range(n))
-    last = [0, *range(2, n), 1]
-    return last if stored.permute(last).is_contiguous() else None
-
-
-def _back(order: list[int]) -> list[int]:
-    """The order that undoes one of `_order`."""
-    return [order.index(d) for d in range(len(order))]
+    plain = geo.groups == 1 and isinstance(geo, Conv)
+    return order_of(stored) if plain else None
 
 
 def factors(geo: Geometry, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,44 @@
+"""Tables of the speed records for the documentation: a line for each way to train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from graftwork_runs import Record, validate_record
+from graftwork_runs.tables import markdown, source
+
+RECORDS = Path(__file__).resolve().parents[1] / "records" / "speed"
+METRICS = {"step": 1, "ratio to floor": 2, "issue": 1, "peak": 1, "peak over floor": 2}
+COLUMNS = ["ms", "over the floor", "issued in ms", "peak GiB", "peak over the floor's"]
+
+
+def steps(record: Record, case: str) -> str:
+    """A case's variants: time of a step, its ratio to the floor with quartiles, host time, memory."""
+    rows = []
+    for variant in dict.fromkeys(row.variant for row in record.rows if row.case == case):
+        cells = []
+        for metric, digits in METRICS.items():
+            found = record.find(case=case, variant=variant, metric=metric)
+            value = found[0].value if found else None
+            cells.append("–" if value is None else f"{value:.{digits}f}")
+            if metric == "ratio to floor" and value is not None and found[0].lo is not None:
+                cells[-1] += f" ({found[0].lo:.{digits}f} to {found[0].hi:.{digits}f})"
+        rows.append([variant, *cells])
+    return markdown(["trained by", *COLUMNS], rows)
+
+
+def table(record: Record) -> str:
+    """Every case of a record, one table each, and where it was measured."""
+    cases = dict.fromkeys(row.case for row in record.rows)
+    parts = [f"**{case}**\n\n{steps(record, case)}" for case in cases]
+    return "\n\n".join([*parts, " ".join([source(record), *record.notes])]) + "\n"
+
+
+def _table_of(name: str) -> Callable[[], str]:
+    return lambda: table(validate_record(RECORDS / f"{name}.json"))
+
+
+GENERATORS: dict[str, Callable[[], str]] = {
+    f"speed-{name}": _table_of(name) for name in ("llama", "vision")
+}

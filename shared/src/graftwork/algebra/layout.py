@@ -1,0 +1,29 @@
+"""In which order a tensor's axes lie in memory: as they are named, or with the second one last (channels-last).
+
+What is computed step for step from two tensors in the same order needs no copy.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def order_of(stored: Tensor) -> list[int] | None:
+    """The order of axes in which a tensor is contiguous; `None` for any other memory format."""
+    if stored.is_contiguous():
+        return list(range(stored.dim()))
+    last = [0, *range(2, stored.dim()), 1]
+    return last if stored.permute(last).is_contiguous() else None
+
+
+def back(order: list[int]) -> list[int]:
+    """The order that undoes `order`."""
+    return [order.index(d) for d in range(len(order))]
+
+
+def stored_like(value: Tensor, other: Tensor) -> Tensor:
+    """The same numbers as `value`, in the memory order of `other` where both have as many axes."""
+    order = order_of(other) if value.dim() == other.dim() else None
+    if order is None or order == order_of(value):
+        return value
+    return value.permute(order).contiguous().permute(back(order))
