@@ -26,9 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graftwork.also_train import beside_of
 from graftwork.beside import NewRows
 from graftwork.errors import GraftError
-from graftwork.graft import attach_entry, beside_of, graft
+from graftwork.graft import attach_entry, graft
 from graftwork.handle import Graft, activate, active, get
 from graftwork.ledger import Entry
 from graftwork.merging import merge, unmerge

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.algebra.geometry import Geometry
-from graftwork.algebra.recognise import has_statistics, plain_class, recognise
+from graftwork.algebra.recognise import has_statistics, recognise
+from graftwork.also_train import beside_of
 from graftwork.attach import CALL, CHILD, ROWS, ensure, grafts_of
 from graftwork.beside import NewRows
 from graftwork.errors import GraftError
@@ -24,13 +25,11 @@ from graftwork.sites import (
     Pattern,
     Site,
     candidates,
-    check_patterns,
     is_norm,
     matches,
     no_match,
     own_modules,
     select,
-    within,
 )
 from graftwork.states import CopyState, MethodState, RowsState, SiteState
 
@@ -209,48 +208,6 @@ def _fitted(
             layers.setdefault(own, []).append(site.geo)
     made = {own: own.fitted(geometries) for own, geometries in layers.items()}
     return [(site, made.get(own, own)) for site, own in pairs], made.get(method, method)
-
-
-def beside_of(
-    model: nn.Module, also_train: Iterable[str | NewRows] | str | NewRows
-) -> list[Beside]:
-    """The modules and rows that `also_train` names; every pattern must match."""
-    items = [also_train] if isinstance(also_train, str | NewRows) else list(also_train)
-    modules = dict(own_modules(model))
-    copied: list[str] = []
-    rows: list[Beside] = []
-    for item in items:
-        pattern = item.site if isinstance(item, NewRows) else item
-        (pattern,) = check_patterns([pattern], "also_train")  # type: ignore[assignment]
-        hits = [n for n, m in modules.items() if matches(pattern, n, m) and _has_tensors(m)]
-        if not hits:
-            raise no_match(pattern, modules, "also_train")
-        if isinstance(item, NewRows):
-            if len(hits) > 1:
-                raise GraftError(
-                    f"NewRows: {pattern!r} matches {len(hits)} layers: {', '.join(hits[:4])}"
-                )
-            rows.append(Beside(hits[0], item.new))
-        else:
-            copied += [part for n in hits for part in _callable_parts(n, modules)]
-    whole = [Beside(n) for n in dict.fromkeys(copied) if not within(n, set(copied) - {n})]
-    return whole + rows
-
-
-def _callable_parts(name: str, modules: Mapping[str, nn.Module]) -> list[str]:
-    """The module itself; for a list or dict of modules, which is never called, its children."""
-    if plain_class(modules[name]).forward is not nn.Module.forward:
-        return [name]
-    children = [
-        f"{name}.{child}".lstrip(".")
-        for child, m in modules[name].named_children()
-        if child != CHILD and _has_tensors(m)
-    ]
-    return [part for child in children for part in _callable_parts(child, modules)]
-
-
-def _has_tensors(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
 
 
 def attach_entry(

@@ -104,8 +104,8 @@ def from_peft(
     elif not prefix:
         _fill(model, found, config, raw)
     other: list[str] = []
-    entry, more = resolve(model, _spec(found))
     if not found.faults:
+        entry, more = resolve(model, _spec(found))
         shapes, late = expected_shapes(model, entry)
         have = {k: tuple(t.shape) for k, t in found.tensors.items()}
         found.faults += more + late + shape_faults(shapes, have)
