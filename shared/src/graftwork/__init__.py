@@ -41,6 +41,7 @@ _HOMES = {
     "LoFTSimple": "graftwork.optim.loft_simple",
     "LoRAPlus": "graftwork.optim.lora_plus",
     "lora_plus": "graftwork.optim.lora_plus",
+    "GAST": "graftwork.selection.gast",
 }
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from graftwork.optim.loft_simple import LoFTSimple
     from graftwork.optim.lora_plus import LoRAPlus, lora_plus
     from graftwork.reach import check_reach
+    from graftwork.selection.gast import GAST
     from graftwork.store import load, save
     from graftwork.store.passport import inspect
 
@@ -106,6 +108,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "GAST",
     "GOAT",
     "IA3",
     "AdaptFormer",
