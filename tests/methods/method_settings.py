@@ -25,6 +25,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "goat": {"rank": 3, "experts": 3, "top_k": 2, "rho": 2.0},
     "alfa": {"rank": 3, "width": 2},
     "lora_sp": {"rank": 4, "hidden": 2},
+    "oft": {"block": 2},
+    "boft": {"block": 2, "butterflies": 2, "gain": True},
 }
 
 
@@ -45,6 +47,10 @@ JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "goat": _experts(),
     "lora_sp": st.fixed_dictionaries(
         {"rank": st.sampled_from([2, 4, 6]), "hidden": st.integers(1, 2), "eta": st.floats(0.05, 1)}
+    ),
+    "oft": st.fixed_dictionaries({"block": st.sampled_from([2, 2, 3])}),
+    "boft": st.sampled_from([(2, 1), (2, 1), (2, 2), (2, 3), (4, 1)]).map(
+        lambda pair: {"block": pair[0], "butterflies": pair[1]}
     ),
     "alfa": st.fixed_dictionaries({"rank": st.integers(2, 3)})
     | st.just({"rank": 1, "form": "free"}),

@@ -24,7 +24,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("dropped term", "(self.seed, self._step, name)", "(self.seed, name)"),
         ("dropped term", "        self.release()\n        return self.chosen", "        return {}"),
         ("wrong start", "            p.grad = None\n\n    def finish", "            pass\n\n    def finish"),
-        ("wrong start", "self.chosen, self._found = size, step, {}, {}", "self.chosen = size, step, {}"),
+        ("wrong start", "self._hooks, self._found = [], {}", "self._hooks = []"),
     ],
     "graftwork.selection.ghost": [
         ("sign", "gain * moved + slope", "gain * moved - slope"),

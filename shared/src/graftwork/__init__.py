@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from graftwork.methods.adaptformer import AdaptFormer
     from graftwork.methods.alfa import Alfa
     from graftwork.methods.bitfit import BitFit
+    from graftwork.methods.boft import BOFT
     from graftwork.methods.diablo import DiaBlo
     from graftwork.methods.dora import DoRA
     from graftwork.methods.goat import GOAT
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from graftwork.methods.lora_sp import LoRASP
     from graftwork.methods.milora import MiLoRA
     from graftwork.methods.norm_affine import NormAffine
+    from graftwork.methods.oft import OFT
     from graftwork.methods.pissa import PiSSA
     from graftwork.optim.loft import LoFT
     from graftwork.optim.loft_simple import LoFTSimple
@@ -108,9 +110,11 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "BOFT",
     "GAST",
     "GOAT",
     "IA3",
+    "OFT",
     "AdaptFormer",
     "Alfa",
     "BitFit",

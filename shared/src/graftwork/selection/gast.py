@@ -207,7 +207,7 @@ class GAST:
             raise GraftError(
                 f"GAST: graft {self.graft.name!r} is {what}; switch it on with weight 1"
             )
-        self._size, self._step, self.chosen, self._found = size, step, {}, {}
+        self._size, self._step, self.chosen = size, step, {}
         for name, layer in self._layers.items():
             layer.waiting, layer.late, layer.done = 0, False, False
             for site in layer.sites:
