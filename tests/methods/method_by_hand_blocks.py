@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -86,3 +87,35 @@ def orthogonal(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
 
     made.energy = energy
     return made
+
+
+@by_hand("moe_lora")
+@by_hand("hydra_lora")
+def mixture(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    count, r = method.experts, method.rank
+    s = 1.0 if method.alpha is None else method.alpha / r
+    shared = method.id == "hydra_lora"
+
+    def gates(x: Tensor) -> Tensor:
+        if count == 1:
+            return torch.ones(*x.shape[:-1], 1, dtype=x.dtype)
+        odds = torch.exp(x @ p["router"].T)
+        odds = odds / odds.sum(-1, keepdim=True)
+        least = odds.sort(-1, descending=True).values[..., (method.top_k or count) - 1, None]
+        kept = torch.where(odds >= least, odds, 0)
+        return kept / kept.sum(-1, keepdim=True)
+
+    def experts(x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        w = gates(x)
+        for i in range(count):
+            rows = slice(i * r, (i + 1) * r)
+            yield s * w[..., i, None], p["A"] if shared else p["A"][rows], p["B"][:, rows]
+
+    def forward(x: Tensor, **call: Any) -> Tensor:
+        return layer(x) + sum(w * (x @ (b @ a).T) for w, a, b in experts(x))
+
+    def energy(x: Tensor, **call: Any) -> Tensor:
+        terms = (w**2 * ((x @ a.T) ** 2 @ (b**2).T) for w, a, b in experts(x))
+        return layer(x).pow(2) + sum(terms)
+
+    return ByHand(forward, energy)

@@ -25,6 +25,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "goat": {"rank": 3, "experts": 3, "top_k": 2, "rho": 2.0},
     "alfa": {"rank": 3, "width": 2},
     "lora_sp": {"rank": 4, "hidden": 2},
+    "moe_lora": {"rank": 2, "experts": 3, "top_k": 2},
+    "hydra_lora": {"rank": 2, "experts": 3},
     "oft": {"block": 2},
     "boft": {"block": 2, "butterflies": 2, "gain": True},
 }
@@ -42,9 +44,20 @@ def _experts(draw: st.DrawFn) -> dict[str, Any]:
     return {"experts": experts, "rank": experts * each, "top_k": draw(st.integers(1, experts))}
 
 
+@st.composite
+def _routed(draw: st.DrawFn) -> dict[str, Any]:
+    experts = draw(st.integers(1, 3))
+    fields: dict[str, Any] = {"experts": experts, "rank": draw(st.integers(1, 3))}
+    if experts == 1:
+        return {**fields, "top_k": None, "balance": 0.0}
+    return {**fields, "top_k": draw(st.none() | st.integers(1, experts))}
+
+
 #: fields whose legal values depend on each other, or on a layer of a few channels
 JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "goat": _experts(),
+    "moe_lora": _routed(),
+    "hydra_lora": _routed(),
     "lora_sp": st.fixed_dictionaries(
         {"rank": st.sampled_from([2, 4, 6]), "hidden": st.integers(1, 2), "eta": st.floats(0.05, 1)}
     ),

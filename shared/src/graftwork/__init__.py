@@ -61,10 +61,12 @@ if TYPE_CHECKING:
     from graftwork.methods.diablo import DiaBlo
     from graftwork.methods.dora import DoRA
     from graftwork.methods.goat import GOAT
+    from graftwork.methods.hydra_lora import HydraLoRA
     from graftwork.methods.ia3 import IA3
     from graftwork.methods.lora import LoRA
     from graftwork.methods.lora_sp import LoRASP
     from graftwork.methods.milora import MiLoRA
+    from graftwork.methods.moe_lora import MoELoRA
     from graftwork.methods.norm_affine import NormAffine
     from graftwork.methods.oft import OFT
     from graftwork.methods.pissa import PiSSA
@@ -123,12 +125,14 @@ __all__ = [
     "Dual",
     "Graft",
     "GraftError",
+    "HydraLoRA",
     "LoFT",
     "LoFTSimple",
     "LoRA",
     "LoRAPlus",
     "LoRASP",
     "MiLoRA",
+    "MoELoRA",
     "NewRows",
     "NormAffine",
     "PiSSA",

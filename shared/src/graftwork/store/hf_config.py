@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graftwork.errors import GraftError
+from graftwork.store import hf_orthogonal
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -35,6 +36,7 @@ USED = {
         "init_lora_weights",
     },
     "IA3": {"peft_type", "feedforward_modules", "modules_to_save"},
+    **hf_orthogonal.USED,
 }
 
 _ANYWHERE = {
@@ -61,6 +63,7 @@ HARMLESS = {
         "runtime_config",
     },
     "IA3": _ANYWHERE | {"init_ia3_weights"},
+    **{kind: _ANYWHERE | names for kind, names in hf_orthogonal.HARMLESS.items()},
 }
 
 #: these change what the adapter computes, and are served at this value only
@@ -84,6 +87,7 @@ REFUSED: dict[str, dict[str, Any]] = {
         "ensure_weight_tying": False,
     },
     "IA3": {},
+    **hf_orthogonal.REFUSED,
 }
 
 #: initialisations that leave the base's weights alone; the others (PiSSA, OLoRA, CorDA, LoftQ ...)
@@ -92,7 +96,7 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 def check_config(config: Mapping[str, Any], what: str) -> str:
-    """The PEFT type, "LORA" or "IA3", of a config that is served.
+    """The PEFT type, such as "LORA", of a config that is served.
 
     Raises:
         GraftError: another type, an unknown field, or fields that change the function; all are listed.
@@ -100,7 +104,7 @@ def check_config(config: Mapping[str, Any], what: str) -> str:
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in USED:
         raise GraftError(
-            f"{what}: peft_type {str(kind)[:40]!r} is not served; LORA (with rsLoRA, DoRA) and IA3 are"
+            f"{what}: peft_type {str(kind)[:40]!r} is not served; LORA (with rsLoRA, DoRA), IA3, OFT and BOFT are"
         )
     faults = []
     for field, value in config.items():
@@ -109,7 +113,8 @@ def check_config(config: Mapping[str, Any], what: str) -> str:
                 faults.append(f"{field} = {str(value)[:60]!r}: changes the function; not served")
         elif field not in USED[kind] and field not in HARMLESS[kind] and value is not None:
             faults.append(f"{field[:80]} = {str(value)[:60]!r}: unknown field")
-    faults += _lora_faults(config) if kind == "LORA" else _ia3_faults(config)
+    own = {"LORA": _lora_faults, "IA3": _ia3_faults}.get(kind, hf_orthogonal.faults)
+    faults += own(config)
     names = config.get("modules_to_save")
     if names is not None and not _names(names):
         faults.append("modules_to_save: must be a list of names")

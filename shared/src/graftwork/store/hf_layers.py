@@ -18,7 +18,9 @@ from graftwork.methods.base import Method
 from graftwork.methods.dora import DoRA
 from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
+from graftwork.methods.oft import OFT
 from graftwork.starts.residual import Residual
+from graftwork.store import hf_orthogonal
 
 
 def why_not(method: Method, geo: Geometry) -> str | None:
@@ -27,6 +29,8 @@ def why_not(method: Method, geo: Geometry) -> str | None:
         if geo.kind not in ("linear", "transposed_linear", "conv2d", "conv3d"):
             return f"PEFT has no IA3 for a {geo.kind}"
         return None
+    if isinstance(method, OFT):
+        return hf_orthogonal.why_not(method, geo)
     method = plain_form(method)
     if type(method) not in (LoRA, DoRA):
         return f"PEFT has no form for {method.id}; convert it with to_lora first"
@@ -60,6 +64,8 @@ def plain_form(method: Method) -> Method:
 
 def plain_tensors(method: Method, geo: Geometry, p: dict[str, Tensor]) -> dict[str, Tensor]:
     """A site's tensors as `plain_form` has them."""
+    if isinstance(method, OFT):
+        return hf_orthogonal.spread(method, p, geo)
     return dict(method.difference(geo, p)) if isinstance(method, Residual) else p
 
 
@@ -67,6 +73,8 @@ def to_file(method: Method, geo: Geometry, p: dict[str, Tensor]) -> dict[str, Te
     """A site's tensors under PEFT's names (behind the module's own) and in its shapes."""
     if isinstance(method, IA3):
         return {"ia3_l": p["scale"].reshape(ia3_shape(geo, method.scale == "input"))}
+    if isinstance(method, OFT):
+        return hf_orthogonal.to_file(method, p, geo.out)
     if isinstance(geo, Embedding):
         out = {"lora_embedding_A": p["A"], "lora_embedding_B": p["B"]}
     else:
@@ -88,6 +96,8 @@ def from_file(
     """
     if isinstance(method, IA3):
         return {"scale": found["ia3_l"].flatten()}
+    if isinstance(method, OFT):
+        return hf_orthogonal.from_file(method, found)
     embedding = isinstance(geo, Embedding)
     a = found["lora_embedding_A" if embedding else "lora_A.weight"]
     if geo.groups > 1 and a.dim() > 1 and a.shape[1] == geo.in_:
@@ -102,6 +112,8 @@ def file_names(method: Method, geo: Geometry) -> set[str]:
     """The names that `to_file` gives."""
     if isinstance(method, IA3):
         return {"ia3_l"}
+    if isinstance(method, OFT):
+        return hf_orthogonal.file_names(method)
     names = (
         {"lora_embedding_A", "lora_embedding_B"}
         if isinstance(geo, Embedding)

@@ -21,6 +21,7 @@ from graftwork.methods.dora import DoRA
 from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
 from graftwork.sites import Site, candidates, own_modules
+from graftwork.store import hf_orthogonal
 from graftwork.store.adapter import base_differences, message, not_finite, shape_faults
 from graftwork.store.checks import base_faults, name_fault
 from graftwork.store.expected import expected_shapes
@@ -46,6 +47,7 @@ _SUFFIXES = (
     ".lora_embedding_B",
     ".lora_magnitude_vector",
     ".ia3_l",
+    *hf_orthogonal.SUFFIXES,
 )
 
 
@@ -66,7 +68,7 @@ def from_peft(
     name: str = "default",
     allow_other_base: bool = False,
 ) -> Graft:
-    """Graft a PEFT folder (LoRA, rsLoRA, DoRA, IA3) onto its base, strictly, all or nothing.
+    """Graft a PEFT folder (LoRA, rsLoRA, DoRA, IA3, OFT, BOFT) onto its base, strictly, all or nothing.
 
     The sites are the layers that the tensor file names; patterns in the config are never executed. PEFT
     stores no fingerprint of the base, so another base of the same shape is noticed only in
@@ -182,6 +184,12 @@ def _method(
             side = "input" if inputs else "output"
             return f"ia3_l has shape {shape}, which does not scale this layer's {side}"
         return IA3("input" if inputs else "output")
+    if kind in hf_orthogonal.USED:
+        own = f"{PREFIX}{site.name}"
+        shapes = {
+            s[1:]: table[own + s]["shape"] for s in hf_orthogonal.SUFFIXES if own + s in table
+        }
+        return hf_orthogonal.method_of(kind, config, shapes)
     rank = pattern_value(config.get("rank_pattern"), site.name, config.get("r", 8))
     alpha = pattern_value(config.get("alpha_pattern"), site.name, config.get("lora_alpha", 8))
     for leaf in ("lora_A.weight", "lora_embedding_A"):

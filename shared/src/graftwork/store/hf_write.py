@@ -25,8 +25,10 @@ from graftwork.methods.base import Method
 from graftwork.methods.dora import DoRA
 from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
+from graftwork.methods.oft import OFT
 from graftwork.sites import Site, own_modules
 from graftwork.states import CopyState, RowsState
+from graftwork.store import hf_orthogonal
 from graftwork.store.adapter import cast, to_store
 from graftwork.store.fingerprint import fingerprint
 from graftwork.store.folders import publish
@@ -44,7 +46,7 @@ def to_peft(
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a LoRA, rsLoRA, DoRA, IA3, PiSSA or MiLoRA graft as a PEFT folder, all or nothing.
+    """Write a LoRA, rsLoRA, DoRA, IA3, OFT, BOFT, PiSSA or MiLoRA graft as a PEFT folder, all or nothing.
 
     PiSSA and MiLoRA become plain LoRA of twice the rank, which computes the same on the unchanged base.
 
@@ -150,8 +152,9 @@ def _config(
     faults = [
         f"{n}: PEFT's matching by ends cannot leave out {e}" for e, n in _clashes(excluded, sites)
     ]
+    own = isinstance(methods[0], IA3 | OFT)
     config: dict[str, Any] = {
-        "peft_type": "IA3" if isinstance(methods[0], IA3) else "LORA",
+        "peft_type": type(methods[0]).__name__.upper() if own else "LORA",
         "task_type": None,
         "base_model_name_or_path": _base_name(model),
         "inference_mode": True,
@@ -162,7 +165,10 @@ def _config(
         ),
         "modules_to_save": saved or None,
     }
-    more, why = _ia3_fields(pairs) if isinstance(methods[0], IA3) else _lora_fields(pairs)
+    if isinstance(methods[0], OFT):
+        more, why = hf_orthogonal.fields({s.name: m for s, m in pairs if isinstance(m, OFT)})
+    else:
+        more, why = _ia3_fields(pairs) if own else _lora_fields(pairs)
     return {**config, **more}, faults + why
 
 
