@@ -343,6 +343,35 @@ def test_inputs_and_gradients_are_let_go_as_soon_as_a_layer_has_chosen() -> None
     assert held == [0]  # block 1 has chosen, block 0 has not begun
 
 
+def test_layers_that_share_one_input_and_its_fast_form() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.q(x), self.k(x), self.v(x)
+            return nn.functional.scaled_dot_product_attention(q, k, v).mean(1)
+
+    torch.manual_seed(0)
+    model = Attention().double()
+    g = gw.graft(model, gw.LoRA(2), seed=0)
+    with torch.no_grad():
+        for p in g.parameters():
+            p.add_(torch.randn_like(p))
+    x, y = data("tokens")
+    gast = gw.GAST(g, 2, layers=lambda name: "all")
+    for step in range(3):  # the layers learn from the first calls that they read the same input
+        gast.support(loss_of(model, *data("tokens", 2)))
+        ours = run(gast, model, x, y, step)
+    own, sup = explicit(model, g, x, y), explicit(model, g, *data("tokens", 2))
+    scores = scores_of(gast, own, sup)["all"]
+    torch.testing.assert_close(gast.chosen["all"].scores, scores, rtol=1e-10, atol=1e-11)
+    for n, t in ours.items():
+        mean = sum(own[n][i] for i in gast.chosen["all"].picked.tolist()) / 2
+        torch.testing.assert_close(t, mean, rtol=1e-12, atol=1e-13)
+
+
 def test_windows_are_folded_on_request() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(5, 3).double()

@@ -9,6 +9,7 @@ import pytest
 from tests.optim.test_optim_mutations import check_mutants
 
 TESTS = ["selection/test_selection_gast.py"]
+LIGHTNING = ["selection/test_selection_lightning.py"]
 MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "graftwork.selection.gast": [
         ("sign", "scores = size * total", "scores = -size * total"),
@@ -27,14 +28,27 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("wrong start", "self._hooks, self._found = [], {}", "self._hooks = []"),
     ],
     "graftwork.selection.ghost": [
-        ("sign", "gain * moved + slope", "gain * moved - slope"),
+        ("sign", "slope * d * _before", "-slope * d * _before"),
+        ("sign", "f[0], d) + (d @ f[1])", "f[0], d) - (d @ f[1])"),
+        ("dropped term", "(d @ along[1]) * geo.down(x, f[0], d) +", ""),
+        ("dropped term", ", gain * d\n", ", d\n"),
+        ("dropped term", "total if extra is None else total + extra.reshape", "total if True else extra.reshape"),
         ("scale", "parts = [f.scale * f.a, f.b]", "parts = [f.a, f.b]"),
         ("transpose", "reshape(size, -1).sum(1)", "reshape(-1, size).sum(0)"),
-        ("dropped term", "state.geo.lowrank(x, f[0], along[1], d)", "0 * d"),
+        ("dropped term", " + geo.lowrank(x, f[0], along[1], d)", ""),
         ("dropped term", "d = d * (x != state.geo.padding_idx).unsqueeze(-1)", "pass"),
         ("dropped term", " + state.geo.lowrank(x, f[0], f[1], like)", ""),
         ("dropped term", " * each + torch.arange(each, device=x.device)", " + torch.arange(each)"),
         ("wrong start", "x[rows], d[rows]", "x[: len(rows)], d[: len(rows)]"),
+    ],
+    "graftwork.lightning.selection": [
+        ("sign", "self.support_size > len(data)", "self.support_size < len(data)"),
+        ("scale", "drawn[: self.support_size]", "drawn[:1]"),
+        ("transpose", '"support", self.seed, *place)', '"support", self.seed, *place[::-1])'),
+        ("dropped term", "with keyed(seed):", "if True:"),
+        ("dropped term", "_unlogged(pl_module)", "contextlib.nullcontext()"),
+        ("dropped term", "            self._gast().mark()", "            pass"),
+        ("wrong start", 'seed=mixed_seed("draw", self.seed)', "seed=0"),
     ],
     "graftwork.selection.draws": [
         ("sign", "z = z - (-u", "z = -z - (-u"),
@@ -52,4 +66,5 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("module", MUTANTS)
 def test_every_mutant_is_caught(module: str, tmp_path: Path) -> None:
-    check_mutants(module, TESTS, MUTANTS[module], tmp_path)
+    tests = LIGHTNING if "lightning" in module else TESTS
+    check_mutants(module, tests, MUTANTS[module], tmp_path)

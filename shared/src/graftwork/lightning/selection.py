@@ -41,7 +41,7 @@ class DataLayerSelection(Callback):
         name: of the graft.
         size: batch -> B; `None` takes the length of its first tensor.
         seed: of all draws.
-        options: of `graftwork.GAST`: `layers`, `temperature`, `rule`, `folded`.
+        layers, temperature, rule, folded: of `graftwork.GAST`.
 
     Attributes:
         gast: from the start of the fit on; `gast.chosen` has the last batch's scores and draws.
@@ -58,7 +58,10 @@ class DataLayerSelection(Callback):
         name: str = "default",
         size: Callable[[Any], int] | None = None,
         seed: int = 0,
-        **options: Any,
+        layers: str | Callable[[str], str] = "block",
+        temperature: float = 1.0,
+        rule: str = "softmax",
+        folded: bool = False,
     ) -> None:
         if type(support_size) is not int or support_size < 1:
             raise GraftError(
@@ -66,7 +69,12 @@ class DataLayerSelection(Callback):
             )
         self.support, self.keep, self.support_size, self.loss = support, keep, support_size, loss
         self.network, self.name, self.size, self.seed = network, name, size or _length, seed
-        self.options = options
+        self.options: dict[str, Any] = {
+            "layers": layers,
+            "temperature": temperature,
+            "rule": rule,
+            "folded": folded,
+        }
         self.gast: GAST | None = None
         self._open = False
 

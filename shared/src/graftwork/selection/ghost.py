@@ -20,7 +20,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from graftwork.algebra.linear import Embedding
+from graftwork.algebra.geometry import Geometry
+from graftwork.algebra.linear import Embedding, Linear
 from graftwork.states import MethodState
 
 Tensors = dict[str, Tensor]
@@ -47,11 +48,21 @@ def inner_products(
     with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
         x, d = _wide(state, x, d)
         f, along = _parts(state, layer, own), _along(state, layer, own, v)
-        moved = state.geo.lowrank(x, along[0], f[1], d) + state.geo.lowrank(x, f[0], along[1], d)
+        extra: Tensor | None = None
         if len(f) == 3:
             gain, slope = (state.geo.channels(t, d) for t in (f[2], along[2]))
-            moved = gain * moved + slope * _before_gain(state, layer, x, f, d)
-        return (moved * d).reshape(size, -1).sum(1)
+            extra, d = slope * d * _before_gain(state, layer, x, f, d), gain * d
+        total = _along_factors(state.geo, x, d, f, along).reshape(size, -1).sum(1)
+        return total if extra is None else total + extra.reshape(size, -1).sum(1)
+
+
+def _along_factors(
+    geo: Geometry, x: Tensor, d: Tensor, f: list[Tensor], along: list[Tensor]
+) -> Tensor:
+    """Terms whose sum over a sample's rows is <d, lowrank(x, a', b) + lowrank(x, a, b')>."""
+    if isinstance(geo, Linear | Embedding):  # nothing wider than the rank
+        return (d @ along[1]) * geo.down(x, f[0], d) + (d @ f[1]) * geo.down(x, along[0], d)
+    return d * (geo.lowrank(x, along[0], f[1], d) + geo.lowrank(x, f[0], along[1], d))
 
 
 def summed(
