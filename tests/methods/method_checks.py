@@ -9,8 +9,10 @@ precision the limit is the base layer's own error, measured on those outputs, ti
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -128,27 +130,38 @@ def check_case(method: Method, case: LayerCase, figures: Figures) -> bool:
         return False
     for dtype in (torch.float64, torch.float32, *HALVES):
         base = case.build().to(dtype)
-        if not _runs(base, case, dtype):
-            figures.base_cannot[f"base cannot {_name(dtype)}"] += 1
-            continue
-        _check_dtype(method, case, base, dtype, values, figures)
+        with _kernels(case, dtype):
+            if not _runs(base, case, dtype):
+                figures.base_cannot[f"base cannot {_name(dtype)}"] += 1
+                continue
+            _check_dtype(method, case, base, dtype, values, figures)
     check_gradients(method, case, values, figures)
     figures.failed = before
     return True
 
 
 def _runs(base: nn.Module, case: LayerCase, dtype: torch.dtype) -> bool:
-    """Whether torch computes the layer itself in this dtype: some of its convolutions in half precision, with
-    an output one position wide and a stride, come out as what stood in the memory.
-    """
     try:
         base(_cast(case.inputs(), dtype), **case.call)
-        x = _cast(case.pooled(case.build()), dtype)
-        with torch.no_grad():
-            target = copy.deepcopy(base).double()(_cast(x, torch.float64), **case.call)
-            return error([base(x, **case.call)], [target]) <= 0.1
     except (RuntimeError, NotImplementedError):
         return False
+    return True
+
+
+@contextlib.contextmanager
+def _kernels(case: LayerCase, dtype: torch.dtype) -> Iterator[None]:
+    """torch's own kernels for bfloat16 convolutions in 3D: with AMX, oneDNN's give wrong values or crash on some
+    shapes, of the base layer alone too (torch 2.14).
+    """
+    if dtype != torch.bfloat16 or case.kind not in ("conv3d", "conv_transpose3d"):
+        yield
+        return
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)  # the public switch warns about another setting
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 def _check_dtype(

@@ -1,6 +1,6 @@
 """BOFT: orthogonal fine-tuning by butterfly factors (Liu et al. 2023, arXiv 2311.06243), exact Cayley.
 
-    y = s (W0 (x R)) + b,   R = B_p ... B_1,   B_j = P_j blockdiag(R_j1, ..., R_jn) P_j^T            (paper, eq. 5)
+    y = s (W0 (x R)) + b,   R = B_p ... B_1,   B_j = P_j blockdiag(R_j1, ..., R_jn) P_j^T
 
 R_ji as in OFT. P_j cuts every 2^(j-1) k channels into pieces of k/2 and puts the even pieces before the odd ones, so
 that the j-th factor turns pieces that lie 2^(j-1) apart; P_1 is the identity. s is a gain per output channel.

@@ -1,6 +1,6 @@
 """HydraLoRA: one shared A, several heads B_i behind a router (Tian et al. 2024, arXiv 2404.19245).
 
-    y = W0 x + b + s sum_i w_i(x) B_i (A x),   w = softmax(W_g x),   s = alpha / r                   (paper, eq. 5)
+    y = W0 x + b + s sum_i w_i(x) B_i (A x),   w = softmax(W_g x),   s = alpha / r
 
 The mixture, its router, top_k and the balance loss are those of MoE-LoRA; here all experts read one A.
 

@@ -1,6 +1,6 @@
 """MoE-LoRA: a mixture of low-rank experts (MoLoRA, Zadouri et al. 2023, arXiv 2309.05444).
 
-    y = W0 x + b + s sum_i w_i(x) B_i A_i x,   w = softmax(W_g x),   s = alpha / r                   (paper, section 3)
+    y = W0 x + b + s sum_i w_i(x) B_i A_i x,   w = softmax(W_g x),   s = alpha / r
 
 With top_k set only the k largest gates stay, divided by their sum. All experts run, as one product of rank E r; the
 zeros of the gate put them out. In training each layer adds balance * L_bal to the loss (`gw.extra_loss`), L_bal =

@@ -1,6 +1,6 @@
 """OFT: orthogonal fine-tuning (Qiu et al. 2023, arXiv 2306.07280), with the exact Cayley transform.
 
-    y = W0 (x R) + b,   R = blockdiag(R_1, ..., R_n),   R_i = (I - Q_i)(I + Q_i)^-1,   Q_i = -Q_i^T   (paper, eq. 5)
+    y = W0 (x R) + b,   R = blockdiag(R_1, ..., R_n),   R_i = (I - Q_i)(I + Q_i)^-1,   Q_i = -Q_i^T
 
 x is a row, so W = W0 R^T: the neurons (rows of W0) turn together, their lengths and angles stay.
 `side="output"` turns the layer's output without its bias instead, W = R^T W0, at a fraction of the cost.
