@@ -54,7 +54,7 @@ def test_blocks_are_rotations(size: float, k: int) -> None:
         q = (size * torch.randn(4, k * (k - 1) // 2, generator=rng)).to(dtype)
         r = gw.OFT(k).offsets({"Q": q}) + torch.eye(k, dtype=dtype)
         assert (r.mT @ r - torch.eye(k, dtype=dtype)).abs().max() < limit
-        torch.testing.assert_close(torch.linalg.det(r), torch.ones(4, dtype=dtype))
+        assert (torch.linalg.det(r) - 1).abs().max() < 10 * limit
         if size == 1.0:
             want = torch.stack([rotation(v.double(), k) for v in q])
             assert (r.double() - want).abs().max() < 10 * limit
