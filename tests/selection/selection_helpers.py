@@ -145,3 +145,18 @@ def run(
     with gast.batch(len(x), step):
         loss(model, x, y).backward()
     return {n: p.grad for n, p in params.items()}
+
+
+def served(kind: str, method: Any) -> list[str] | None:
+    """Sites where the method declares factors."""
+    if method.id == "dora" and kind == "words":
+        return ["2"]
+    return None
+
+
+def selecting(kind: str, method: Any = None, keep: int = 3, **options: Any) -> Any:
+    model, g = grafted(kind, method, sites=served(kind, method) if method else None)
+    gast = gw.GAST(g, keep, **options)
+    xs, ys = data(kind, 2, 4)
+    gast.support(loss_of(model, xs, ys))
+    return model, g, gast

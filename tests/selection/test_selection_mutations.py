@@ -8,7 +8,7 @@ import pytest
 
 from tests.optim.test_optim_mutations import check_mutants
 
-TESTS = ["selection/test_selection_gast.py"]
+TESTS = ["selection/test_selection_gast.py", "selection/test_selection_use.py"]
 LIGHTNING = ["selection/test_selection_lightning.py"]
 MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "graftwork.selection.gast": [
