@@ -150,10 +150,10 @@ def _runs(base: nn.Module, case: LayerCase, dtype: torch.dtype) -> bool:
 
 @contextlib.contextmanager
 def _kernels(case: LayerCase, dtype: torch.dtype) -> Iterator[None]:
-    """torch's own kernels for bfloat16 convolutions: with AMX, oneDNN's give wrong values or crash on some shapes, of
-    the base layer alone too (torch 2.14).
+    """torch's own kernels for convolutions in half precision: with AMX, oneDNN's give wrong values or crash on some
+    shapes, of the base layer alone too (torch 2.14).
     """
-    if dtype != torch.bfloat16 or not case.kind.startswith("conv"):
+    if dtype not in HALVES or not case.kind.startswith("conv"):
         yield
         return
     before = torch._C._get_mkldnn_enabled()
