@@ -32,6 +32,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "vera": {"rank": 6},
     "noble": {"rank": 3},
     "loretta": {"rank": 2, "tt_rank": 2, "cores": 2},
+    "moe_lora": {"rank": 2, "experts": 3, "top_k": 2},
+    "hydra_lora": {"rank": 2, "experts": 3},
+    "oft": {"block": 2},
+    "boft": {"block": 2, "butterflies": 2, "gain": True},
 }
 
 
@@ -50,11 +54,27 @@ def _experts(draw: st.DrawFn) -> dict[str, Any]:
 #: generated layers have no sequence; positions are tested where there is one
 _EDITS = {"rank": st.integers(1, 3), "where": st.just("all"), "tied": st.just(True)}
 
+
+@st.composite
+def _routed(draw: st.DrawFn) -> dict[str, Any]:
+    experts = draw(st.integers(1, 3))
+    fields: dict[str, Any] = {"experts": experts, "rank": draw(st.integers(1, 3))}
+    if experts == 1:
+        return {**fields, "top_k": None, "balance": 0.0}
+    return {**fields, "top_k": draw(st.none() | st.integers(1, experts))}
+
+
 #: fields whose legal values depend on each other, or on a layer of a few channels
 JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "goat": _experts(),
+    "moe_lora": _routed(),
+    "hydra_lora": _routed(),
     "lora_sp": st.fixed_dictionaries(
         {"rank": st.sampled_from([2, 4, 6]), "hidden": st.integers(1, 2), "eta": st.floats(0.05, 1)}
+    ),
+    "oft": st.fixed_dictionaries({"block": st.sampled_from([2, 2, 3])}),
+    "boft": st.sampled_from([(2, 1), (2, 1), (2, 2), (2, 3), (4, 1)]).map(
+        lambda pair: {"block": pair[0], "butterflies": pair[1]}
     ),
     "alfa": st.fixed_dictionaries({"rank": st.integers(2, 3)})
     | st.just({"rank": 1, "form": "free"}),

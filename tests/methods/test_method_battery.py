@@ -174,8 +174,8 @@ def test_two_grafts_switch(method_id: str) -> None:
 def test_a_weighted_sum_adds_the_changes(method_id: str) -> None:
     """On one layer, so that the sum is seen before any nonlinearity."""
     kind = "linear" if "linear" in CARDS[method_id]["layer_kinds"] else "norm"
-    model = nn.Linear(6, 5) if kind == "linear" else nn.LayerNorm(6)
-    z = torch.randn(3, 6)
+    model = nn.Linear(8, 5) if kind == "linear" else nn.LayerNorm(8)
+    z = torch.randn(3, 8)
     base, changes = model(z), {}
     for seed, name in enumerate("ab"):
         move(gw.graft(model, small(method_id), sites=["*"], name=name), seed)

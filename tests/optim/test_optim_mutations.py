@@ -157,7 +157,13 @@ MUTANTS: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("module", MUTANTS)
 def test_every_mutant_is_caught(module: str, tmp_path: Path) -> None:
-    files, edits = MUTANTS[module]
+    check_mutants(module, *MUTANTS[module], tmp_path)
+
+
+def check_mutants(
+    module: str, files: list[str], edits: list[tuple[str, str, str]], folder: Path
+) -> None:
+    """Every edit of a module's source makes its tests fail."""
     source = (SOURCES / (module.replace(".", "/") + ".py")).read_text(encoding="utf8")
     tests = " ".join(str(TESTS / f) for f in files)
     entries: list[dict[str, str | None]] = [{"module": None, "source": None, "tests": tests}]
@@ -166,7 +172,7 @@ def test_every_mutant_is_caught(module: str, tmp_path: Path) -> None:
         entries.append({"module": module, "source": source.replace(old, new), "tests": tests})
     kinds = {kind for kind, _, _ in edits}
     assert {"sign", "scale", "transpose", "dropped term", "wrong start"} <= kinds
-    file = tmp_path / "mutants.json"
+    file = folder / "mutants.json"
     file.write_text(json.dumps(entries), encoding="utf8")
     done = subprocess.run(
         [sys.executable, str(HUNT), module, str(file)],

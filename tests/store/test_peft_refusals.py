@@ -62,7 +62,7 @@ FUNCTION_CHANGERS = {
     "bias": "all",
     "init_lora_weights": "pissa_niter_4",
     "a_field_of_next_year": 3,
-    "peft_type": "OFT",
+    "peft_type": "LOKR",
     "lora_alpha": "8",
     "lora_dropout": 1.5,
     "r": 0,

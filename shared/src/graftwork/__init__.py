@@ -43,6 +43,7 @@ _HOMES = {
     "LoRAPlus": "graftwork.optim.lora_plus",
     "lora_plus": "graftwork.optim.lora_plus",
     "paced": "graftwork.optim.rates",
+    "GAST": "graftwork.selection.gast",
 }
 
 if TYPE_CHECKING:
@@ -58,19 +59,23 @@ if TYPE_CHECKING:
     from graftwork.methods.adaptformer import AdaptFormer
     from graftwork.methods.alfa import Alfa
     from graftwork.methods.bitfit import BitFit
+    from graftwork.methods.boft import BOFT
     from graftwork.methods.core import CoRe
     from graftwork.methods.diablo import DiaBlo
     from graftwork.methods.direft import DiReFT
     from graftwork.methods.dora import DoRA
     from graftwork.methods.goat import GOAT
+    from graftwork.methods.hydra_lora import HydraLoRA
     from graftwork.methods.ia3 import IA3
     from graftwork.methods.lora import LoRA
     from graftwork.methods.lora_sp import LoRASP
     from graftwork.methods.loreft import LoReFT
     from graftwork.methods.loretta import LoRETTA
     from graftwork.methods.milora import MiLoRA
+    from graftwork.methods.moe_lora import MoELoRA
     from graftwork.methods.noble import NOBLE
     from graftwork.methods.norm_affine import NormAffine
+    from graftwork.methods.oft import OFT
     from graftwork.methods.pissa import PiSSA
     from graftwork.methods.prefix import PrefixTuning
     from graftwork.methods.vera import VeRA
@@ -81,6 +86,7 @@ if TYPE_CHECKING:
     from graftwork.optim.rates import paced
     from graftwork.prompts import prompt
     from graftwork.reach import check_reach
+    from graftwork.selection.gast import GAST
     from graftwork.store import load, save
     from graftwork.store.passport import inspect
 
@@ -118,9 +124,12 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "BOFT",
+    "GAST",
     "GOAT",
     "IA3",
     "NOBLE",
+    "OFT",
     "AdaptFormer",
     "Alfa",
     "BitFit",
@@ -131,6 +140,7 @@ __all__ = [
     "Dual",
     "Graft",
     "GraftError",
+    "HydraLoRA",
     "LoFT",
     "LoFTSimple",
     "LoRA",
@@ -139,6 +149,7 @@ __all__ = [
     "LoRETTA",
     "LoReFT",
     "MiLoRA",
+    "MoELoRA",
     "NewRows",
     "NormAffine",
     "PiSSA",

@@ -16,6 +16,7 @@ _HOMES = {
     "verb": "graftwork.lightning.verbs",
     "GraftCheckpointIO": "graftwork.lightning.checkpoint_io",
     "load_checkpoint": "graftwork.lightning.checkpoint_io",
+    "DataLayerSelection": "graftwork.lightning.selection",
     "ExactResume": "graftwork.lightning.resume",
     "restore": "graftwork.lightning.resume",
     "StepCheckpoint": "graftwork.lightning.step_checkpoint",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from graftwork.lightning.curve import CurveLogger
     from graftwork.lightning.data import ResumableLoader, ShuffleSampler, sample_generator
     from graftwork.lightning.resume import ExactResume, restore
+    from graftwork.lightning.selection import DataLayerSelection
     from graftwork.lightning.step_checkpoint import StepCheckpoint
     from graftwork.lightning.verbs import verb
 
@@ -41,6 +43,7 @@ __all__ = [
     "App",
     "AppCLI",
     "CurveLogger",
+    "DataLayerSelection",
     "ExactResume",
     "GraftCheckpointIO",
     "ResumableLoader",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,10 +199,18 @@ class ExactResume(Callback):
         self._key("predict", trainer, batch_idx, dataloader_idx)
 
     def _key(self, stage: str, trainer: Trainer, *place: int) -> None:
-        seed = mixed_seed(stage, self.seed, trainer.global_rank, trainer.current_epoch, *place)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        _seed_all(mixed_seed(stage, self.seed, trainer.global_rank, trainer.current_epoch, *place))
+
+
+@contextlib.contextmanager
+def keyed(seed: int) -> Iterator[None]:
+    """All global generators at `seed` inside the block; afterwards as they were before."""
+    before = _random_state()
+    _seed_all(seed)
+    try:
+        yield
+    finally:
+        _restore_random(before)
 
 
 def restore(module: nn.Module, path: str | Path) -> nn.Module:
@@ -259,6 +269,12 @@ def _place_loaders(loop: Any) -> None:
 
 def _stateful_loggers(trainer: Trainer) -> list[Any]:
     return [log for log in trainer.loggers if hasattr(log, "state_dict")]
+
+
+def _seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def _random_state() -> dict[str, Any]:

@@ -50,6 +50,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftwork import routing
 from graftwork.algebra.geometry import Geometry
 from graftwork.cards import expand_kinds
 from graftwork.errors import GraftError
@@ -143,8 +144,7 @@ class GOAT(Method):
             a, b = svd.factors(geo, found, 1 / (self.scale(geo) * self.rho))
         if self.experts == 1:
             return {"A": a, "B": b}
-        router = torch.nn.init.uniform_(blank.new_empty(self.experts, geo.in_), -bound, bound)
-        return {"A": a, "B": b, "router": router}
+        return {"A": a, "B": b, "router": routing.start(self.experts, geo.in_, blank)}
 
     def frozen(
         self, geo: Geometry, weight: Tensor, bias: Tensor | None, start: Params
@@ -155,15 +155,8 @@ class GOAT(Method):
         """w `(..., E)`; what the router adds to the loss is left behind."""
         if self.experts == 1:
             return torch.ones((), dtype=p["A"].dtype, device=c.x.device)
-        with torch.autocast(c.x.device.type, enabled=False):
-            wide = torch.promote_types(p["router"].dtype, torch.float32)
-            odds = F.linear(c.x.to(wide), p["router"].to(wide)).softmax(-1)
-        chosen = torch.zeros_like(odds).scatter(-1, odds.topk(self.top_k, -1).indices, 1.0)
-        if c.leave is not None and odds.numel() > 0:
-            share, mean = (t.reshape(-1, self.experts).mean(0) for t in (chosen, odds))
-            c.leave(self.balance * self.experts * (share * mean).sum())
-        kept = odds * chosen
-        return kept / kept.sum(-1, keepdim=True)
+        k = self.top_k
+        return routing.gates(c.x, p["router"], k, count=k, balance=self.balance, leave=c.leave)
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         w = self.gates(p, c)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graftwork.errors import GraftError
+from graftwork.store import hf_orthogonal
 from graftwork.store.hf_vera import faults_of
 
 CONFIG = "adapter_config.json"
@@ -51,6 +52,7 @@ USED = {
         "modules_to_save",
         "bias",
     },
+    **hf_orthogonal.USED,
 }
 
 _ANYWHERE = {
@@ -82,6 +84,7 @@ HARMLESS = {
     | {"encoder_hidden_size", "prefix_projection", "init_weights"},
     "VERA": _ANYWHERE
     | {"layers_to_transform", "layers_pattern", "save_projection", "d_initial", "init_weights"},
+    **{kind: _ANYWHERE | names for kind, names in hf_orthogonal.HARMLESS.items()},
 }
 
 #: these change what the adapter computes, and are served at this value only
@@ -107,6 +110,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "IA3": {},
     "PREFIX_TUNING": {"num_transformer_submodules": 1, "modules_to_save": None},
     "VERA": {},
+    **hf_orthogonal.REFUSED,
 }
 
 #: initialisations that leave the base's weights alone; the others (PiSSA, OLoRA, CorDA, LoftQ ...)
@@ -115,7 +119,7 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 def check_config(config: Mapping[str, Any], what: str) -> str:
-    """The PEFT type, "LORA", "IA3", "VERA" or "PREFIX_TUNING", of a config that is served.
+    """The PEFT type, such as "LORA", of a config that is served.
 
     Raises:
         GraftError: another type, an unknown field, or fields that change the function; all are listed.
@@ -123,7 +127,7 @@ def check_config(config: Mapping[str, Any], what: str) -> str:
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in USED:
         raise GraftError(
-            f"{what}: peft_type {str(kind)[:40]!r} is not served; LORA (with rsLoRA, DoRA), IA3, VERA and "
+            f"{what}: peft_type {str(kind)[:40]!r} is not served; LORA (with rsLoRA, DoRA), IA3, VERA, OFT, BOFT and "
             "PREFIX_TUNING are"
         )
     faults = []
@@ -134,8 +138,8 @@ def check_config(config: Mapping[str, Any], what: str) -> str:
         elif field not in USED[kind] and field not in HARMLESS[kind] and value is not None:
             faults.append(f"{field[:80]} = {str(value)[:60]!r}: unknown field")
     own = {"LORA": _lora_faults, "IA3": _ia3_faults, "VERA": faults_of}
-    if kind in own:
-        faults += _bias_faults(config) + own[kind](config)
+    if kind != "PREFIX_TUNING":
+        faults += _bias_faults(config) + own.get(kind, hf_orthogonal.faults)(config)
     names = config.get("modules_to_save")
     if names is not None and not _names(names):
         faults.append("modules_to_save: must be a list of names")

@@ -18,8 +18,10 @@ from graftwork.methods.base import Method
 from graftwork.methods.dora import DoRA
 from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
+from graftwork.methods.oft import OFT
 from graftwork.methods.vera import VeRA
 from graftwork.starts.residual import Residual
+from graftwork.store import hf_orthogonal
 from graftwork.store.hf_vera import LEAVES
 
 
@@ -32,6 +34,8 @@ def why_not(method: Method, geo: Geometry) -> str | None:
     if type(method) is VeRA:
         known = geo.kind in ("linear", "transposed_linear")
         return None if known else f"PEFT has no VeRA for a {geo.kind}"
+    if isinstance(method, OFT):
+        return hf_orthogonal.why_not(method, geo)
     method = plain_form(method)
     if type(method) not in (LoRA, DoRA):
         return f"PEFT has no form for {method.id}; convert it with to_lora first"
@@ -65,6 +69,8 @@ def plain_form(method: Method) -> Method:
 
 def plain_tensors(method: Method, geo: Geometry, p: dict[str, Tensor]) -> dict[str, Tensor]:
     """A site's tensors as `plain_form` has them."""
+    if isinstance(method, OFT):
+        return hf_orthogonal.spread(method, p, geo)
     return dict(method.difference(geo, p)) if isinstance(method, Residual) else p
 
 
@@ -74,6 +80,8 @@ def to_file(method: Method, geo: Geometry, p: dict[str, Tensor]) -> dict[str, Te
         return {"ia3_l": p["scale"].reshape(ia3_shape(geo, method.scale == "input"))}
     if isinstance(method, VeRA):
         return {name: p[own] for own, name in LEAVES.items()}
+    if isinstance(method, OFT):
+        return hf_orthogonal.to_file(method, p, geo.out)
     if isinstance(geo, Embedding):
         out = {"lora_embedding_A": p["A"], "lora_embedding_B": p["B"]}
     else:
@@ -97,6 +105,8 @@ def from_file(
         return {"scale": found["ia3_l"].flatten()}
     if isinstance(method, VeRA):
         return {own: found[name] for own, name in LEAVES.items()}
+    if isinstance(method, OFT):
+        return hf_orthogonal.from_file(method, found)
     embedding = isinstance(geo, Embedding)
     a = found["lora_embedding_A" if embedding else "lora_A.weight"]
     if geo.groups > 1 and a.dim() > 1 and a.shape[1] == geo.in_:
@@ -113,6 +123,8 @@ def file_names(method: Method, geo: Geometry) -> set[str]:
         return {"ia3_l"}
     if isinstance(method, VeRA):
         return set(LEAVES.values())
+    if isinstance(method, OFT):
+        return hf_orthogonal.file_names(method)
     names = (
         {"lora_embedding_A", "lora_embedding_B"}
         if isinstance(geo, Embedding)

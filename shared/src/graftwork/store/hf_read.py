@@ -22,7 +22,7 @@ from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
 from graftwork.methods.vera import VeRA
 from graftwork.sites import Site, candidates, own_modules
-from graftwork.store import hf_prefix
+from graftwork.store import hf_orthogonal, hf_prefix
 from graftwork.store.adapter import base_differences, message, not_finite, shape_faults
 from graftwork.store.checks import base_faults, name_fault
 from graftwork.store.expected import expected_shapes
@@ -51,6 +51,7 @@ _SUFFIXES = (
     ".ia3_l",
     ".vera_lambda_b",
     ".vera_lambda_d",
+    *hf_orthogonal.SUFFIXES,
 )
 
 
@@ -71,7 +72,7 @@ def from_peft(
     name: str = "default",
     allow_other_base: bool = False,
 ) -> Graft:
-    """Graft a PEFT folder (LoRA, rsLoRA, DoRA, IA3, VeRA, prefix tuning) onto its base, strictly, all or nothing.
+    """Graft a PEFT folder onto its base, strictly, all or nothing: LoRA, rsLoRA, DoRA, IA3, VeRA, OFT, BOFT, prefixes.
 
     The sites are the layers that the tensor file names; patterns in the config are never executed. PEFT
     stores no fingerprint of the base, so another base of the same shape is noticed only in
@@ -197,6 +198,12 @@ def _method(
             side = "input" if inputs else "output"
             return f"ia3_l has shape {shape}, which does not scale this layer's {side}"
         return IA3("input" if inputs else "output")
+    if kind in hf_orthogonal.USED:
+        own = f"{PREFIX}{site.name}"
+        shapes = {
+            s[1:]: table[own + s]["shape"] for s in hf_orthogonal.SUFFIXES if own + s in table
+        }
+        return hf_orthogonal.method_of(kind, config, shapes)
     rank = pattern_value(config.get("rank_pattern"), site.name, config.get("r", 8))
     alpha = pattern_value(config.get("alpha_pattern"), site.name, config.get("lora_alpha", 8))
     for leaf in ("lora_A.weight", "lora_embedding_A"):

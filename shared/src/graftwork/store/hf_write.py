@@ -25,11 +25,12 @@ from graftwork.methods.base import Method
 from graftwork.methods.dora import DoRA
 from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
+from graftwork.methods.oft import OFT
 from graftwork.methods.prefix import PrefixTuning
 from graftwork.methods.vera import VeRA
 from graftwork.sites import Site, own_modules
 from graftwork.states import CopyState, RowsState
-from graftwork.store import hf_prefix
+from graftwork.store import hf_orthogonal, hf_prefix
 from graftwork.store.adapter import cast, to_store
 from graftwork.store.fingerprint import fingerprint
 from graftwork.store.folders import publish
@@ -40,7 +41,6 @@ from graftwork.store.passport import shorten
 from graftwork.store.strict_json import dump
 
 #: PEFT's names of the methods that are not its LoRA
-_TYPES: dict[type[Method], str] = {IA3: "IA3", VeRA: "VERA"}
 
 
 def to_peft(
@@ -51,7 +51,7 @@ def to_peft(
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a LoRA, rsLoRA, DoRA, IA3, VeRA, PiSSA, MiLoRA or prefix graft as a PEFT folder, all or nothing.
+    """Write a LoRA, rsLoRA, DoRA, IA3, VeRA, OFT, BOFT, PiSSA, MiLoRA or prefix graft as a PEFT folder, all or nothing.
 
     PiSSA and MiLoRA become plain LoRA of twice the rank, which computes the same on the unchanged base.
 
@@ -174,8 +174,9 @@ def _config(
     faults = [
         f"{n}: PEFT's matching by ends cannot leave out {e}" for e, n in _clashes(excluded, sites)
     ]
+    own = isinstance(methods[0], IA3 | OFT | VeRA)
     config: dict[str, Any] = {
-        "peft_type": next((n for c, n in _TYPES.items() if isinstance(methods[0], c)), "LORA"),
+        "peft_type": type(methods[0]).__name__.upper() if own else "LORA",
         "task_type": None,
         "base_model_name_or_path": _base_name(model),
         "inference_mode": True,
@@ -189,8 +190,10 @@ def _config(
     vera = [(s, m) for s, m in pairs if isinstance(m, VeRA)]
     if vera:
         more, why = written(vera, saved)
+    elif isinstance(methods[0], OFT):
+        more, why = hf_orthogonal.fields({s.name: m for s, m in pairs if isinstance(m, OFT)})
     else:
-        more, why = _ia3_fields(pairs) if isinstance(methods[0], IA3) else _lora_fields(pairs)
+        more, why = _ia3_fields(pairs) if own else _lora_fields(pairs)
     return {**config, **more}, faults + why
 
 
