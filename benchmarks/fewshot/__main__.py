@@ -4,6 +4,7 @@
     python -m benchmarks.fewshot plan --data FOLDER --out JOBS --workers 7
     python -m benchmarks.fewshot timing --data FOLDER
     python -m benchmarks.fewshot table --out JOBS
+    python -m benchmarks.fewshot devices --data FOLDER --out RUNS --device cpu --fold 0
 
 FOLDER holds `hippocampus` and `openkbp` as `data_cards/prepare.py` writes them (of openkbp the shifted site's files are
 enough). JOBS gets one JSON file a job; a killed run, or one that ran out of --minutes, goes on when the command is
@@ -74,6 +75,17 @@ def options() -> argparse.ArgumentParser:
     one.add_argument("--record", type=Path, help="file to write; default: the one in the tree")
     one.add_argument("--tiny", action="store_true", help="a rehearsal")
     one.add_argument("--untuned", action="store_true", help="let cuDNN guess its kernels")
+    one = verbs.add_parser(
+        "devices", help="medseg adapt as typed; without --device the record of RUNS"
+    )
+    one.add_argument("--data", type=Path, help="folder of the prepared sets")
+    one.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    one.add_argument("--device", choices=("cpu", "gpu"))
+    one.add_argument("--fold", type=int, default=0)
+    one.add_argument(
+        "--unjudged", action="store_true", help="without the verdict, for the Dice alone"
+    )
+    one.add_argument("--record", type=Path, help="file to write; default: the one in the tree")
     one = verbs.add_parser("table")
     one.add_argument("--out", type=Path, required=True, help="folder of the job files")
     one.add_argument("--task", action="append", choices=TASKS, help="default: both")
@@ -84,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     args = options().parse_args(argv)
     try:
-        verbs = {"table": write_table, "timing": time_trainings}
+        verbs = {"table": write_table, "timing": time_trainings, "devices": compare_devices}
         return verbs.get(args.verb, run)(args)
     except GraftError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -179,6 +191,21 @@ def write_table(args: argparse.Namespace) -> int:
 
     record = table.write(args.out, args.task or TASKS, "python -m benchmarks.fewshot run")
     print(record.verdict)
+    return 0
+
+
+def compare_devices(args: argparse.Namespace) -> int:
+    """One run of adapt and test, or the record of all of them."""
+    from . import devices
+
+    if args.device is None:
+        say(devices.collect(args.out, args.record or devices.RECORD).verdict or "")
+        return 0
+    if args.data is None:
+        raise GraftError("--data: name the folder of the prepared sets")
+    check_data(args.data, [devices.TASK])
+    more = ["--judge", "false"] if args.unjudged else []
+    say(str(devices.measure(args.data, args.out, args.device, args.fold, more)))
     return 0
 
 

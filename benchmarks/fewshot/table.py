@@ -110,14 +110,15 @@ def write(
     made = build(results, tasks, command)
     made.write(record)
     text = target.read_text(encoding="utf-8") if target.is_file() else page.TEXT
-    seconds = record.with_name("few-shot-seconds.json")
-    if seconds.is_file() and "medseg/few-shot-seconds" not in text:
-        text += page.SECONDS
+    beside = {name: record.with_name(f"{name.rpartition('/')[2]}.json") for name in page.SECTIONS}
+    for name, section in page.SECTIONS.items():
+        if beside[name].is_file() and name not in text:
+            text += section
 
     def fill(name: str) -> str:
         if name in page.TABLES:
             return page.TABLES[name](made)
-        return record_table(validate_record(seconds))
+        return record_table(validate_record(beside[name]))
 
     write_atomic(target, render(target, text, fill))
     figure.draw(made, target.with_suffix(".png"))
