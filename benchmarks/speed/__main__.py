@@ -23,6 +23,7 @@ from typing import Protocol
 
 import torch
 
+from benchmarks.speed import limits
 from benchmarks.speed.measure import Case, Turns, measure
 from graftwork.errors import GraftError
 from graftwork_runs import Record, Row, environment
@@ -130,6 +131,7 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
             for k, v in vars(options).items()
             if k not in ("out", "table")
         },
+        verdict=limits.verdict(name, rows),
         **environment(options.device),
     )
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import CASES, TRAINED, a_grid, measured, read, save, verdict
 
-from benchmarks.fewshot import collect, page, table
+from benchmarks.fewshot import collect, figure, page, table
 from benchmarks.fewshot.jobs import Job, grid_jobs, rate_jobs, verdict_jobs
 from benchmarks.fewshot.statistics import difference, matrix, mean
 from graftwork import GraftError
@@ -130,7 +130,8 @@ def test_what_is_missing_is_printed_as_missing() -> None:
     assert fits.value is None and fits.note == "does not fit: trains too much"
     text = page.results(table.build(results, TASK, "run"))
     assert "| hippocampus, 10 shots | full | – (missing) |" in text
-    assert "| hippocampus, 5 shots | lora, 0.3 % | – (does not fit) |" in text
+    shown, _, refused = text.partition("Above the cap")
+    assert "lora, 0.3 %" not in shown and "lora (hippocampus) at 0.1 %, 0.3 %, 1 %" in refused
 
 
 def test_random_draws_are_averaged_before_anything_else() -> None:
@@ -190,6 +191,7 @@ def test_the_claim_is_judged_by_the_comparisons() -> None:
     assert page.claim_of([strong, strong])[0] == "seen"
     assert page.claim_of([strong, weak])[0] == "partly"
     word, said = page.claim_of([weak, bad])
+    assert "random" not in said
     assert word == "not seen at this scale"
     assert "-2.0 to +1.0 Dice points" in said and "above 0 in 0 and below 0 in 1" in said
 
@@ -206,6 +208,11 @@ def test_record_and_page_are_written_and_stay_the_same(tmp_path: Path) -> None:
     text = target.read_text()
     assert "**Here: not seen at this scale.**" in text and "<!-- table: few-shot -->" in text
     assert render(target, text, lambda name: page.TABLES[name](made)) == text
+    picture = target.with_suffix(".png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
+    drawn = figure.points(made)["hippocampus, 5 shots"]
+    assert [cap for cap, _ in drawn["sea-peft"]] == ["1 %", "0.3 %", "0.1 %"]
+    assert [cap for cap, _ in drawn["lora"]] == [figure.ABOVE]  # where it fits no cap
     assert "within 0.3 %" in text  # affine has no size, and the table says which cap holds it
 
 

@@ -318,13 +318,13 @@ def test_a_block_that_returns_no_tensor_is_named() -> None:
             super().__init__()
             self.fc = nn.Linear(4, 4)
 
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
-            return self.fc(x), 1
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"out": self.fc(x)}
 
     model = nn.Sequential()
     model.add_module("mlp", Two())
     gw.graft(model, gw.AdaptFormer(2), sites="mlp")
-    with pytest.raises(gw.GraftError, match="Two returns a tuple"):
+    with pytest.raises(gw.GraftError, match="Two returns a dict"):
         model(torch.randn(2, 4))
 
 

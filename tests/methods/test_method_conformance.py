@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, Phase, given, reject, settings
 from method_checks import Figures, check_case, graft
 from method_layers import LAYERS, LayerCase
 from method_settings import settings_of
+from thorough import thorough
 
 import graftwork as gw
 from graftwork.cards import cards
 from graftwork.methods.base import Method
 
-#: served cases of each pair; fewer while mutants are hunted
-CASES = int(os.environ.get("GRAFTWORK_TEST_CASES", "100"))
+#: served cases of each pair: 30, `make thorough` 100; fewer while mutants are hunted
+CASES = int(os.environ.get("GRAFTWORK_TEST_CASES", "100" if thorough() else "30"))
 PAIRS = [(card["id"], kind) for card in cards() for kind in card["layer_kinds"]]
 
 
@@ -52,7 +53,7 @@ def test_generated_cases(
         max_examples=2 * CASES,  # some are drawn twice
         database=None,
         deadline=None,
-        phases=[Phase.generate] if CASES < 100 else [Phase.generate, Phase.shrink],
+        phases=[Phase.generate] if CASES < 30 else [Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
     @given(case=LAYERS[kind], method=settings_of(method_id))

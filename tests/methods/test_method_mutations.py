@@ -1,4 +1,4 @@
-"""Every mutant of every method's file is caught by that method's tests."""
+"""Mutants of every method's file are caught by that method's tests: some in `make test`, all in `make thorough`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from method_mutants import KINDS, mutants
+from thorough import some_of
 
 from graftwork.cards import cards
 
@@ -23,7 +24,7 @@ FAILED = int(pytest.ExitCode.TESTS_FAILED)
 def test_every_mutant_is_caught(
     method_id: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    made = mutants(method_id)
+    made = some_of(mutants(method_id), lambda m: m.kind)
     assert {m.kind for m in made} == set(KINDS), "a kind of mutation is missing"
     entries: list[dict[str, str | None]] = [{"module": None, "source": None}]
     entries += [{"module": m.module, "source": m.source} for m in made]

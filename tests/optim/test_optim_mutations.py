@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.methods.thorough import some_of
+
 TESTS = Path(__file__).parents[1]
 HUNT = TESTS / "methods" / "hunt_mutants.py"
 SOURCES = TESTS.parent / "shared" / "src"
@@ -163,7 +165,8 @@ def test_every_mutant_is_caught(module: str, tmp_path: Path) -> None:
 def check_mutants(
     module: str, files: list[str], edits: list[tuple[str, str, str]], folder: Path
 ) -> None:
-    """Every edit of a module's source makes its tests fail."""
+    """Every edit of a module's source makes its tests fail; some of them, unless all are asked for."""
+    edits = some_of(edits, lambda edit: edit[0])
     source = (SOURCES / (module.replace(".", "/") + ".py")).read_text(encoding="utf8")
     tests = " ".join(str(TESTS / f) for f in files)
     entries: list[dict[str, str | None]] = [{"module": None, "source": None, "tests": tests}]

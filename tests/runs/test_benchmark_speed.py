@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from benchmarks.speed import __main__ as command
+from benchmarks.speed import limits
 from benchmarks.speed.measure import Case, Step, Turns, chosen, floor_of, measure
 from benchmarks.timing import take_turns
 from graftwork.errors import GraftError
-from graftwork_runs import validate_record
+from graftwork_runs import Row, validate_record
 
 
 def work(size: int) -> Step:
@@ -95,3 +96,26 @@ def test_what_cannot_be_measured_is_said_in_one_line(
 ) -> None:
     assert command.main(["--tiny", "--device", "cpu", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_verdict_counts_the_limits_that_hold() -> None:
+    def rows(lora: float, dora: float) -> list[Row]:
+        found = {"graftwork LoRA 16": lora, "graftwork DoRA 16": dora}
+        return [
+            Row(case="hidden: small", variant=v, metric=limits.RATIO, value=r)
+            for v, r in found.items()
+        ]
+
+    said = limits.verdict("llama", rows(1.12, 1.36))
+    assert said.startswith(
+        "partly: 1 of 3 limits hold: hidden, graftwork LoRA 16: 1.12 (limit 1.13)"
+    )
+    assert "DiaBlo 64: not measured" in said
+    assert limits.verdict("llama", rows(1.14, 1.36)).startswith("not seen at this scale: 0 of 3")
+    assert limits.verdict("llama", []).startswith("not testable here: ")
+
+
+def test_the_command_of_a_record_names_no_file() -> None:
+    argv = ["--table", "llama", "--out", "here/r.json", "--rows", "peft LoRA 16", "*"]
+    said = command.command_of(argv)
+    assert said == "python -m benchmarks.speed --table llama --rows 'peft LoRA 16' '*'"
