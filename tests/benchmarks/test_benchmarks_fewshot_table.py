@@ -211,7 +211,7 @@ def test_record_and_page_are_written_and_stay_the_same(tmp_path: Path) -> None:
     picture = target.with_suffix(".png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
     drawn = figure.points(made)["hippocampus, 5 shots"]
-    assert [cap for cap, _ in drawn["sea-peft"]] == ["1 %", "0.3 %", "0.1 %"]
+    assert [cap for cap, _ in drawn["sea-peft"]] == ["0.1 %", "0.3 %", "1 %"]
     assert [cap for cap, _ in drawn["lora"]] == [figure.ABOVE]  # where it fits no cap
     assert "within 0.3 %" in text  # affine has no size, and the table says which cap holds it
 
