@@ -7,30 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from method_experts import (
+    M,
+    N,
+    layer_of,
+    moved,
+    starts_at_the_base,
+    starts_uniform,
+    trains_as_lora,
+    x_of,
+)
 from method_invariants import invariant
 from torch import Tensor, nn
 
 import graftwork as gw
 from graftwork import routing
 from graftwork.methods.base import Call
-
-M, N = 9, 7
-
-
-def layer_of(dtype: torch.dtype = torch.float64) -> nn.Linear:
-    torch.manual_seed(0)
-    return nn.Linear(N, M).to(dtype)
-
-
-def x_of(tokens: int = 20) -> Tensor:
-    return torch.randn(tokens, N, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-
-
-def moved(g: gw.Graft, size: float = 0.5) -> None:
-    rng = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in g.parameters():
-            p.add_((size * torch.randn(p.shape, generator=rng, dtype=torch.float64)).to(p.dtype))
 
 
 def moe(**fields: Any) -> gw.MoELoRA:
@@ -40,43 +32,16 @@ def moe(**fields: Any) -> gw.MoELoRA:
 @invariant("moe_lora", 1)
 @pytest.mark.parametrize("fields", [{}, {"top_k": 2}, {"experts": 1}])
 def test_the_start_is_the_base(fields: dict[str, Any]) -> None:
-    for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        layer, x = layer_of(dtype), x_of().to(dtype)
-        model = copy.deepcopy(layer)
-        g = gw.graft(model, moe(dropout=0.5, **fields), seed=0)
-        assert torch.equal(model(x), layer(x)) and torch.equal(model.train()(x), layer(x))
-        assert not g.tensors()["B"].any()
+    starts_at_the_base(moe(dropout=0.5, **fields))
 
 
 def test_a_and_the_router_start_uniform() -> None:
-    g = gw.graft(nn.Linear(400, 32), gw.MoELoRA(8, experts=8), seed=0)
-    for name, shape in (("A", (64, 400)), ("router", (8, 400))):
-        t = g.tensors()[name]
-        assert t.shape == shape and t.min() >= -1 / 20 and t.max() <= 1 / 20
-        assert abs(float(t.mean())) < 0.0025
-        assert float(t.std()) == pytest.approx(1 / 20 / 3**0.5, rel=0.05)
+    starts_uniform(gw.MoELoRA(8, experts=8), {"A": 64, "router": 8})
 
 
 @invariant("moe_lora", 2)
 def test_one_expert_is_lora() -> None:
-    x, models = x_of(), [layer_of(), layer_of()]
-    grafts = [
-        gw.graft(m, method, seed=4)
-        for m, method in zip(models, (moe(experts=1), gw.LoRA(2, alpha=3.0)), strict=True)
-    ]
-    for _ in range(4):
-        for model, g in zip(models, grafts, strict=True):
-            for p in g.parameters():
-                p.grad = None
-            model(x).pow(2).sum().backward()
-            with torch.no_grad():
-                for p in g.parameters():
-                    p -= 1e-3 * p.grad
-        assert grafts[0].tensors().keys() == grafts[1].tensors().keys() == {"A", "B"}
-        for n, t in grafts[0].tensors().items():
-            torch.testing.assert_close(t, grafts[1].tensors()[n], rtol=0, atol=1e-13)
-        torch.testing.assert_close(models[0](x), models[1](x), rtol=0, atol=1e-12)
-    assert not torch.equal(models[0](x), layer_of()(x))
+    trains_as_lora(moe(experts=1))
 
 
 def gates(method: gw.MoELoRA, t: dict[str, Tensor], x: Tensor) -> tuple[Tensor, list[Tensor]]:
