@@ -18,6 +18,7 @@ from torch import nn
 import graftwork as gw
 from graftwork.cli import VERBS, apps, main
 from graftwork.cli.table import size, table
+from graftwork.lightning.exits import guarded
 from tests.cli.cli_helpers import COMMAND, own_process, refused
 
 
@@ -186,21 +187,38 @@ def test_a_reader_that_goes_away_is_no_failure(line: str) -> None:
 
 
 def test_ctrl_c_ends_with_130() -> None:
-    # A signal that falls into an import of torch's own can be swallowed there and end in its error, code 1.
-    found = []
-    for _ in range(4):
-        run = subprocess.Popen(
-            [*COMMAND, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert run.stdout is not None
-        run.stdout.readline()
-        time.sleep(0.5)
-        run.send_signal(signal.SIGINT)
-        _, errors = run.communicate(timeout=60)
-        found.append((run.returncode, errors))
-        if found[-1] == (130, "graftwork: interrupted\n"):
-            return
-    raise AssertionError(found)
+    run = subprocess.Popen(
+        [*COMMAND, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stdout is not None
+    run.stdout.readline()
+    time.sleep(0.5)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert errors == "graftwork: interrupted\n"
+
+
+@pytest.mark.parametrize("error", [RecursionError, ImportError, AttributeError])
+def test_an_interrupt_that_a_library_turned_into_its_own_error_is_one(
+    error: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run() -> int:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise error("half imported") from None
+        return 0
+
+    before = signal.getsignal(signal.SIGINT)
+    assert guarded(run, prog="graftwork") == 130
+    assert capsys.readouterr().err == "graftwork: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is before
+
+    def fail() -> int:
+        raise error("its own")
+
+    assert guarded(fail, prog="graftwork") == 1
 
 
 def test_completion_offers_verbs_options_and_choices(tmp_path: Path) -> None:

@@ -30,11 +30,22 @@ class ByHand:
         energy: for each output, the sum of the squares of the terms that the method adds up. Where they
             cancel, every arithmetic that rounds them loses digits; see `method_checks.cancels`.
         tensors: the layer's changed tensors by name; `None` where the method changes no tensor.
+        margin: the least distance between a share that a gate compares and what it is compared with. Where
+            rounding alone decides, a whole vector or expert comes or goes; see `method_checks.close_call`.
     """
 
     forward: Forward
     energy: Forward
     tensors: Tensors | None = None
+    margin: Callable[[Tensor], Tensor] | None = None
+
+
+def top_margin(odds: Tensor, kept: int) -> Tensor:
+    """How far the `kept`-th largest of the odds is from the next one; inf where all are kept."""
+    if kept >= odds.shape[-1]:
+        return torch.tensor(torch.inf)
+    largest = odds.sort(-1, descending=True).values
+    return (largest[..., kept - 1] - largest[..., kept]).min()
 
 
 REFERENCES: dict[str, Callable[[Any, nn.Module, Tensors], ByHand]] = {}
@@ -249,10 +260,13 @@ def goat(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     zero = method.init == "zero"
     a0, b0 = (torch.zeros_like(p[k]) if zero else p[f"{k}0"] for k in ("A", "B"))
 
+    def odds_of(x: Tensor) -> Tensor:
+        return torch.softmax(x @ p["router"].T, -1)
+
     def gates(x: Tensor) -> Tensor:
         if count == 1:
             return torch.ones(*x.shape[:-1], 1, dtype=x.dtype)
-        odds = torch.softmax(x @ p["router"].T, -1)
+        odds = odds_of(x)
         least = odds.sort(-1, descending=True).values[..., method.top_k - 1 : method.top_k]
         kept = torch.where(odds >= least, odds, 0)
         return kept / kept.sum(-1, keepdim=True)
@@ -283,7 +297,9 @@ def goat(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
                 total = total + (s * share) ** 2 * ((x @ a.T) ** 2 @ (b**2).T)
         return total
 
-    return ByHand(forward, energy)
+    if count == 1:
+        return ByHand(forward, energy)
+    return ByHand(forward, energy, margin=lambda x: top_margin(odds_of(x), method.top_k))
 
 
 @by_hand("dora")

@@ -16,6 +16,7 @@ from method_by_hand import (
     in_layout,
     place,
     sizes,
+    top_margin,
 )
 from torch import Tensor, nn
 
@@ -96,11 +97,14 @@ def mixture(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     s = 1.0 if method.alpha is None else method.alpha / r
     shared = method.id == "hydra_lora"
 
+    def odds_of(x: Tensor) -> Tensor:
+        odds = torch.exp(x @ p["router"].T)
+        return odds / odds.sum(-1, keepdim=True)
+
     def gates(x: Tensor) -> Tensor:
         if count == 1:
             return torch.ones(*x.shape[:-1], 1, dtype=x.dtype)
-        odds = torch.exp(x @ p["router"].T)
-        odds = odds / odds.sum(-1, keepdim=True)
+        odds = odds_of(x)
         least = odds.sort(-1, descending=True).values[..., (method.top_k or count) - 1, None]
         kept = torch.where(odds >= least, odds, 0)
         return kept / kept.sum(-1, keepdim=True)
@@ -118,4 +122,7 @@ def mixture(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
         terms = (w**2 * ((x @ a.T) ** 2 @ (b**2).T) for w, a, b in experts(x))
         return layer(x).pow(2) + sum(terms)
 
-    return ByHand(forward, energy)
+    if count == 1:
+        return ByHand(forward, energy)
+    kept = method.top_k or count
+    return ByHand(forward, energy, margin=lambda x: top_margin(odds_of(x), kept))

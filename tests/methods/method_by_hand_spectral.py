@@ -53,10 +53,18 @@ def alfa(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
 
 @by_hand("lora_sp")
 def lora_sp(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
-    def terms(x: Tensor) -> list[Tensor]:
+    def scores(x: Tensor) -> Tensor:
         odds = torch.exp(x @ p["w1"].T + p["b1"])
         z = (odds / odds.sum(-1, keepdim=True)) @ p["w2"].T + p["b2"]
-        s = torch.log1p(torch.exp(z))
+        return torch.log1p(torch.exp(z))
+
+    def margin(x: Tensor) -> Tensor:
+        energy = scores(x).square().sort(-1, descending=True).values
+        shares = energy.cumsum(-1) / energy.sum(-1, keepdim=True)
+        return (shares[..., :-1] - method.eta).abs().min()
+
+    def terms(x: Tensor) -> list[Tensor]:
+        s = scores(x)
         energy = s.detach() ** 2
         # what the vectors with more energy than this one have together
         larger = energy.unsqueeze(-2) > energy.unsqueeze(-1)
@@ -68,4 +76,8 @@ def lora_sp(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     def forward(x: Tensor, **call: Any) -> Tensor:
         return layer(x) + sum(terms(x))
 
-    return ByHand(forward, lambda x, **call: layer(x).pow(2) + sum(t.pow(2) for t in terms(x)))
+    return ByHand(
+        forward,
+        lambda x, **call: layer(x).pow(2) + sum(t.pow(2) for t in terms(x)),
+        margin=margin if method.rank > 1 else None,
+    )

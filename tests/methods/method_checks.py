@@ -31,6 +31,8 @@ from graftwork.methods.base import Method
 
 LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
 HALVES = (torch.bfloat16, torch.float16)
+#: shares that are nearer to each other are the same to float32
+MARGIN = 1e-5
 #: half precision: at most this many times the base layer's own error
 TIMES_BASE = 4.0
 
@@ -106,18 +108,40 @@ def cancels(method: Method, case: LayerCase, layer: nn.Module, values: Values) -
         return bool(hand.energy(x, **case.call).max() > 1.5 * largest)
 
 
+def close_call(method: Method, case: LayerCase, layer: nn.Module, values: Values) -> bool:
+    """Whether a gate of the method is so near its threshold that float32's rounding decides.
+
+    A whole vector or expert then comes or goes, which no limit on errors allows for; no such values are drawn.
+    """
+    made = graft(copy.deepcopy(layer), method, case)
+    move(made, case, values)
+    dtype = layer_dtype(layer)
+    p = {n: t.to(dtype).double() for n, t in tensors_of(made, case).items()}
+    hand = reference(made, copy.deepcopy(layer).double(), p)
+    if hand is None or hand.margin is None:
+        return False
+    inputs = [x for x in (case.inputs(), case.pooled(case.build())) if x.numel() > 0]
+    return any(float(hand.margin(_cast(x, dtype).double())) < MARGIN for x in inputs)
+
+
 def layer_dtype(layer: nn.Module) -> torch.dtype:
     return next(layer.parameters()).dtype
 
 
 def values_for(method: Method, case: LayerCase) -> Values | None:
-    """Trained values whose terms do not cancel, the largest of a few draws; `None` if there are none."""
+    """Trained values whose terms do not cancel and whose gates are decided, the largest of a few draws.
+
+    `None` if there are none.
+    """
     if method.id not in REFERENCES:
         return Values(0.1, 0)
     layers = [case.build().to(dtype) for dtype in (torch.float32, *HALVES)]
     for draw in range(12):
         values = Values(0.5 ** (1 + draw / 2), draw)
-        if not any(cancels(method, case, layer, values) for layer in layers):
+        if not any(
+            cancels(method, case, layer, values) or close_call(method, case, layer, values)
+            for layer in layers
+        ):
             return values
     return None
 

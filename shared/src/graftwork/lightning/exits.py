@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from graftwork.errors import GraftError
 
@@ -22,6 +26,11 @@ def guarded(run: Callable[[], int | None], *, prog: str, verbose: bool = False) 
         prog: the command's name, the first word of each message.
         verbose: print the traceback of a failed run (never that of a `GraftError`).
     """
+    with _noticed() as interrupts:
+        return _guarded(run, prog, verbose, interrupts)
+
+
+def _guarded(run: Callable[[], int | None], prog: str, verbose: bool, interrupts: list[int]) -> int:
     try:
         return run() or DONE
     except KeyboardInterrupt:
@@ -41,6 +50,8 @@ def guarded(run: Callable[[], int | None], *, prog: str, verbose: bool = False) 
     except MemoryError:
         return _say(prog, "failed: out of memory; use a smaller batch or patch", FAILED)
     except Exception as error:
+        if interrupts:
+            return _interrupted(prog)
         if bad := _bad_input_below(error):
             return _say(prog, f"error: {bad}", BAD_INPUT)
         if (
@@ -54,6 +65,28 @@ def guarded(run: Callable[[], int | None], *, prog: str, verbose: bool = False) 
         return _say(
             prog, f"failed: {type(error).__name__}: {reason} (--verbose shows where)", FAILED
         )
+
+
+@contextlib.contextmanager
+def _noticed() -> Iterator[list[int]]:
+    """Remember each Ctrl-C: one that falls into a library's import can come out as that library's own error."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        if ours and signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _say(prog: str, text: str, code: int) -> int:
