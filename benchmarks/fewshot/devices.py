@@ -5,7 +5,8 @@
     python -m benchmarks.fewshot devices --out RUNS         # the record of all runs in RUNS
 
 The site is 12 hippocampus cases of the pool, of which 5 train and one audits; 40 test cases are kept out. A run is one
-file in RUNS, with the run folders beside it.
+file in RUNS, with the run folders beside it. A file with `"set": "gpu"` is of a CPU run that was given the config.yaml
+and search.json of a GPU run and went on with `medseg adapt --resume`: the same sites, trained elsewhere.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def _medseg(*arguments: str) -> None:
 
 
 def _case(run: dict[str, Any]) -> str:
-    return f"fold {run['fold']}" + (", with the verdict" if run["judged"] else "")
+    chosen = ", the GPU's set trained on the CPU" if run.get("set") == "gpu" else ""
+    return f"fold {run['fold']}" + (", with the verdict" if run["judged"] else "") + chosen
 
 
 def collect(out: Path, target: Path = RECORD) -> Record:

@@ -91,9 +91,9 @@ SECTIONS = {
 <!-- /table -->
 
 `medseg adapt --organ anterior,posterior --shots 5 --budget 1%` on 12 hippocampus cases, then `medseg test` on 40. On
-the CPU it had two cores. Training agrees: the set that the GPU's search chose, trained afresh on the CPU, gave a Dice
-of 0.8225, the GPU's own 0.8224. The searches do not: at the first reallocation rounding decides between units of nearly
-equal score, and from there on they choose other sets.
+the CPU it had two cores. Training agrees: the set that the GPU's search chose gives the same Dice where it is trained
+afresh on the CPU. The searches do not: at the first reallocation rounding decides between units of nearly equal score,
+and from there on they choose other sets.
 """,
 }
 

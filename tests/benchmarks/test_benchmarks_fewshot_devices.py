@@ -35,6 +35,9 @@ def test_pairs_are_compared(
         run(tmp_path, "gpu", fold, 0.8)
         run(tmp_path, "cpu", fold, 0.8 + gap)
     run(tmp_path, "cpu", 7, 0.1)  # has no partner
+    other = json.loads((tmp_path / "devices-cpu-f0-False.json").read_text(encoding="utf-8"))
+    other |= {"set": "gpu", "dice": 0.1}  # of no pair either: the search was another's
+    (tmp_path / "devices-cpu-f0-set.json").write_text(json.dumps(other), encoding="utf-8")
     record = tmp_path / "record.json"
     assert main(["devices", "--out", str(tmp_path), "--record", str(record)]) == 0
     found = validate_record(record)
