@@ -18,7 +18,7 @@ def thorough() -> bool:
 
 
 def some_of(mutants: Sequence[T], kind: Callable[[T], str]) -> list[T]:
-    """All mutants where everything is asked for; else the first of each kind, and every so-manieth."""
+    """All mutants where everything is asked for; else the first of each kind, and evenly spaced ones."""
     if thorough():
         return list(mutants)
     first = {kind(m): i for i, m in reversed(list(enumerate(mutants)))}
