@@ -4,7 +4,8 @@ For each dtype: the start is the base bit for bit; forward = merged forward = th
 float64 on the same rounded tensors; merging gives back every bit. In float64 also the gradients.
 
 Errors are relative to max|y|, taken over at least `POOL` outputs of the same layer. In half
-precision the limit is the base layer's own error, measured on those outputs, times four.
+precision the limit is the base layer's own error, measured on those outputs, times four; its own error
+counts as at least what rounding an exact output may cost.
 """
 
 from __future__ import annotations
@@ -242,10 +243,11 @@ def own_error(base: nn.Module, x: Tensor, case: LayerCase) -> float:
     """The base layer's rounding error in its dtype.
 
     Relative to max|y| it depends on where in its power of two the largest output lies, by a factor of
-    two; so it is the largest over layers whose tensors are scaled by 2^(0/8), ..., 2^(7/8). A lookup rounds
-    nothing: there it is one rounding of the output.
+    two; so it is the largest over layers whose tensors are scaled by 2^(0/8), ..., 2^(7/8). It is at
+    least one rounding of the largest output, eps / 2: a lookup rounds nothing, and of few outputs all may by
+    chance lie near what the dtype can hold, which says nothing about sums of them.
     """
-    worst = 0.0
+    worst = torch.finfo(x.dtype if x.is_floating_point() else layer_dtype(base)).eps / 2
     scaled, wide = copy.deepcopy(base), copy.deepcopy(base).double()
     trios = list(zip(base.parameters(), scaled.parameters(), wide.parameters(), strict=True))
     with torch.no_grad():
@@ -254,7 +256,7 @@ def own_error(base: nn.Module, x: Tensor, case: LayerCase) -> float:
                 exact.copy_(half.copy_(p * 2 ** (eighth / 8)))
             target = wide(_cast(x, torch.float64), **case.call)
             worst = max(worst, error([scaled(x, **case.call)], [target]))
-    return worst or torch.finfo(x.dtype if x.is_floating_point() else p.dtype).eps / 2
+    return worst
 
 
 def error(outputs: list[Tensor], targets: list[Tensor]) -> float:

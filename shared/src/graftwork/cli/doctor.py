@@ -1,4 +1,6 @@
-"""`graftwork doctor`: versions, devices and memory; what is missing and the command that brings it."""
+"""`graftwork doctor`: versions, devices and memory; what is missing and the command that brings it; what does not
+compute right here.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +40,22 @@ x = torch.eye(2)
 assert bool((x @ x == x).all())
 print(json.dumps({"threads": torch.get_num_threads(), "devices": devices}))
 """
+# A small convolution in half precision: on CPUs with AMX, oneDNN's kernels (torch 2.14) crash on it or give wrong values.
+_CONVOLVE = """
+import torch
+torch.manual_seed(0)
+settings = (None, (2, 1, 1), (1, 0, 1), (2, 2, 2))
+for depth in (1, 5):
+    x, w = torch.randn(2, 8, depth, 5, 5), torch.randn(3, 8, 2, 2, 2)
+    for dtype in (torch.bfloat16, torch.float16):
+        try:
+            y = torch.conv3d(x.to(dtype), w.to(dtype), *settings).double()
+        except RuntimeError:
+            continue  # not offered here, which is no wrong value
+        exact = torch.conv3d(x.to(dtype).double(), w.to(dtype).double(), *settings)
+        assert bool(((y - exact).abs() <= 0.02 * exact.abs().max()).all()), "wrong values"
+"""
+_SAFE_KERNELS = "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +69,7 @@ def run(options: argparse.Namespace) -> int | None:
 
 
 def examine() -> dict[str, Any]:
-    """Everything there is to say; `ok` is whether the core can work here.
+    """Everything there is to say; `ok` is whether the core can work here, `advice` what to set all the same.
 
     torch is imported in a process of its own: a broken installation then is a line, not a crash.
     """
@@ -74,6 +92,7 @@ def examine() -> dict[str, Any]:
         "packages": packages,
         "apps": apps,
         "faults": faults + app_faults,
+        "advice": _convolutions() if devices else [],
     }
 
 
@@ -138,6 +157,30 @@ def _devices() -> tuple[list[dict[str, Any]], str]:
     return [cpu, *told["devices"]], ""
 
 
+def _convolutions() -> list[str]:
+    """What to set where half precision convolutions fail on the CPU; each trial is a process that may crash."""
+    if _convolves({}):
+        return []
+    what = "convolutions in bfloat16 or float16 crash or are wrong on this CPU"
+    name, value = _SAFE_KERNELS.split("=")
+    if _convolves({name: value}):
+        return [f"{what}: set {_SAFE_KERNELS} in the environment, or train in float32"]
+    return [f"{what}: train in float32"]
+
+
+def _convolves(environment: dict[str, str]) -> bool:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _CONVOLVE],
+            capture_output=True,
+            timeout=PATIENCE,
+            env={**os.environ, **environment},
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
 def _memory() -> dict[str, int | None]:
     """Physical and available bytes; `None` where the system does not tell."""
     out: dict[str, int | None] = {"total": None, "available": None}
@@ -180,6 +223,8 @@ def _text(found: dict[str, Any]) -> str:
         lines += ["to mend:", *(f"  {fault}" for fault in found["faults"])]
     else:
         lines.append("ready; `graftwork demo` shows it at work")
+    if found["advice"]:
+        lines += ["advice:", *(f"  {line}" for line in found["advice"])]
     return "\n".join(lines)
 
 
