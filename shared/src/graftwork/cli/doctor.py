@@ -40,7 +40,7 @@ x = torch.eye(2)
 assert bool((x @ x == x).all())
 print(json.dumps({"threads": torch.get_num_threads(), "devices": devices}))
 """
-# A small convolution in half precision: on CPUs with AMX, oneDNN's kernels (torch 2.14) crash on it or give wrong values.
+# A small convolution in half precision: on CPUs with AMX, oneDNN's kernels (torch 2.14) crash on it or are wrong.
 _CONVOLVE = """
 import torch
 torch.manual_seed(0)
