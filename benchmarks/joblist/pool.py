@@ -123,8 +123,7 @@ def next_job(
 ) -> J | None:
     """The first job that can start and ends in time."""
     for job in waiting:
-        before = job.waits_for
-        if before is not None and not results.done(before):
+        if not results.ready(job):
             continue
         if deadline is None or time.monotonic() + MARGIN * clock.estimate(job) < deadline:
             return job

@@ -54,6 +54,11 @@ class Results(Generic[J]):
         """Whether a job's result is there."""
         return self.path(job).is_file()
 
+    def ready(self, job: J) -> bool:
+        """Whether what a job needs is there."""
+        before = job.waits_for
+        return before is None or self.done(before)
+
     def write(self, job: J, result: Mapping[str, Any]) -> None:
         """Write a job's result, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
