@@ -1,8 +1,8 @@
 """The ways to adapt the model: ours, and through peft what peft has.
 
-Adapters sit on the seven linears of each block. Where a method has a rank it is 16, and the other
-sizes are such that as much trains as with LoRA where the method can; the table has the shares. IA3 scales keys, values and what the
-last linear of a block reads, as its paper; LoReFT edits hidden states behind each block.
+Adapters sit on the seven linears of each block. Where a method has a rank it is 16, and the other sizes are such that
+as much trains as with LoRA where the method can; the table has the shares. IA3 scales keys, values and what the last
+linear of a block reads, as in its paper; LoReFT edits hidden states behind each block.
 """
 
 from __future__ import annotations

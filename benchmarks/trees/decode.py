@@ -13,27 +13,29 @@ from benchmarks.trees.text import Example, collate
 from benchmarks.trees.training import picked_logits
 
 
-@torch.no_grad()
 def answers(
-    model: nn.Module,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    *,
-    most: int,
-    rows: int,
-    device: str,
-) -> list[str]:
-    """The greedy answer to each prompt, without its end token.
+    model: nn.Module, tokenizer: Any, examples: Sequence[Example], *, most: int, rows: int, device: str
+) -> list[str]:  # fmt: skip
+    """The texts of `greedy`."""
+    found = greedy(model, tokenizer.eos_token_id, examples, most=most, rows=rows, device=device)
+    return [tokenizer.decode(tokens) for tokens in found]
+
+
+@torch.no_grad()
+def greedy(
+    model: nn.Module, end: int, examples: Sequence[Example], *, most: int, rows: int, device: str
+) -> list[list[int]]:  # fmt: skip
+    """The likeliest token, one by one, behind each prompt; without the end token.
 
     Args:
         model: the causal language model, grafted or not; a peft model's own `generate` is called.
+        end: the token that ends an answer; it pads, too.
         most: tokens of an answer at the most.
         rows: prompts that are answered at once; prompts of like length go together.
     """
     model.eval()
-    end = tokenizer.eos_token_id
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
-    out = [""] * len(examples)
+    out: list[list[int]] = [[] for _ in examples]
     for at in range(0, len(order), rows):
         chosen = order[at : at + rows]
         prompts = [examples[i].prompt for i in chosen]
@@ -47,7 +49,7 @@ def answers(
                 do_sample=False, use_cache=True, pad_token_id=end, eos_token_id=end,
             )  # fmt: skip
         for i, row in zip(chosen, found[:, width:].tolist(), strict=True):
-            out[i] = tokenizer.decode(row[: row.index(end)] if end in row else row)
+            out[i] = row[: row.index(end)] if end in row else row
     return out
 
 

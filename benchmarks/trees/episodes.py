@@ -5,8 +5,9 @@ list that the palette does not have. The published list of allowed actions is th
 asked for, so the rest of it is never shown; nor are the lists of conditions and the constraints, which name the tree's
 parts.
 
-Robots are kept apart by laboratory, since the sets of one laboratory look alike. Laboratories are ordered by the SHA-256
-of their names; the first ones with a fifth of all episodes are the test's, the next ones with a tenth choose the rates.
+Robots are kept apart by laboratory, since the sets of one laboratory look alike. Laboratories are ordered by the
+SHA-256 of their names; the first ones with a fifth of all episodes are the test's, the next ones with a tenth choose
+the rates.
 """
 
 from __future__ import annotations

@@ -54,8 +54,7 @@ class Trace:
 
 def causal(model: nn.Module) -> Any:
     """The causal language model inside a peft model, or the model itself."""
-    inner = getattr(model, "base_model", None)
-    return inner.model if hasattr(model, "peft_config") and inner is not None else model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def picked_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
