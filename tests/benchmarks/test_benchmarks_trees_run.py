@@ -338,6 +338,11 @@ def test_bad_input_is_one_line_and_code_2(
     (other / model.ORIGIN).write_text(json.dumps(changed))
     with pytest.raises(GraftError, match=r"changed or damaged: config.json; prepare it again"):
         model.load(other, "cpu")
+    changed = json.loads((made[0] / model.ORIGIN).read_text())
+    changed["checks"][model.PERPLEXITY] *= 2
+    (other / model.ORIGIN).write_text(json.dumps(changed))
+    with pytest.raises(GraftError, match=r"perplexity .* when it was prepared; prepare it again"):
+        model.load(other, "cpu")
 
 
 def test_parts_are_checked_and_joined(tmp_path: Path) -> None:

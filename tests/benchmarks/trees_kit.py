@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.trees.model import ORIGIN
+from benchmarks.trees.model import ORIGIN, PERPLEXITY, perplexity
 from benchmarks.trees.parts import digest
 
 ACTIONS = [("NAVIGATE_TO", 1), ("GRASP", 1), ("OPEN", 1), ("RELEASE", 0)]
@@ -107,13 +107,12 @@ def write_model(folder: Path) -> Path:
     """A folder as `model.load` takes it."""
     tiny_model().save_pretrained(folder)
     tokenizer().save_pretrained(folder)
-    files = {p.name: digest(p) for p in sorted(folder.iterdir())}
     origin = {
         "package": "made up",
         "licence": "none",
         "parameters": 1,
-        "checks": {},
-        "files": files,
+        "checks": {PERPLEXITY: perplexity(tiny_model(), tokenizer())},
+        "files": {p.name: digest(p) for p in sorted(folder.iterdir())},
     }
     (folder / ORIGIN).write_text(json.dumps(origin))
     return folder
