@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from benchmarks.trees.work import Setting
 
 MIB = 2**20
-STEPS_FILE = "timing/steps.json"  # the timing's record, until `table` puts it among the others
 
 
 def options() -> argparse.ArgumentParser:
@@ -122,6 +121,7 @@ def everything(args: argparse.Namespace) -> int:
     """Parts, steps, jobs."""
     begun = time.monotonic()
     from benchmarks.trees import parts
+    from benchmarks.trees.jobs import STEPS_FILE
 
     for path in parts.join(args.parts, args.data):
         say(f"{path}: joined, as its hash says")
@@ -129,6 +129,7 @@ def everything(args: argparse.Namespace) -> int:
     if not (args.out / STEPS_FILE).is_file():
         time_steps(args)
         say(f"steps: {time.monotonic() - begun:.0f} s gone")
+    plan(args)
     if args.minutes is not None:
         args.minutes = max(0.1, args.minutes - (time.monotonic() - begun) / 60)
     return run(args)
@@ -171,6 +172,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
 def time_steps(args: argparse.Namespace) -> int:
     """A step of each arm over the floor."""
     from benchmarks.trees import steps
+    from benchmarks.trees.jobs import STEPS_FILE
 
     steps.measure(setting_of(args), args.rounds, say).write(args.out / STEPS_FILE)
     return 0
@@ -188,7 +190,7 @@ def run(args: argparse.Namespace) -> int:
     jobs = matching(listed(args.rates, args.seeds), args.jobs)
     setting.read()  # bad input is said before anything starts
     results.clean()
-    clock = Clock()
+    clock = Clock(args.out, args.steps)
     clock.learn(results)
     say(f"{len(jobs)} jobs, {sum(not results.done(job) for job in jobs)} to do")
     try:
@@ -209,7 +211,7 @@ def plan(args: argparse.Namespace) -> int:
         raise GraftError(f"--workers {args.workers} must be positive")
     from benchmarks.trees.jobs import Clock, Results, listed
 
-    results, clock, total = Results(args.out, args.rates), Clock(), 0.0
+    results, clock, total = Results(args.out, args.rates), Clock(args.out), 0.0
     clock.learn(results)
     jobs = listed(args.rates, args.seeds)
     for key in dict.fromkeys((job.library, job.seed) for job in jobs):

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.trees import baselines
 from benchmarks.trees.arms import ARMS, NONE, OURS, PEFT, TWINS
 from benchmarks.trees.episodes import Episode, Episodes, read
-from benchmarks.trees.jobs import SEEDS, Job, Results, best, rate_jobs
+from benchmarks.trees.jobs import SEEDS, STEPS_FILE, Job, Results, best, rate_jobs
 from benchmarks.trees.judge import METRICS, Mean, Values, mean, over_seeds, scores
 from benchmarks.trees.model import origin_of
 from benchmarks.trees.work import test_hash
@@ -24,7 +24,6 @@ from graftwork.errors import GraftError
 from graftwork_runs import Record, Row, environment, validate_record
 
 RECORDS = Path(__file__).parents[1] / "records" / "trees"
-STEPS_FILE = "timing/steps.json"
 ALL, UNGRAFTED = "all", "ungrafted model"
 KINDS = {
     "plain": ("base",),

@@ -14,9 +14,12 @@ from benchmarks.joblist import clock as clocks
 from benchmarks.joblist import results as joblist
 from benchmarks.trees.arms import ARMS, NONE, OURS, PEFT, TWINS
 from graftwork.errors import GraftError
+from graftwork_runs import validate_record
 
 SEEDS = 3
 FAILED = "failed"  # folder beside the results
+STEPS_FILE = "timing/steps.json"  # the timing's record, until it is put among the others
+ANSWERING = 20.0  # seconds of a job beside its training, a guess until a job is done
 
 
 @dataclass(frozen=True)
@@ -70,23 +73,45 @@ class Results(joblist.Results[Job]):
 
 
 class Clock(clocks.Clock[Job]):
-    """Estimates by arm; a unit of work is a training with its answers."""
+    """Estimates by arm: what was measured, else the timed steps and a guess of the rest.
+
+    A unit of work is a second on a card of its own; how much longer a worker takes that shares one is learned.
+    """
+
+    def __init__(self, folder: Path, steps: int = 240) -> None:
+        super().__init__()
+        self.steps, self.timed = steps, timed_steps(folder)
 
     def kind(self, job: Job) -> tuple[str, ...]:
         """Rates and seeds do not matter."""
         return (job.library, job.arm)
 
     def group(self, job: Job) -> str:
-        """peft's steps take longer."""
-        return job.library
+        """All arms share a card alike."""
+        return "card"
 
     def units(self, job: Job) -> float:
-        """All arms train equally many steps."""
-        return 1.0
+        """Seconds of the training by its timed step, or by one of a tenth of a second; and those of the answers."""
+        if job.library == NONE:
+            return ANSWERING
+        name = job.arm if job.library == OURS else f"{job.arm}, peft"
+        step = self.timed.get(
+            name, self.timed.get("LoRA, peft" if job.library == PEFT else "LoRA", 0.1)
+        )
+        return self.steps * step + ANSWERING
 
     def first(self, group: str) -> float:
-        """Seconds on one GPU, until something was measured; estimated from steps of 0.1 s and tokens of 0.05 s."""
-        return 70.0 if group == PEFT else 45.0
+        """As if no card were shared."""
+        return 1.0
+
+
+def timed_steps(folder: Path) -> dict[str, float]:
+    """Seconds of a step by row of the timing's record, where there is one."""
+    path = folder / STEPS_FILE
+    if not path.is_file():
+        return {}
+    rows = validate_record(path).find(metric="step")
+    return {row.variant: row.value / 1000 for row in rows if row.value is not None}
 
 
 def arms_of(library: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from benchmarks.trees import arms, collect, decode, model, page, parts, training
 from benchmarks.trees.__main__ import main
 from benchmarks.trees.arms import ARMS, NONE, OURS, PEFT, TWINS
 from benchmarks.trees.episodes import read
-from benchmarks.trees.jobs import Job, Results, best, listed, rate_jobs
+from benchmarks.trees.jobs import STEPS_FILE, Clock, Job, Results, best, listed, rate_jobs
 from benchmarks.trees.steps import FLOOR, variants
 from benchmarks.trees.text import Example, collate, draws, encode, waste
 from benchmarks.trees.training import Plan
@@ -215,6 +215,26 @@ def test_a_further_seed_waits_for_all_rates_and_takes_the_best(tmp_path: Path) -
     assert best(results, OURS, "LoRA") == found
     assert Results(tmp_path, rates=1).ready(seed)
     assert best(results, OURS, "DoRA") is None and not results.ready(Job(OURS, "DoRA", 1))
+
+
+def test_estimates_come_from_timed_steps_and_then_from_jobs(tmp_path: Path) -> None:
+    pairs = ((OURS, "LoRA"), (OURS, "DoRA"), (PEFT, "DoRA"))
+    lora, dora, twin = (Job(library, arm) for library, arm in pairs)
+    assert Clock(tmp_path, 100).estimate(lora) == 100 * 0.1 + 20
+    rows = [
+        {"case": "c", "variant": name, "metric": "step", "value": value, "unit": "ms"}
+        for name, value in (("LoRA", 200.0), ("DoRA", 300.0), ("LoRA, peft", 500.0))
+    ]
+    place = {
+        "record": "a/b", "claim": "c", "command": "c", "date": "2026-01-01T00:00:00Z", "device": "d",
+        "versions": {},
+    }  # fmt: skip
+    (tmp_path / STEPS_FILE).parent.mkdir()
+    (tmp_path / STEPS_FILE).write_text(json.dumps({**place, "rows": rows}))
+    clock = Clock(tmp_path, 100)
+    assert [clock.estimate(j) for j in (lora, dora, twin)] == [40.0, 50.0, 70.0]
+    clock.note(lora, 80.0)  # two workers share the card
+    assert [clock.estimate(j) for j in (lora, dora, twin)] == [80.0, 100.0, 140.0]
 
 
 @pytest.fixture(name="made", scope="module")
