@@ -73,6 +73,9 @@ def options() -> argparse.ArgumentParser:
             )
         if verb in ("all", "steps"):
             one.add_argument("--rounds", type=int, default=6, help="figures of a step, at least 2")
+            one.add_argument(
+                "--rows", nargs="+", default=["*"], metavar="GLOB", help="of the steps' table"
+            )
         if verb in ("all", "steps", "run", "table"):
             one.add_argument("--tiny", action="store_true", help="a rehearsal")
         if verb in ("all", "steps", "run"):
@@ -174,7 +177,7 @@ def time_steps(args: argparse.Namespace) -> int:
     from benchmarks.trees import steps
     from benchmarks.trees.jobs import STEPS_FILE
 
-    steps.measure(setting_of(args), args.rounds, say).write(args.out / STEPS_FILE)
+    steps.measure(setting_of(args), args.rounds, args.rows, say).write(args.out / STEPS_FILE)
     return 0
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -23,6 +23,7 @@ from benchmarks.trees.arms import ARMS, OURS, PEFT
 from benchmarks.trees.text import Batch, collate, draws, encode
 from benchmarks.trees.training import loss_of, step_of
 from benchmarks.trees.work import Setting
+from graftwork.errors import GraftError
 from graftwork_runs import Record, environment
 
 CLAIM = "A step of an adapted SmolLM2-135M costs little over the frozen floor, and no more than the same through peft."
@@ -35,12 +36,16 @@ NOTES = [
 ]
 
 
-def measure(setting: Setting, rounds: int, say: Callable[[str], None]) -> Record:
+def measure(
+    setting: Setting, rounds: int, rows: Sequence[str], say: Callable[[str], None]
+) -> Record:
     """The record of the steps; a row that fails says why.
 
     Raises:
         GraftError: bad input, as `model.load` and `episodes.read`; fewer than two rounds.
     """
+    if rounds < 2:
+        raise GraftError(f"--rounds {rounds}: must be at least 2, for a figure has quartiles")
     begun = time.perf_counter()
     pool.prepare_process(setting.device)
     base, tokenizer = model.load(Path(setting.model), setting.device)
@@ -48,15 +53,19 @@ def measure(setting: Setting, rounds: int, say: Callable[[str], None]) -> Record
     examples = [encode(tokenizer, known.prompt(e), str(e.tree)) for e in known.parts["train"]]
     plan = setting.plan
     [chosen] = draws([len(e) for e in examples], plan.batch, 1, 0)
-    batch = collate([examples[i] for i in chosen], tokenizer.pad_token_id, setting.device)
+    taken = [examples[i] for i in chosen]
+    batch, support = (
+        collate(some, tokenizer.pad_token_id, setting.device)
+        for some in (taken, taken[: plan.support])
+    )
     name = f"SmolLM2-135M, {batch.ids.shape[0]} x {batch.ids.shape[1]} tokens"
-    turns = Turns(setting.device, max(2, rounds), 1, 1 if setting.tiny else 3)
-    rows = measured(Case(name, variants(base, batch)), turns)
-    for row in rows:
+    turns = Turns(setting.device, rounds, 1, 1 if setting.tiny else 3, rows)
+    found = measured(Case(name, variants(base, batch, support)), turns)
+    for row in found:
         say(
             f"{row.variant}: {row.metric} {row.note if row.value is None else row.value} {row.unit or ''}"
         )
-    ratios = {r.variant: r.value for r in rows if r.metric == "ratio to floor" and r.value}
+    ratios = {r.variant: r.value for r in found if r.metric == "ratio to floor" and r.value}
     pairs = [(n, ratios.get(n), ratios.get(f"{n}, peft")) for n in TIMED]
     both = [(n, a, b) for n, a, b in pairs if a and b]
     ahead = [n for n, a, b in both if a <= b]
@@ -71,10 +80,10 @@ def measure(setting: Setting, rounds: int, say: Callable[[str], None]) -> Record
     return Record(
         record="trees/steps",
         claim=CLAIM,
-        command="python -m benchmarks.trees steps",
+        command="python -m benchmarks.trees all",
         seeds=[0],
         seconds=round(time.perf_counter() - begun, 1),
-        rows=rows,
+        rows=found,
         notes=NOTES,
         details={"rounds": rounds, "tiny": setting.tiny, "batch": list(batch.ids.shape)},
         verdict=f"{word}: over the floor, ours and peft's: {told or 'no pair was measured'}",
@@ -82,13 +91,13 @@ def measure(setting: Setting, rounds: int, say: Callable[[str], None]) -> Record
     )
 
 
-def variants(base: nn.Module, batch: Batch) -> dict[str, Build]:
-    """The floor and every arm on one batch."""
+def variants(base: nn.Module, batch: Batch, support: Batch) -> dict[str, Build]:
+    """The floor and every arm on one batch; `support` is GAST's."""
     out: dict[str, Build] = {FLOOR: functools.partial(_floor, base, batch)}
     for library, names in ((OURS, tuple(ARMS)), (PEFT, TIMED)):
         for name in names:
             end = "" if library == OURS else ", peft"
-            out[name + end] = functools.partial(_training, base, library, name, batch)
+            out[name + end] = functools.partial(_training, base, library, name, batch, support)
     return out
 
 
@@ -105,13 +114,13 @@ def _floor(base: nn.Module, batch: Batch) -> Step:
     return lambda: loss_of(whole, batch).backward()
 
 
-def _training(base: nn.Module, library: str, name: str, batch: Batch) -> Step:
+def _training(base: nn.Module, library: str, name: str, batch: Batch, support: Batch) -> Step:
     try:
         ready = arms.adapt(twin(base), library, name, 1e-4, 0, len(batch.ends))
     except ValueError as error:  # a row of its own says it, as for the errors of torch
         raise RuntimeError(str(error)) from error
     ready.model.train()
     if ready.gast is not None:
-        ready.gast.support(loss_of(ready.model, batch.part(slice(0, max(1, len(batch.ends) // 2)))))
+        ready.gast.support(loss_of(ready.model, support))
     step = step_of(ready.model, ready.optimizer, ready.gast)
     return lambda: step(batch, None, 0)

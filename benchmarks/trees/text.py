@@ -27,20 +27,20 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded on the right.
+    """Rows padded on the right, and where the answers' tokens are, so that no step waits for a device to say it.
 
-    `ids` and `mask` `(rows, tokens)`; `labels` the same, -100 where a token is no answer's; `ends` where each prompt
-    ends.
+    `ids` and `mask` `(rows, tokens)`; `ends` where each prompt ends. For each of the answers' n tokens: `targets`
+    `(n,)`, the token; `places` `(n,)`, the position before it in the flattened rows, which predicts it; `rows` `(n,)`;
+    `weights` `(n,)`, its share in the mean over rows of the mean over a row's answer.
     """
 
     ids: Tensor
     mask: Tensor
-    labels: Tensor
     ends: tuple[int, ...]
-
-    def part(self, rows: slice) -> Batch:
-        """Some of the rows."""
-        return Batch(self.ids[rows], self.mask[rows], self.labels[rows], self.ends[rows])
+    targets: Tensor
+    places: Tensor
+    rows: Tensor
+    weights: Tensor
 
 
 def encode(tokenizer: Any, prompt: str, answer: str | None = None) -> Example:
@@ -56,15 +56,20 @@ def encode(tokenizer: Any, prompt: str, answer: str | None = None) -> Example:
 
 def collate(examples: Sequence[Example], pad: int, device: str) -> Batch:
     """Rows padded on the right to the longest."""
-    width = max(map(len, examples))
-    ids = np.full((len(examples), width), pad, dtype=np.int64)
-    mask, labels = np.zeros_like(ids), np.full_like(ids, -100)
+    width, count = max(map(len, examples)), len(examples)
+    ids = np.full((count, width), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
     for row, e in enumerate(examples):
         ids[row, : len(e)] = (*e.prompt, *e.answer)
         mask[row, : len(e)] = 1
-        labels[row, len(e.prompt) : len(e)] = e.answer
-    a, b, c = (torch.from_numpy(t).to(device) for t in (ids, mask, labels))
-    return Batch(a, b, c, tuple(len(e.prompt) for e in examples))
+    sizes = np.array([len(e.answer) for e in examples])
+    rows = np.repeat(np.arange(count), sizes)
+    starts = [row * width + len(e.prompt) - 1 for row, e in enumerate(examples)]
+    places = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, sizes, strict=True)])
+    weights = (1.0 / (count * sizes[rows])).astype(np.float32)
+    targets = ids.reshape(-1)[places + 1]
+    on = [torch.from_numpy(t).to(device) for t in (ids, mask, targets, places, rows, weights)]
+    return Batch(on[0], on[1], tuple(len(e.prompt) for e in examples), *on[2:])
 
 
 def draws(lengths: Sequence[int], size: int, steps: int, seed: int) -> Iterator[list[int]]:

@@ -57,24 +57,21 @@ def causal(model: nn.Module) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def picked_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits `(tokens, vocabulary)`, labels and rows of the answers' tokens alone: the head runs on nothing else."""
+def picked_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits `(n, vocabulary)` of the answers' tokens alone: the head runs on nothing else."""
     whole = causal(model)
     with gw.prompt(model, end=batch.ends):
         hidden = whole.model(
             input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
         ).last_hidden_state
-    wanted = batch.labels[:, 1:] != -100
-    rows, _ = wanted.nonzero(as_tuple=True)
-    return whole.lm_head(hidden[:, :-1][wanted]), batch.labels[:, 1:][wanted], rows
+    return whole.lm_head(hidden.flatten(0, 1).index_select(0, batch.places))  # type: ignore[no-any-return]
 
 
 def loss_of(model: nn.Module, batch: Batch) -> Tensor:
     """The mean over examples of each one's mean over its answer's tokens."""
-    logits, labels, rows = picked_logits(model, batch)
-    each = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-    count = torch.bincount(rows, minlength=len(batch.ends))
-    return (each / count[rows]).sum() / len(batch.ends)
+    logits = picked_logits(model, batch).float()
+    each = nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+    return (each * batch.weights).sum()
 
 
 def step_of(
@@ -127,7 +124,7 @@ def fit(
         support = _collated(examples, next(supports), pad, device) if due else None
         loss = step(_collated(examples, chosen, pad, device), support, number)
         schedule.step()
-        if number % 10 == 9 or number == plan.steps - 1:
+        if number % 10 == 9 or number == plan.steps - 1:  # elsewhere nothing waits for the device
             trace.losses.append(round(float(loss), 4))
             if not math.isfinite(trace.losses[-1]):
                 raise Diverged(

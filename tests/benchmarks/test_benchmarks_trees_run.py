@@ -51,22 +51,28 @@ def test_the_loss_is_the_models_own_where_answers_are_equally_long(words: Any) -
     examples = [encode(words, p, a) for p, a in zip(PROMPTS, ("GO(ab)",) * 4, strict=True)]
     batch = collate(examples, words.pad_token_id, "cpu")
     net = tiny_model()
-    labels = batch.labels.clone()
+    labels = torch.full_like(batch.ids, -100)
+    labels.view(-1)[batch.places + 1] = batch.targets
     own = net(input_ids=batch.ids, attention_mask=batch.mask, labels=labels).loss
     torch.testing.assert_close(training.loss_of(net, batch), own)
-    halves = [training.loss_of(net, batch.part(slice(i, i + 2))) for i in (0, 2)]
-    torch.testing.assert_close(sum(halves) / 2, own)
-    one = collate(examples[:1], words.pad_token_id, "cpu")  # without padding
-    torch.testing.assert_close(
-        training.loss_of(net, one), training.loss_of(net, batch.part(slice(0, 1)))
-    )
+    alone = [training.loss_of(net, collate([e], words.pad_token_id, "cpu")) for e in examples]
+    torch.testing.assert_close(sum(alone) / 4, own)  # padding changes nothing
 
 
-def test_only_the_answers_tokens_have_labels(words: Any) -> None:
+def test_an_examples_share_in_the_loss_does_not_depend_on_its_length(words: Any) -> None:
+    pair = [encode(words, "go", "GO(a)"), encode(words, "go there", "Sequence(GO(there), STOP())")]
+    both = collate(pair, words.pad_token_id, "cpu")
+    net = tiny_model()
+    one, two = (training.loss_of(net, collate([e], words.pad_token_id, "cpu")) for e in pair)
+    torch.testing.assert_close(training.loss_of(net, both), (one + two) / 2)
+
+
+def test_only_the_answers_tokens_are_targets(words: Any) -> None:
     example = encode(words, "go", "GO(a)")
     batch = collate([example, encode(words, "go there", "STOP()")], words.pad_token_id, "cpu")
-    kept = batch.labels[0][batch.labels[0] != -100].tolist()
+    kept = batch.targets[batch.rows == 0].tolist()
     assert words.decode(kept) == "GO(a)</s>" and kept == list(example.answer)
+    assert batch.places[0] == len(example.prompt) - 1
     assert batch.ends == (len(example.prompt), len(example.prompt) + len(" there"))
     assert words.decode(example.prompt).endswith("user:go</s><s>")
 
@@ -101,7 +107,7 @@ def test_answers_in_a_batch_are_those_one_by_one(words: Any, library: str, name:
     with torch.no_grad():
         for _ in range(12):
             batch = collate([Example(tuple(text), (0,))], words.pad_token_id, "cpu")
-            token = int(training.picked_logits(net, batch)[0].argmax())
+            token = int(training.picked_logits(net, batch).argmax())
             if token == words.eos_token_id:
                 break
             text.append(token)
@@ -149,6 +155,23 @@ def test_every_arm_learns_and_leaves_the_base(words: Any, name: str) -> None:
     assert all(torch.equal(v, before[k]) for k, v in base.state_dict().items())
 
 
+@pytest.mark.parametrize("name", list(ARMS))
+def test_a_base_in_half_precision_gets_float32_factors(words: Any, name: str) -> None:
+    base = tiny_model().to(torch.bfloat16)
+    ready = arms.adapt(base, OURS, name, 1e-3, 0, 4)
+    examples = [encode(words, p, "GO(a)") for p in PROMPTS]
+    how: dict[str, Any] = {"pad": words.pad_token_id, "device": "cpu"}
+    training.fit(
+        ready.model, ready.optimizer, examples, Plan(2, 4, 2), seed=0, gast=ready.gast, **how
+    )
+    assert ready.graft is not None
+    assert {p.dtype for p in ready.graft.parameters()} == {torch.float32}
+    assert len(decode.answers(ready.model, words, examples, most=3, rows=4, device="cpu")) == 4
+    with ready.graft.off(), torch.no_grad():
+        ids = collate(examples, **how).ids
+        assert torch.equal(base(ids).logits, tiny_model().to(torch.bfloat16)(ids).logits)
+
+
 def test_a_training_without_a_finite_loss_is_said(words: Any) -> None:
     ready = arms.adapt(tiny_model(), OURS, "LoRA", 1e30, 0, 2)
     examples = [encode(words, p, "GO(a)") for p in PROMPTS]
@@ -168,7 +191,7 @@ def test_unknown_arms_are_refused() -> None:
 def test_the_floor_and_every_arm_have_a_step(words: Any) -> None:
     batch = collate([encode(words, p, "GO(a)") for p in PROMPTS], words.pad_token_id, "cpu")
     base = tiny_model()
-    built = variants(base, batch)
+    built = variants(base, batch, batch)
     assert next(iter(built)) == FLOOR and set(ARMS) < set(built) and "DoRA, peft" in built
     for name in (FLOOR, "LoRA", "GAST", "LoRA, peft"):
         step = built[name]()
