@@ -82,12 +82,12 @@ def run_all(
                 late = [w.job.name for w in crew if w.job is not None]
                 say(f"out of time; given up: {', '.join(late)}")
                 break
-            for line in wait([w.line for w in crew if w.line not in idle], timeout=1.0):
-                worker = next(w for w in crew if w.line is line)
+            for heard in wait([w.line for w in crew if w.line not in idle], timeout=1.0):
+                worker = next(w for w in crew if w.line is heard)
                 job = worker.job
                 assert job is not None
                 try:
-                    kind, value = line.recv()  # type: ignore[union-attr]
+                    kind, value = worker.line.recv()
                 except EOFError:
                     kind, value = "failed", "its process ended"
                     crew.remove(worker)

@@ -10,7 +10,7 @@ import fnmatch
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -87,12 +87,16 @@ class Results(Generic[J]):
         for part in self.folder.glob(".*.tmp"):
             part.unlink(missing_ok=True)
 
-    def pack(self, target: Path) -> str:
-        """All job files in one .tar.gz; a line that says how many and how large."""
+    def pack(self, target: Path, also: Sequence[str] = ()) -> str:
+        """All job files in one .tar.gz; a line that says how many and how large.
+
+        `also`: globs of further files in the folder.
+        """
         files, packed = self.files(), io.BytesIO()
+        more = [p for glob in also for p in sorted(self.folder.glob(glob))]
         with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-            for path in files:
-                archive.add(path, path.name)
+            for path in (*files, *more):
+                archive.add(path, path.relative_to(self.folder).as_posix())
         write_atomic(target, packed.getvalue())
         return f"{target}: {len(files)} job files, {target.stat().st_size / 1e6:.1f} MB"
 

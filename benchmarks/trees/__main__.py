@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.joblist import pool
     from benchmarks.joblist.results import matching
     from benchmarks.trees import work
-    from benchmarks.trees.jobs import Clock, Results, listed
+    from benchmarks.trees.jobs import FAILED, STEPS_FILE, Clock, Results, listed
 
     setting, results = setting_of(args), Results(args.out, args.rates)
     jobs = matching(listed(args.rates, args.seeds), args.jobs)
@@ -204,7 +204,7 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     finally:
         if args.tar:
-            say(results.pack(args.tar))
+            say(results.pack(args.tar, (STEPS_FILE, f"{FAILED}/*.json")))
     return 1 if failed else 0
 
 

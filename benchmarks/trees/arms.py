@@ -148,7 +148,7 @@ def _through_peft(base: nn.Module, arm: Arm, rate: float) -> Ready:
     import peft
 
     assert arm.peft is not None
-    model = peft.get_peft_model(base, arm.peft())  # type: ignore[arg-type]
+    model = peft.get_peft_model(base, arm.peft())
     tensors = [p for p in model.parameters() if p.requires_grad]
     if arm.optimizer == "LoRA+":
         from peft.optimizers import create_loraplus_optimizer

@@ -45,7 +45,8 @@ def words(episode: Episode) -> frozenset[str]:
 def lookup(train: Sequence[Episode], test: Sequence[Episode]) -> Answers:
     """The order of actions that training has most often under the same published list, as its most frequent tree."""
     other = most_frequent(train, test)[:1]
-    orders = _by_key(train, test, lambda e: e.allowed, lambda e: e.tree.order(), ())
+    none: tuple[str, ...] = ()
+    orders = _by_key(train, test, lambda e: e.allowed, lambda e: e.tree.order(), none)
     trees = _by_key(train, train, lambda e: e.tree.order(), lambda e: str(e.tree), "")
     of_order = {e.tree.order(): tree for e, tree in zip(train, trees, strict=True)}
     return [of_order[order] if order else other[0] for order in orders]

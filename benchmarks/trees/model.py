@@ -82,7 +82,7 @@ def prepare(source: Path, to: Path) -> dict[str, Any]:
     config = copy.deepcopy(read.config)
     if hasattr(config, "quantization_config"):
         delattr(config, "quantization_config")
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     model.load_state_dict(read.state_dict())
     to.mkdir(parents=True, exist_ok=True)
     (to / ORIGIN).unlink(missing_ok=True)
@@ -164,7 +164,10 @@ def _read(folder: Path, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # of loading, in every worker
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    # of loading, in every worker
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="sdpa"
+    )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return model.to(device).eval().requires_grad_(False), tokenizer

@@ -54,7 +54,8 @@ class Trace:
 
 def causal(model: nn.Module) -> Any:
     """The causal language model inside a peft model, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap = getattr(model, "get_base_model", None)
+    return model if unwrap is None else unwrap()
 
 
 def picked_logits(model: nn.Module, batch: Batch) -> Tensor:

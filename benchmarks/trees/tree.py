@@ -162,16 +162,18 @@ class _Reader:
             raise TreeError(f"nested more than {DEEPEST} deep")
         name = self.word("a node")
         self.take("(")
+        values: tuple[str, ...] = ()
+        children: tuple[Node, ...] = ()
         if name == CALL:
-            values, children = (self.word("the name of a tree"),), ()
+            values = (self.word("the name of a tree"),)
         elif name in DECORATORS:
             values = (self.number(name),)
             self.take(",")
             children = (self.node(depth + 1),)
         elif name in COMPOSITES:
-            values, children = (), self.nodes(depth + 1)
+            children = self.nodes(depth + 1)
         else:
-            values, children = self.values(), ()
+            values = self.values()
         self.take(")")
         return Node(name, values, children)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +340,8 @@ def test_the_one_command_goes_from_parts_to_records(
     said = capsys.readouterr().out
     assert "3 jobs, 3 to do" in said and "[3/3]" in said and "LoRA, peft: ratio to floor" in said
     assert "LoRA-SP: ratio to floor" in said
+    with tarfile.open(tmp_path / "jobs.tar.gz") as archive:
+        assert len(archive.getnames()) == 4 and STEPS_FILE in archive.getnames()
     assert main(["all", *words, *asked]) == 0  # all is done
     assert "3 jobs, 0 to do" in capsys.readouterr().out
     where = ["--model", str(data / "model"), "--episodes", str(data / "episodes")]
