@@ -166,6 +166,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
     from benchmarks.trees.work import Setting
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all is local; nothing waits for a network
     # each weight's decomposition is needed by every GOAT job, whichever worker has it
     os.environ.setdefault("GRAFTWORK_SVD_CACHE", str(args.out / "decompositions"))
     steps = getattr(args, "steps", 240)

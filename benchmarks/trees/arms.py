@@ -60,7 +60,8 @@ class Ready:
             if self.graft is not None:
                 gw.save(self.graft, Path(folder) / "adapter")
             else:
-                self.model.save_pretrained(folder)  # type: ignore[operator]
+                # nothing of the embedding trains; the default looks for that on the network
+                self.model.save_pretrained(folder, save_embedding_layers=False)  # type: ignore[operator]
                 (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's template of a card
             return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
 

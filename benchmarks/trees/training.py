@@ -49,7 +49,6 @@ class Trace:
 
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    steps: int = 0
 
 
 def causal(model: nn.Module) -> Any:
@@ -131,7 +130,7 @@ def fit(
                 raise Diverged(
                     f"the loss is {trace.losses[-1]} at step {number + 1}; lower the rate"
                 )
-    trace.seconds, trace.steps = time.perf_counter() - begun, plan.steps
+    trace.seconds = time.perf_counter() - begun
     return trace
 
 

@@ -10,6 +10,7 @@ import copy
 import gc
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,38 +109,36 @@ class Bench:
 
     def measure(self, job: Job) -> dict[str, Any]:
         """Train an arm and let it answer."""
-        plan, base = self.setting.plan, copy.deepcopy(self.base)
-        size = sum(p.numel() for p in base.parameters())
-        pad = self.tokenizer.pad_token_id
-        facts: dict[str, Any] = {"trained": 0, "steps": 0, "losses": [], "adapter_bytes": 0}
+        plan, base, pad = self.setting.plan, copy.deepcopy(self.base), self.tokenizer.pad_token_id
+        result: dict[str, Any] = {
+            "status": "done", "parameters": sum(p.numel() for p in base.parameters()), "rate": self.rate(job),
+            "trained": 0, "adapter_bytes": 0, "losses": [], "plan": [plan.steps, plan.batch],
+            "test": test_hash(self.episodes),
+        }  # fmt: skip
         seconds: dict[str, float] = {}
         adapted: Any = base
-        if job.library != NONE:
-            begun = time.perf_counter()
-            rate = self.rate(job)
-            ready = arms.adapt(base, job.library, job.arm, rate, job.seed, plan.batch)
-            seconds["adapt"] = time.perf_counter() - begun
-            try:
+        try:
+            if job.library != NONE:
+                begun = time.perf_counter()
+                ready = arms.adapt(base, job.library, job.arm, result["rate"], job.seed, plan.batch)
+                seconds["adapt"] = time.perf_counter() - begun
                 trace = training.fit(
                     ready.model, ready.optimizer, self.train, plan,
                     seed=job.seed, pad=pad, device=self.device, gast=ready.gast,
                 )  # fmt: skip
-            except training.Diverged as error:
-                return {"status": "diverged", "rate": rate, "why": str(error)}
-            seconds["train"], adapted = trace.seconds, ready.model
-            facts = {"rate": rate, "trained": ready.trained, "steps": trace.steps}
-            facts["losses"] = trace.losses
-            facts["adapter_bytes"] = ready.file_size()
-        rows, begun = ROWS[self.device], time.perf_counter()
-        exact, loss = decode.forced(adapted, self.choice, pad=pad, rows=32, device=self.device)
-        answers = self.answers(adapted, self.episodes.parts["test"], rows)
+                seconds["train"], adapted = trace.seconds, ready.model
+                result |= {"trained": ready.trained, "losses": trace.losses}
+                result["adapter_bytes"] = ready.file_size()
+            begun = time.perf_counter()
+            exact, loss = decode.forced(adapted, self.choice, pad=pad, rows=32, device=self.device)
+            if not math.isfinite(loss):
+                raise training.Diverged(f"the loss on the laboratories of the choice is {loss}")
+        except training.Diverged as error:
+            return {"status": "diverged", "rate": result["rate"], "why": str(error)}
+        answers = self.answers(adapted, self.episodes.parts["test"], ROWS[self.device])
         seconds["answer"] = time.perf_counter() - begun
         return {
-            "status": "done",
-            "parameters": size,
-            **facts,
-            "plan": [plan.steps, plan.batch],
-            "test": test_hash(self.episodes),
+            **result,
             "choice": {"exact match": exact, "loss": round(loss, 5)},
             "seconds": {k: round(v, 3) for k, v in seconds.items()},
             "answers": answers,
