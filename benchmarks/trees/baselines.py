@@ -42,14 +42,23 @@ def words(episode: Episode) -> frozenset[str]:
     return frozenset([*found, *episode.shown])
 
 
+def most_frequent_order(train: Sequence[Episode], test: Sequence[Episode]) -> Answers:
+    """The order of actions that training has most often, as its most frequent tree."""
+    [(order, _)] = Counter(e.tree.order() for e in train).most_common(1)
+    return [_trees_of_orders(train)[order]] * len(test)
+
+
 def lookup(train: Sequence[Episode], test: Sequence[Episode]) -> Answers:
     """The order of actions that training has most often under the same published list, as its most frequent tree."""
-    other = most_frequent(train, test)[:1]
-    none: tuple[str, ...] = ()
-    orders = _by_key(train, test, lambda e: e.allowed, lambda e: e.tree.order(), none)
+    [(other, _)] = Counter(e.tree.order() for e in train).most_common(1)
+    found = _by_key(train, test, lambda e: e.allowed, lambda e: e.tree.order(), other)
+    trees = _trees_of_orders(train)
+    return [trees[order] for order in found]
+
+
+def _trees_of_orders(train: Sequence[Episode]) -> dict[tuple[str, ...], str]:
     trees = _by_key(train, train, lambda e: e.tree.order(), lambda e: str(e.tree), "")
-    of_order = {e.tree.order(): tree for e, tree in zip(train, trees, strict=True)}
-    return [of_order[order] if order else other[0] for order in orders]
+    return {e.tree.order(): tree for e, tree in zip(train, trees, strict=True)}
 
 
 def ceiling(prompt: Callable[[Episode], str], test: Sequence[Episode]) -> Answers:

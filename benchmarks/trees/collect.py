@@ -72,13 +72,14 @@ def build(known: Episodes, results: Results, origin: Mapping[str, Any]) -> Recor
     test, train = known.parts["test"], known.parts["train"]
     given = {
         "most frequent tree": baselines.most_frequent(train, test),
+        "most frequent order": baselines.most_frequent_order(train, test),
         "nearest instruction": baselines.nearest(train, test),
         baselines.LEAKED: baselines.lookup(train, test),
         baselines.CEILING: baselines.ceiling(known.prompt, test),
     }
     found: Found = {n: scores(a, test, known.palette) for n, a in given.items()}
     rows = [r for name, values in found.items() for r in figures(name, values, test)]
-    rivals = ["most frequent tree", "nearest instruction"]
+    rivals = ["most frequent tree", "most frequent order", "nearest instruction"]
     ungrafted = Job(NONE, "none")
     if results.done(ungrafted):
         answers = results.read(ungrafted)["answers"]
