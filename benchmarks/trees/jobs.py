@@ -63,6 +63,12 @@ class Results(joblist.Results[Job]):
         """Where a job that failed leaves what it said."""
         return self.folder / FAILED / f"{job.name}.json"
 
+    def clean(self) -> None:
+        """Also forget what failed: it is tried again, and further seeds wait for it as at first."""
+        super().clean()
+        for note in (self.folder / FAILED).glob("*.json"):
+            note.unlink(missing_ok=True)
+
     def ready(self, job: Job) -> bool:
         """A further seed can start when each rate of its arm is done or has failed, and one is done."""
         if job.library == NONE or job.seed == 0:

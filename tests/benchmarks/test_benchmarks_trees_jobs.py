@@ -53,6 +53,10 @@ def test_a_further_seed_waits_for_all_rates_and_takes_the_best(tmp_path: Path) -
     results.note(tried[2]).parent.mkdir()
     results.note(tried[2]).write_text('{"error": "no memory"}')  # failed: it need not be waited for
     assert results.ready(seed)
+    results.clean()  # another run tries it again
+    assert not results.ready(seed) and results.done(tried[0])
+    results.note(tried[2]).write_text('{"error": "no memory"}')
+    assert results.ready(seed)
     found = best(results, OURS, "LoRA")
     assert found is not None and found["rate"] == tried[1].rate  # equally exact, the lower loss
     results.write(tried[2], {"status": "diverged", "rate": tried[2].rate, "wall": 1.0})
