@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks.fewshot import page as fewshot
 from benchmarks.methods.page import experiments
 from benchmarks.speed import page as speed
+from benchmarks.trees import page as trees
 from graftwork.cards import cards
 from graftwork.errors import GraftError
 from graftwork_runs import validate_record
@@ -105,6 +106,7 @@ GENERATORS = {
     "experiments": experiments,
     **fewshot.GENERATORS,
     **speed.GENERATORS,
+    **trees.GENERATORS,
 }
 
 

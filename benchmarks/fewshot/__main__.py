@@ -21,19 +21,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.joblist.results import matching
 from graftwork.errors import GraftError
-from graftwork_medseg.files import publish
 
 from .jobs import (
     Job,
     Results,
     grid_jobs,
-    matching,
     rate_jobs,
     sweep_jobs,
     verdict_jobs,
@@ -140,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
                     return 1 if failed else 0  # what follows builds on it
     finally:
         if args.tar:
-            pack(results, args.tar)
+            say(results.pack(args.tar))
     return 1 if failed else 0
 
 
@@ -270,15 +268,6 @@ def listed(stage: str, task: str) -> list[Job]:
     if stage == "rates":
         return [*rate_jobs(task, None), *rate_jobs(task, 0.0)]
     return grid_jobs(task) if stage == "grid" else verdict_jobs(task)
-
-
-def pack(results: Results, target: Path) -> None:
-    """All job files in one archive."""
-    files = [p for p in sorted(results.folder.glob("*.json")) if not p.name.startswith(".")]
-    with publish(target) as part, tarfile.open(part, "w:gz") as archive:
-        for path in files:
-            archive.add(path, path.name)
-    say(f"{target}: {len(files)} job files, {target.stat().st_size / 1e6:.1f} MB")
 
 
 def say(line: str) -> None:

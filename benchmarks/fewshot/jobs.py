@@ -1,22 +1,18 @@
 """What there is to run: jobs, their files, their order, and which rates were chosen.
 
-A job is one training with its scores, or one verdict with the trainings behind it. Its result is one JSON file, named
-after the job and written whole or not at all; a job whose file is there is done. So a killed run goes on with
-the jobs that lack a file, and several machines may share out one list by `--jobs`.
+A job is one training with its scores, or one verdict with the trainings behind it; `benchmarks.joblist` has the files.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.joblist import results as joblist
 from graftwork.errors import GraftError
 from graftwork_medseg.fewshot.protocol import FOLDS, SHOTS, TASKS
-from graftwork_medseg.files import publish
 
 BUDGETS = (0.001, 0.003, 0.01)  # of the base's parameters
 SWEEP_FOLD, SWEEP_SHOTS = 3, 5  # the draw that fixes the rates; the table has folds 0 to 2
@@ -148,73 +144,17 @@ def verdict_jobs(task: str) -> list[Job]:
     ]
 
 
-def matching(jobs: Iterable[Job], pattern: str | None) -> list[Job]:
-    """The jobs whose name holds `pattern`, a glob over the whole name where it has a star.
-
-    Raises GraftError when it matches none.
-    """
-    jobs = list(jobs)
-    if not pattern:
-        return jobs
-    glob = pattern if "*" in pattern else f"*{pattern}*"
-    found = [job for job in jobs if fnmatch.fnmatchcase(job.name, glob)]
-    if not found:
-        raise GraftError(f"--jobs {pattern!r}: no job has such a name; see --plan for the names")
-    return found
-
-
-class Results:
+class Results(joblist.Results[Job]):
     """The folder of job files."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def job_of(self, raw: dict[str, Any]) -> Job:
+        """The job that a file holds."""
+        return Job(**{**raw, "organs": tuple(raw["organs"])})
 
-    def path(self, job: Job) -> Path:
-        """Where a job's result is."""
-        return self.folder / f"{job.name}.json"
-
-    def done(self, job: Job) -> bool:
-        """Whether a job's result is there."""
-        return self.path(job).is_file()
-
-    def write(self, job: Job, result: Mapping[str, Any]) -> None:
-        """Write a job's result, whole or not at all."""
-        with publish(self.path(job)) as file:
-            text = json.dumps({"job": asdict(job), **result}, indent=1) + "\n"
-            file.write_text(text, encoding="utf-8")
-
-    def read(self, job: Job) -> dict[str, Any]:
-        """A job's result.
-
-        Raises GraftError when it is missing or damaged.
-        """
-        return _read(self.path(job))
-
-    def all(self) -> list[dict[str, Any]]:
-        """Every result in the folder, by name.
-
-        Raises GraftError for a damaged file.
-        """
-        files = [p for p in sorted(self.folder.glob("*.json")) if not p.name.startswith(".")]
-        return [_read(p) for p in files]
-
-    def clean(self) -> None:
-        """Remove what a killed run was writing; only while nobody else writes here."""
-        for part in self.folder.glob(".tmp-*"):
-            part.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+    def _read(self, path: Path) -> dict[str, Any]:
+        found = super()._read(path)
         found["job"]["organs"] = tuple(found["job"]["organs"])
-        Job(**found["job"])
-        found["status"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GraftError(
-            f"{path}: is not a job's result ({error!r}); remove it, and run again"
-        ) from None
-    return dict(found)
+        return found
 
 
 def choose_rate(results: Results, jobs: Sequence[Job]) -> tuple[float, list[dict[str, Any]]]:

@@ -17,13 +17,14 @@ from benchmarks.fewshot.jobs import (
     Results,
     choose_rate,
     grid_jobs,
-    matching,
     rate_jobs,
     sweep_jobs,
     verdict_jobs,
     with_rates,
 )
-from benchmarks.fewshot.pool import Clock, _next
+from benchmarks.fewshot.pool import Clock
+from benchmarks.joblist.pool import next_job
+from benchmarks.joblist.results import matching
 from graftwork import GraftError
 
 TASKS = ("hippocampus", "openkbp-site")
@@ -97,10 +98,10 @@ def test_a_result_is_found_again_and_a_damaged_file_is_named(tmp_path: Path) -> 
     results.write(job, {"status": "done", "dice": 0.5})
     assert results.done(job) and results.read(job)["dice"] == 0.5
     assert Job(**results.all()[0]["job"]) == job
-    (tmp_path / ".tmp-half.json").write_text("{")  # what a killed writer leaves behind
+    (tmp_path / ".half.json.1.tmp").write_text("{")  # what a killed writer leaves behind
     assert len(results.all()) == 1
     results.clean()
-    assert not list(tmp_path.glob(".tmp-*"))
+    assert not list(tmp_path.glob(".*.tmp"))
     for text in ("{", '{"job": {}, "status": "done"}', '{"job": 1}'):
         results.path(job).write_text(text)
         with pytest.raises(GraftError, match=rf"{re.escape(job.name)}.*remove it"):
@@ -142,18 +143,18 @@ def test_a_filter_picks_by_name() -> None:
 def test_a_job_that_would_end_late_or_too_early_is_not_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.fewshot.pool.time.monotonic", lambda: 100.0)
+    monkeypatch.setattr("benchmarks.joblist.pool.time.monotonic", lambda: 100.0)
     results = Results(tmp_path)
     jobs = {j.arm: j for j in grid_jobs("hippocampus") if j.k == 5 and j.fold == 0 and not j.budget}
     clock = Clock(200)
     clock.note(jobs["scratch"], 4.0)
     clock.note(jobs["full"], 8.0)
     waiting = [jobs["scratch"], jobs["full"]]
-    assert _next(waiting, results, clock, None) == jobs["full"]  # the other one waits for it
-    assert _next(waiting, results, clock, 109.9) is None  # 8 s with a margin are 10 s
-    assert _next(waiting, results, clock, 110.1) == jobs["full"]
+    assert next_job(waiting, results, clock, None) == jobs["full"]  # the other one waits for it
+    assert next_job(waiting, results, clock, 109.9) is None  # 8 s with a margin are 10 s
+    assert next_job(waiting, results, clock, 110.1) == jobs["full"]
     results.write(jobs["full"], measured(jobs["full"], lambda *_: 0.5))
-    assert _next(waiting, results, clock, 106.0) == jobs["scratch"]
+    assert next_job(waiting, results, clock, 106.0) == jobs["scratch"]
 
 
 def test_estimates_come_from_what_was_measured(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from benchmarks.fewshot import pool
 from benchmarks.fewshot.__main__ import main
 from benchmarks.fewshot.jobs import Job, Results, grid_jobs, rate_jobs
 from benchmarks.fewshot.work import Setting
+from benchmarks.joblist.pool import see_one_gpu
 from graftwork import GraftError
 from graftwork_medseg.fewshot.protocol import TASKS
 
@@ -128,7 +129,7 @@ def test_a_job_that_does_not_end_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crew(monkeypatch, lambda line, job, results: time.sleep(5) if job.arm == "head" else None)
-    monkeypatch.setattr(pool, "GRACE", 0.3)
+    monkeypatch.setattr("benchmarks.joblist.pool.GRACE", 0.3)
     monkeypatch.setattr(pool.Clock, "estimate", lambda self, job: 0.1)
     said: list[str] = []
     begun = time.monotonic()
@@ -185,7 +186,7 @@ def test_workers_take_the_gpus_by_turns(
     if visible is None:
         monkeypatch.delenv(name)
     monkeypatch.setattr("torch.cuda.device_count", lambda: count)
-    pool.see_one_gpu(5)
+    see_one_gpu(5)
     assert os.environ.get(name) == seen
 
 
