@@ -30,7 +30,7 @@ KINDS = {
     "synonyms": ("base_lexical",),
     "augmented": ("augmented", "augmented_lexical"),
 }
-EXACT = METRICS[0]
+EXACT, NOT_RUN = METRICS[0], "not run"
 CLAIM = (
     "Adapted, SmolLM2-135M writes exact behaviour trees for robots of other laboratories more often than copies of "
     "training's trees and the ungrafted model do."
@@ -236,7 +236,7 @@ def missing(results: Results, jobs: Sequence[Job]) -> str:
             return f"failed: {json.loads(results.note(job).read_text(encoding='utf-8'))['error']}"[
                 :300
             ]
-    return "diverged at every rate" if any(map(results.done, jobs)) else "not run"
+    return "diverged at every rate" if any(map(results.done, jobs)) else NOT_RUN
 
 
 def remarks(results: Results, known: Episodes) -> list[str]:

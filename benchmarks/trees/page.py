@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.speed import page as speed
-from benchmarks.trees.collect import ALL, KINDS, RECORDS
+from benchmarks.trees.collect import ALL, KINDS, NOT_RUN, RECORDS
 from benchmarks.trees.judge import METRICS
 from graftwork_runs import Record, Row, validate_record
 from graftwork_runs.tables import figure, markdown, source
@@ -14,10 +14,14 @@ UNMEASURED = "Not measured yet on a card.\n"
 
 
 def answers(record: Record) -> str:
-    """A line for each way to answer: metrics, what trained, the file, the rate, seeds."""
+    """A line for each way to answer: metrics, what trained, the file, the rate, seeds; then the names of what lacks."""
     columns = ["answered by", *METRICS, "trained", "file", "rate", "seeds, exact match"]
-    rows = []
+    rows, lacks = [], []
     for name in dict.fromkeys(row.variant for row in record.rows):
+        exact = _of(record, ALL, name, METRICS[0])
+        if exact is None or exact.note == NOT_RUN:
+            lacks.append(name)
+            continue
         cells = [name, *(_percent(_of(record, ALL, name, metric)) for metric in METRICS)]
         share, size = (_of(record, ALL, name, m) for m in ("trained share", "adapter file"))
         cells.append("–" if share is None or share.value is None else f"{share.value:.3g} %")
@@ -26,7 +30,8 @@ def answers(record: Record) -> str:
         seeds = _of(record, ALL, name, f"{METRICS[0]} by seed")
         cells.append("–" if seeds is None else f"{seeds.n}: {_percent(seeds)}")
         rows.append(cells)
-    return f"{markdown(columns, rows)}\n\n{source(record)} {' '.join(record.notes)}\n"
+    more = f"\n\nNot run yet: {'; '.join(lacks)}." if lacks else ""
+    return f"{markdown(columns, rows)}{more}\n\n{source(record)} {' '.join(record.notes)}\n"
 
 
 def kinds(record: Record) -> str:
