@@ -49,8 +49,10 @@ def cases(options: argparse.Namespace) -> list[Case]:
         options.vocabulary = 128
     size = f"{options.layers} layers of {options.hidden}, {options.batch} x {options.tokens} tokens"
     base = functools.cache(lambda: decoder(options))
+    sites = len(LINEARS) * options.layers
     return [
-        Case(f"{kind}: {size}", variants(base, kind, options), base) for kind in ("hidden", "head")
+        Case(f"{kind}: {size}", variants(base, kind, options), base, lambda: sites)
+        for kind in ("hidden", "head")
     ]
 
 

@@ -31,11 +31,13 @@ class Case:
         name: the case's name in the record.
         variants: what builds each variant's step, by name; `floor` among them.
         prepare: makes what all variants share (a frozen base), before memory is counted.
+        sites: how many layers a graft sits on; 0: not known.
     """
 
     name: str
     variants: dict[str, Build]
     prepare: Callable[[], object] = lambda: None
+    sites: Callable[[], int] = lambda: 0
 
 
 @dataclass(frozen=True)

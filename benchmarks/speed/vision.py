@@ -117,8 +117,13 @@ def cases(options: argparse.Namespace) -> list[Case]:
     for name, setting in SETTINGS.items():
         base = functools.cache(functools.partial(network, setting, options))
         size = f"{setting.size}, {setting.precision}" + (", in small" if options.tiny else "")
-        out.append(Case(f"{name}: {size}", variants(base, setting, options), base))
+        adapted = functools.partial(_adapted, base, setting)
+        out.append(Case(f"{name}: {size}", variants(base, setting, options), base, adapted))
     return out
+
+
+def _adapted(base: Callable[[], Network], setting: Setting) -> int:
+    return len(sites(base()[0], setting))
 
 
 def network(setting: Setting, options: argparse.Namespace) -> Network:

@@ -1,4 +1,6 @@
-"""What a branch's backward pass takes from dy: s dy B and s dy^T p. Two products, or one pass over dy.
+"""What a branch's backward pass takes from dy: s dy B and s dy^T p, and the dots of its columns with another's.
+
+The first two are two products, or one pass over dy.
 
 The one pass needs Triton and a GPU and pays where dy is large; it adds in no fixed order, so where torch is asked for
 deterministic algorithms the two products do it.
@@ -13,6 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from graftwork.fast.twins import bmm, mm
+
 #: bytes of dy from which on reading it once is worth a launch that costs more
 LARGE = 2**25
 #: whether the one pass may be taken where it can; off until its kernel has been measured on a GPU in this form
@@ -20,9 +24,15 @@ allowed = False
 
 
 def both(
-    dy: Tensor, b: Tensor, p: Tensor, scale: float, need_b: bool, out: Tensor | None = None
+    dy: Tensor,
+    b: Tensor,
+    p: Tensor,
+    scale: float,
+    need_b: bool,
+    dtype: torch.dtype,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """(s dy B, s dy^T p).
+    """(s dy B, s dy^T p), the first in dy's dtype.
 
     Args:
         dy: (rows, out).
@@ -30,18 +40,19 @@ def both(
         p: (rows, r), any row stride.
         scale: s.
         need_b: whether the second is wanted.
+        dtype: of the second, dy's or wider.
         out: where the first goes, (rows, r) of any row stride; fresh memory where `None`.
     """
     if need_b and dy.is_cuda and once_pays(dy, b):
         dp, d_b = _one_read()(dy, b.contiguous(), p, scale)
-        return (dp.to(dy.dtype) if out is None else out.copy_(dp)), d_b
+        return (dp.to(dy.dtype) if out is None else out.copy_(dp)), d_b.to(dtype)
     if out is None:
         dp = dy.mm(b) if scale == 1.0 else p.new_empty(p.shape).addmm_(dy, b, beta=0, alpha=scale)
     else:
         dp = out.addmm_(dy, b, beta=0, alpha=scale)
     db = None
     if need_b:
-        db = dy.t().mm(p)
+        db = mm(dy.t(), p, dtype)
         if scale != 1.0:
             db.mul_(scale)
     return dp, db
@@ -58,6 +69,32 @@ def once_pays(dy: Tensor, b: Tensor) -> bool:
         and not torch.are_deterministic_algorithms_enabled()
         and has_triton()
     )
+
+
+def column_dots(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """sum over rows of left * right, (columns,), for two (rows, columns) of one dtype; in `dtype`.
+
+    In half precision on a GPU it is the diagonal of the blocks of left^T right: both are read once, nothing of
+    their size is written, and no product is rounded.
+    """
+    block = _block(left.shape[1])
+    apart = left.is_cuda and left.dtype.itemsize == 2 and left.is_contiguous()
+    if apart and right.is_contiguous() and block:
+        return _blockwise(left, right, block, dtype)
+    # in half precision the products are rounded, their sum is not
+    return (left * right).sum(0, dtype=dtype)
+
+
+def _block(columns: int) -> int:
+    """Columns of a block: the fewer there are in all, the narrower, so that many blocks share the work; 0: none fits."""
+    return next((n for n in (64, 32, 16) if columns % n == 0 and (columns // n >= 64 or n == 16)), 0)
+
+
+def _blockwise(left: Tensor, right: Tensor, block: int, dtype: torch.dtype) -> Tensor:
+    rows, columns = left.shape
+    shape = (rows, columns // block, block)
+    product = bmm(left.view(shape).permute(1, 2, 0), right.view(shape).transpose(0, 1), dtype)
+    return product.diagonal(dim1=1, dim2=2).reshape(-1)
 
 
 @functools.cache
