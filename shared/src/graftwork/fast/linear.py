@@ -15,8 +15,8 @@ goes first and the large one adds to it: dx everywhere, y on a GPU where the lay
 starts from the layer's own product: with a bias, or on a CPU, the other order would round otherwise than the base
 does, and the start is to be the base bit for bit.
 
-A gain multiplies the weight where that is smaller than dy, and y as l + (g - 1) l, whose tensors are all in the
-layer's dtype: a product of two dtypes with one of them spread over the rows runs at a third of a GPU's bandwidth.
+In the backward pass a gain multiplies the weight where that is smaller than dy. With a bias y is g t + (1 - g) b for
+the output t without the gain, which is t where g is 1.
 
 A and B come in float32 or wider; their copies in the layer's dtype are a matter of `twins`. One layer alone, the most
 frequent call, has a function without lists: on small batches the time to issue the work is the step's time.
@@ -32,7 +32,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from graftwork.fast.blocks import owned
-from graftwork.fast.reads import both, column_dots
+from graftwork.fast.channels import column_dots, scaled, scaled_rows
+from graftwork.fast.reads import both
 from graftwork.fast.twins import Gain, Twin, mm, stacked
 
 
@@ -103,7 +104,7 @@ class _One(torch.autograd.Function):
         dy = g if g.dim() == 2 else g.reshape(-1, g.shape[-1])
         weight, d_m, factor = c.weight, None, None
         if more:
-            dy, weight, b, factor, d_m = _through(ctx.gain, dy, weight, b, more[1])
+            dy, weight, b, factor, d_m = _through(ctx.gain, dy, c, b, more[1])
         dp, db = both(dy, b, p, c.scale, need_b, fb.dtype)
         if factor is not None and db is not None:
             db.mul_(factor)
@@ -158,7 +159,7 @@ class _Several(torch.autograd.Function):
                 dy = g if g.dim() == 2 else g.reshape(-1, g.shape[-1])
                 weight, b = c.weight, ctx.bs[i]
                 if ctx.gains[i] is not None:
-                    dy, weight, b, factor, d_m = _through(ctx.gains[i], dy, weight, b, kept[i])
+                    dy, weight, b, factor, d_m = _through(ctx.gains[i], dy, c, b, kept[i])
                 dtype = tensors[3 * i + 1].dtype
                 _, db = both(dy, b, part, c.scale, need[3 * i + 3], dtype, d_part)
                 if factor is not None and db is not None:
@@ -211,22 +212,21 @@ def _output(
             return owned(y), None
     if gain is None:
         return y, None
-    kept = flat if c.bias is None else flat - c.bias
-    out = torch.empty_like(y)
-    # rounded once: where g is 1 it is y
-    torch.addcmul(flat, kept, gain.less, out=out.view(flat.shape))
-    return out, kept
+    rest = None if c.bias is None else (c.bias * gain.less).neg_()
+    return owned(scaled(flat, gain.wide, rest).view(y.shape)), flat
 
 
 def _through(
-    gain: Gain, dy: Tensor, weight: Tensor, b: Tensor, kept: Tensor
+    gain: Gain, dy: Tensor, c: Branch, b: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
     """What takes the place of dy, W and B in the products of the backward pass, what dB is multiplied by, and dm."""
-    d_m = column_dots(dy, kept, gain.wide.dtype).div_(gain.norm)
+    wide, weight = gain.wide, c.weight
+    dy = dy.contiguous()
+    shift = None if c.bias is None else c.bias.to(wide.dtype)
+    d_m = column_dots(dy, kept, wide, shift).div_(gain.norm).to(c.twin.sources[2].dtype)
     if dy.shape[0] <= weight.shape[1]:
-        return torch.addcmul(dy, dy, gain.less), weight, b, None, d_m
-    weight = torch.addcmul(weight, weight, gain.less.unsqueeze(1))
-    return dy, weight, gain.up, gain.wide.unsqueeze(1), d_m
+        return scaled(dy, wide), weight, b, None, d_m
+    return dy, scaled_rows(weight, wide), gain.up, wide.unsqueeze(1), d_m
 
 
 def _differentiable(
@@ -250,7 +250,7 @@ def _differentiable(
         p, d_m = rows @ a.t(), None
         if gain is not None:
             dots = (dy * (rows @ c.weight.t() + c.scale * (p @ b.t()))).sum(0)
-            d_m = dots.to(m.dtype) / gain.norm
+            d_m = (dots / gain.norm).to(m.dtype)
             dy = (dy * torch.where(gain.norm.isinf(), 1, m / gain.norm)).to(dy.dtype)
         dp = c.scale * (dy @ b)
         out += [(dp.t() @ rows).to(fa.dtype), (c.scale * (dy.t() @ p)).to(fb.dtype), d_m]

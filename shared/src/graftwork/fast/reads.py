@@ -1,6 +1,4 @@
-"""What a branch's backward pass takes from dy: s dy B and s dy^T p, and the dots of its columns with another's.
-
-The first two are two products, or one pass over dy.
+"""What a branch's backward pass takes from dy: s dy B and s dy^T p. Two products, or one pass over dy.
 
 The one pass needs Triton and a GPU and pays where dy is large; it adds in no fixed order, so where torch is asked for
 deterministic algorithms the two products do it.
@@ -15,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from graftwork.fast.twins import bmm, mm
+from graftwork.fast.twins import mm
 
 #: bytes of dy from which on reading it once is worth a launch that costs more
 LARGE = 2**25
@@ -69,32 +67,6 @@ def once_pays(dy: Tensor, b: Tensor) -> bool:
         and not torch.are_deterministic_algorithms_enabled()
         and has_triton()
     )
-
-
-def column_dots(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """sum over rows of left * right, (columns,), for two (rows, columns) of one dtype; in `dtype`.
-
-    In half precision on a GPU it is the diagonal of the blocks of left^T right: both are read once, nothing of
-    their size is written, and no product is rounded.
-    """
-    block = _block(left.shape[1])
-    apart = left.is_cuda and left.dtype.itemsize == 2 and left.is_contiguous()
-    if apart and right.is_contiguous() and block:
-        return _blockwise(left, right, block, dtype)
-    # in half precision the products are rounded, their sum is not
-    return (left * right).sum(0, dtype=dtype)
-
-
-def _block(columns: int) -> int:
-    """Columns of a block: the fewer there are in all, the narrower, so that many blocks share the work; 0: none fits."""
-    return next((n for n in (64, 32, 16) if columns % n == 0 and (columns // n >= 64 or n == 16)), 0)
-
-
-def _blockwise(left: Tensor, right: Tensor, block: int, dtype: torch.dtype) -> Tensor:
-    rows, columns = left.shape
-    shape = (rows, columns // block, block)
-    product = bmm(left.view(shape).permute(1, 2, 0), right.view(shape).transpose(0, 1), dtype)
-    return product.diagonal(dim1=1, dim2=2).reshape(-1)
 
 
 @functools.cache

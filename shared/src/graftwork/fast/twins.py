@@ -33,8 +33,8 @@ class Gain(NamedTuple):
     """What multiplies a layer's output channels.
 
     Attributes:
-        less: g - 1 (out,) in the layer's dtype: as a change, it is rounded as the factors are.
-        wide: g (out,) in the factors' dtype.
+        less: g - 1 (out,) in float32 or wider.
+        wide: g, the same.
         up: g B (out, r) in the layer's dtype.
         norm: n (out,), infinite where it is zero, so that the gradient of m there is too.
     """
@@ -107,10 +107,10 @@ class Twin:
         self.fresh = True
         self._versions = [s._version for s in self.sources]
 
-    def square(self) -> Tensor:
-        """||w_o||^2 (out,) in the factors' dtype."""
+    def square(self, wide: torch.dtype) -> Tensor:
+        """||w_o||^2 (out,) in `wide`."""
         assert self.weight is not None
-        w, wide = self.weight, self.sources[0].dtype
+        w = self.weight
         key = None if w.is_inference() else (w.data_ptr(), w._version, w.device, wide)
         if self._square is None or key is None or self._square[0] != key:
             # as the start computes m, so that m / n starts at 1; half precision is not copied
@@ -186,21 +186,21 @@ def fill(twins: Sequence[Twin]) -> None:
 
 def _fill_gains(twins: Sequence[Twin]) -> None:
     sizes = [t.sources[1].shape[0] for t in twins]
-    bs = torch.cat([t.sources[1] for t in twins])
-    wide, half = bs.dtype, twins[0].dtype
+    wide, half = torch.promote_types(twins[0].sources[1].dtype, torch.float32), twins[0].dtype
+    bs = torch.cat([t.sources[1] for t in twins]).to(wide)
     more = torch.empty_like(bs)
     for t, part in zip(twins, more.split(sizes), strict=True):
         assert t.weight is not None
-        a, b, _ = t.sources
+        a, b = (s.to(wide) for s in t.sources[:2])
         cross = mm(t.weight, t.copies[0].t(), wide)
         torch.addmm(cross, b, a.mm(a.t()), beta=2 * t.scale, alpha=t.scale * t.scale, out=part)
-    square = torch.cat([t.square() for t in twins])
+    square = torch.cat([t.square(wide) for t in twins])
     norm = square.add_(more.mul_(bs).sum(1)).clamp_min_(0).sqrt_()
     empty = norm == 0
     norm.masked_fill_(empty, torch.inf)
-    g = torch.cat([t.sources[2] for t in twins]).div_(norm).masked_fill_(empty, 1)
+    g = torch.cat([t.sources[2] for t in twins]).to(wide).div_(norm).masked_fill_(empty, 1)
     parts = (
-        (g - 1).to(half).split(sizes),
+        (g - 1).split(sizes),
         g.split(sizes),
         (bs * g.unsqueeze(1)).to(half).split(sizes),
         norm.split(sizes),
