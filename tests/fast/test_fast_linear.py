@@ -175,6 +175,7 @@ def test_who_reads_the_same_input_shares_one_product(monkeypatch: pytest.MonkeyP
         return real(x, branches)
 
     monkeypatch.setattr(fast_sites, "lowrank_linear", counted)
+    monkeypatch.setattr(fast_sites, "one_linear", lambda x, c: counted(x, [c])[0])
     model = Attention()
     trained(model, gw.LoRA(2))
     x = torch.randn(3, 8, dtype=torch.float64)

@@ -314,9 +314,9 @@ def _states(
             made.append((site.module, slot, state))
     _tie(entry, made)
     pool = Pool()
-    for _, _, state in made:
-        if isinstance(state, MethodState) and isinstance(state.fast, Fast):
-            state.fast.pool = pool
+    for _, _, one in made:
+        if isinstance(one, MethodState) and isinstance(one.fast, Fast):
+            one.fast.pool = pool
     for item in entry.beside:
         module = model.get_submodule(item.name)
         if item.new is None:

@@ -50,7 +50,9 @@ class Linear(Geometry):
         rows = self.rows(weight)
         # in the dtype of A as a start takes it, so that m / n starts at 1; half precision is not copied
         same = rows.dtype == a.dtype
-        norm = rows.norm(dim=1) if same else torch.linalg.vector_norm(rows, dim=1, dtype=a.dtype)
+        norm: Tensor = (
+            rows.norm(dim=1) if same else torch.linalg.vector_norm(rows, dim=1, dtype=a.dtype)
+        )
         cross = (rows @ a.to(rows.dtype).t()).to(a.dtype)
         more = (b * (2 * cross + scale * (b @ (a @ a.t())))).sum(1)
         return (norm * norm + scale * more).clamp_min_(0).sqrt_()

@@ -3,9 +3,9 @@
     y_i = x W_i^T + b_i + [x_1 D_i1^T, .., x_N D_iN^T],        x = [x_1, .., x_N] by columns
 
 The N products are one batched product. Backward, dD = dy_n^T x_n is another, and dx starts from the batched
-dy_n D_n, so that the large products dy W add to it where it stands; several layers' (q, k and v) add to one dx. y does the
-same on a GPU where the layer has no bias; elsewhere the batched product adds to the layer's own, whose rounding is
-the base's. x alone is kept.
+dy_n D_n, so that the large products dy W add to it where it stands; several layers' (q, k and v) add to one dx. y does
+the same on a GPU where the layer has no bias; elsewhere the batched product adds to the layer's own, whose
+rounding is the base's. x alone is kept.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         x, *wide = ctx.saved_tensors
         layers: Sequence[Blocks] = ctx.layers
+        if layers[0].twin.pool is not None:
+            layers[0].twin.pool.due = True
         if torch.is_grad_enabled():  # somebody differentiates twice
             return _differentiable(x, layers, wide, grads)
         need_x, _, *need = ctx.needs_input_grad

@@ -29,7 +29,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from graftwork.fast.blocks import owned
 from graftwork.fast.channels import column_dots, scaled, scaled_rows
@@ -59,21 +58,23 @@ class Branch:
         self.layer, self.weight, self.bias, self.twin = layer, weight, bias, twin
         self.scale = scale
         self.weight_t = weight.t()
-
-    def trained(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """A, B and m."""
-        a, b, *m = self.twin.sources
-        return a, b, m[0] if m else None
+        #: A, B and m
+        self.trained = (*twin.sources, None)[:3]
 
 
 def lowrank_linear(x: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
     """Outputs (..., out_i) of every branch for x (..., in); all weights have x's dtype, all twins are ready."""
     if len(branches) == 1:
-        c = branches[0]
-        return (_One.apply(x, c, *c.trained()),)
-    tensors = [t for c in branches for t in c.trained()]
+        return (one_linear(x, branches[0]),)
+    tensors = [t for c in branches for t in c.trained]
     out: tuple[Tensor, ...] = _Several.apply(x, branches, *tensors)
     return out
+
+
+def one_linear(x: Tensor, c: Branch) -> Tensor:
+    """The same for one branch."""
+    y: Tensor = _apply_one(x, c, *c.trained)
+    return y
 
 
 class _One(torch.autograd.Function):
@@ -81,10 +82,10 @@ class _One(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, c: Branch, fa: Tensor, fb: Tensor, m: Tensor | None) -> Tensor:
         twin = c.twin
         ctx.branch, ctx.copies, ctx.gain = c, twin.copies, twin.gain
-        a, b = twin.copies
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-        p = linear(rows, a)
-        y, kept = _output(x, rows, c, p, b, twin.gain)
+        a_t = twin.turned[0]
+        p = rows.mm(twin.copies[0].t() if a_t is None else a_t)
+        y, kept = _output(x, rows, c, p, twin)
         if m is None:
             ctx.save_for_backward(x, p, fa, fb)
         else:
@@ -95,6 +96,8 @@ class _One(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         x, p, fa, fb, *more = ctx.saved_tensors
         c: Branch = ctx.branch
+        if c.twin.pool is not None:
+            c.twin.pool.due = True
         if torch.is_grad_enabled():  # somebody differentiates twice
             m = more[0] if more else None
             dx, *rest = _differentiable(x, [c], [fa, fb, m], [g], [ctx.gain])
@@ -119,16 +122,20 @@ class _One(torch.autograd.Function):
         return dx, None, da, db, d_m
 
 
+#: without what a transform of `torch.func` needs, which has its own form
+_apply_one = super(torch.autograd.Function, _One).apply
+
+
 class _Several(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, branches: Sequence[Branch], *tensors: Tensor | None) -> Any:
-        a = stacked([c.twin for c in branches])
+        a, a_t = stacked([c.twin for c in branches])
         bs, gains = [c.twin.copies[1] for c in branches], [c.twin.gain for c in branches]
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-        p = linear(rows, a)
+        p = rows.mm(a_t)
         ys, kept = [], []
-        for c, b, gain, part in zip(branches, bs, gains, _columns(p, branches), strict=True):
-            y, k = _output(x, rows, c, part, b, gain)
+        for c, part in zip(branches, _columns(p, branches), strict=True):
+            y, k = _output(x, rows, c, part, c.twin)
             ys.append(y)
             kept.append(k)
         ctx.branches, ctx.a, ctx.bs, ctx.gains = branches, a, bs, gains
@@ -142,6 +149,8 @@ class _Several(torch.autograd.Function):
         n = len(branches)
         x, p, *rest = ctx.saved_tensors
         kept, tensors = rest[:n], rest[n:]
+        if branches[0].twin.pool is not None:
+            branches[0].twin.pool.due = True
         if torch.is_grad_enabled():
             dx, *out = _differentiable(x, branches, tensors, grads, ctx.gains)
             return dx, None, *out
@@ -189,25 +198,28 @@ def direct(x: Tensor) -> bool:
 
 
 def _output(
-    x: Tensor, rows: Tensor, c: Branch, p: Tensor, b: Tensor, gain: Gain | None
+    x: Tensor, rows: Tensor, c: Branch, p: Tensor, twin: Twin
 ) -> tuple[Tensor, Tensor | None]:
     """One branch's output, fresh memory and no view, and what its gain multiplies (`None`: no gain)."""
+    gain, b_t = twin.gain, twin.turned[1]
+    if b_t is None:
+        b_t = twin.copies[1].t()
     if direct(x):
         y = x.new_empty(x.shape[:-1] + c.weight.shape[:1])
         flat = y if y.dim() == 2 else y.view(-1, y.shape[-1])
         if c.bias is None:
             # beta 0: what stands in the memory is not read
-            flat.addmm_(p, b.t(), beta=0, alpha=c.scale).addmm_(rows, c.weight_t)
+            flat.addmm_(p, b_t, beta=0, alpha=c.scale).addmm_(rows, c.weight_t)
         else:
             torch.addmm(c.bias, rows, c.weight_t, out=flat)
-            flat.addmm_(p, b.t(), alpha=c.scale)
+            flat.addmm_(p, b_t, alpha=c.scale)
     else:
         layer = c.layer()
         y = layer._base_class.forward(layer, x)
         if not y.is_contiguous():
             y = y.contiguous()
         flat = y if y.dim() == 2 else y.view(-1, y.shape[-1])
-        flat.addmm_(p, b.t(), alpha=c.scale)
+        flat.addmm_(p, b_t, alpha=c.scale)
         if gain is None:
             return owned(y), None
     if gain is None:

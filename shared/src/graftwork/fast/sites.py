@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.fast.blocks import Blocks, block_linear
-from graftwork.fast.linear import Branch, lowrank_linear
+from graftwork.fast.linear import Branch, lowrank_linear, one_linear
 from graftwork.fast.siblings import Family, apart, plain, watch
 from graftwork.fast.twins import Pool, Twin, alone
 
@@ -63,9 +63,8 @@ class Fast:
         own = self.form(state, layer, x)
         if own is None:
             return None
-        lonely = self._watched >= LONELY and len(family.members) == 1
-        if lonely or family.alone or apart(x):
-            return _outputs(x, (own,))[0]
+        if (self._watched >= LONELY and len(family.members) == 1) or family.alone or apart(x):
+            return one_linear(x, own) if type(own) is Branch else _outputs(x, (own,))[0]
         self._watched += 1
         self.family = family = watch(x, state, family)
         others = self._siblings(state, x, type(own)) if family.led_by(state) else None
@@ -92,7 +91,7 @@ class Fast:
         form = kept.form
         if form.twin.bare:
             return form
-        if kept.lasting and not _recorded(x):
+        if kept.lasting and torch.is_grad_enabled() and not _recorded(x):
             self.pool.use(form.twin)
             return form
         form = copy.copy(form)
@@ -122,32 +121,39 @@ class Kept:
     def __init__(
         self, state: MethodState, layer: nn.Module, form: Form, names: Sequence[str]
     ) -> None:
-        self.form, self.names, self.sources = form, names, form.twin.sources
-        self.dtypes = [t.dtype for t in self.sources]
+        self.form, sources = form, form.twin.sources
         #: the trained tensors are the state's own, not made for one call
-        self.lasting = len(names) == len(self.sources)
+        self.lasting = len(names) == len(sources)
+        self._trained = [(n, t, t.dtype) for n, t in zip(names, sources, strict=False)]
         self.method, self.training = state.method, state.training
         weight = layer._parameters[state.weight_name]
         assert weight is not None
         self.weight, self.bias = weight, layer._parameters.get(state.bias_name)
-        self.place = weight.data_ptr()
+        self.names, self.place = (state.weight_name, state.bias_name), weight.data_ptr()
+        self.dtype, self.device = weight.dtype, weight.device
 
     def serves(self, state: MethodState, layer: nn.Module, x: Tensor) -> bool:
         """Whether the form serves this call as it stands."""
-        weight, own = self.weight, state._parameters
+        weight, bias, there = self.weight, self.bias, layer._parameters
+        name, bias_name = self.names
         if (
-            self.method is not state.method
+            x.dtype is not self.dtype
+            or there.get(name) is not weight
+            or there.get(bias_name) is not bias
+            or weight.data_ptr() != self.place  # moved, or given other memory
+            or weight.requires_grad
+            or (bias is not None and bias.requires_grad)
             or self.training is not state.training
-            or layer._parameters.get(state.weight_name) is not weight
-            or layer._parameters.get(state.bias_name) is not self.bias
-            or weight.data_ptr() != self.place
-            or not _fits(state, weight, self.bias, x)
+            or self.method is not state.method
+            or x.device != self.device
+            or weight.dtype is not self.dtype
         ):
             return False
-        for name, source, dtype in zip(self.names, self.sources, self.dtypes, strict=True):
+        own = state._parameters
+        for name, source, dtype in self._trained:
             if own.get(name) is not source or source.dtype is not dtype:
                 return False
-        return self.form.twin.copies[0].device == x.device
+        return self.form.twin.copies[0].device == self.device
 
 
 def _outputs(x: Tensor, forms: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -155,11 +161,8 @@ def _outputs(x: Tensor, forms: Sequence[Any]) -> tuple[Tensor, ...]:
 
 
 def _recorded(x: Tensor) -> bool:
-    """Whether copies that others share must not be used or made: they would be stale in a recorded graph's replay, and
-    what inference mode makes is of no use outside."""
-    return torch.is_inference_mode_enabled() or (
-        x.is_cuda and torch.cuda.is_current_stream_capturing()
-    )
+    """Whether what is issued now will be replayed."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _acts_alone(state: MethodState, layer: nn.Module) -> bool:
@@ -168,9 +171,7 @@ def _acts_alone(state: MethodState, layer: nn.Module) -> bool:
     return site is not None and not site.open and site.sole() is state
 
 
-def _read(
-    state: MethodState, layer: nn.Module, ref: Callable[[], Any], x: Tensor
-) -> Kept | None:
+def _read(state: MethodState, layer: nn.Module, ref: Callable[[], Any], x: Tensor) -> Kept | None:
     """What serves a layer whose change is low-rank factors, or diagonal blocks that tile its matrix."""
     weight = layer._parameters.get(state.weight_name)
     bias = layer._parameters.get(state.bias_name)
@@ -215,7 +216,9 @@ def _tensors(state: MethodState) -> Any:
 def _fits(state: MethodState, weight: Tensor, bias: Tensor | None, x: Tensor) -> bool:
     """Whether the layer's tensors are frozen and fit x."""
     return (
-        _frozen(weight, x) and (bias is None or _frozen(bias, x)) and x.shape[-1:] == (state.geo.in_,)
+        _frozen(weight, x)
+        and (bias is None or _frozen(bias, x))
+        and x.shape[-1:] == (state.geo.in_,)
     )
 
 

@@ -4,22 +4,23 @@ A cast at each layer costs an operation per tensor, and where batches are small 
 step's time. So the layers of a graft share a `Pool`: the first that is called in a pass has everybody's copies made.
 
 A version counter tells of most writes to a parameter, but not of those through `.data`, nor of memory that a wrapper
-gives back and fills again (sharded training). So a copy serves one call: a layer's second call means that a new pass
-has begun, whatever the counters say. A recorded CUDA graph makes its own copies inside, at each replay.
+gives back and fills again (sharded training). So a copy serves one call, and none that comes after a backward pass:
+whatever the counters say, the next call makes it anew. Without gradients, where neither happens, and in a recorded
+CUDA graph, which would not make them again in its replays, a layer makes its own.
 
 Where a method has magnitudes m (DoRA), what they come to is made here too,
 
     g = m / n,   n_o = ||w_o + s b_o A||,   n_o^2 = ||w_o||^2 + s b_o (2 A w_o + s A A^T b_o)
 
-for rows w_o of W and b_o of B, without the sum's matrix and in the factors' precision, but A w in W's; where n is zero, g is 1.
-All layers' rows lie one behind another, so that what is per row is done once for all. ||w_o||^2 is computed again
-when W is another tensor, has moved or was written to by anything but `.data`.
+for rows w_o of W and b_o of B, without the sum's matrix and in the factors' precision, but A w in W's; where n is zero,
+g is 1. All layers' rows lie one behind another, so that what is per row is done once for all. ||w_o||^2 is computed
+again when W is another tensor, has moved or was written to by anything but `.data`.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -53,12 +54,14 @@ class Twin:
         dtype: of the copies; a source in this dtype is its own copy.
         weight: the frozen matrix (out, in), where `sources` are A, B and m.
         scale: s, the same.
-        places: for each tensor that a later pass reads again, the dictionary and the name it is looked up by, and itself.
+        places: for each tensor that a later pass reads again, the dictionary and the name that find it, and itself.
 
     Attributes:
         copies: of A and B, or of the one source, in the sources' order.
+        turned: the copies' transposes, where they are copies; they would cost an operation each at every call.
         gain: where there are magnitudes.
         fresh: the copies were made and not yet used.
+        pool: whose the twin is.
     """
 
     def __init__(
@@ -72,10 +75,11 @@ class Twin:
         self.sources, self.weight, self.scale = tuple(sources), weight, scale
         self.places = places
         self.dtype = dtype
-        self.copies = self.sources[:2]
+        self._hold(self.sources[:2])
         self.gain: Gain | None = None
         self.fresh = False
-        self.stack: tuple[Tensor, list[int]] | None = None
+        self.pool: Pool | None = None
+        self.stack: tuple[Tensor, Tensor, list[int]] | None = None
         self._versions: list[int] = []
         self._square: tuple[Any, Tensor] | None = None
         #: nothing is made from the sources: they serve as they are
@@ -83,19 +87,23 @@ class Twin:
 
     def allocate(self) -> None:
         """Room for the copies, whose values come with `fill`."""
-        self.copies = tuple(
-            s if s.dtype is self.dtype else torch.empty_like(s, dtype=self.dtype, requires_grad=False)
+        self._hold(
+            s
+            if s.dtype is self.dtype
+            else torch.empty_like(s, dtype=self.dtype, requires_grad=False)
             for s in self.sources[:2]
+        )
+
+    def _hold(self, copies: Iterable[Tensor]) -> None:
+        self.copies = tuple(copies)
+        self.turned = tuple(
+            None if c is s else c.transpose(-2, -1)
+            for c, s in zip(self.copies, self.sources, strict=False)
         )
 
     def valid(self) -> bool:
         """Whether the copies may serve this call."""
-        if not self.fresh:
-            return False
-        for source, version in zip(self.sources, self._versions, strict=True):
-            if source._version != version:
-                return False
-        return True
+        return self.fresh and [s._version for s in self.sources] == self._versions
 
     def in_place(self) -> bool:
         """Whether the layer still has these very tensors, where they were."""
@@ -121,11 +129,15 @@ class Twin:
 
 
 class Pool:
-    """The twins of one graft. A copy of a model starts with none."""
+    """The twins of one graft. A copy of a model starts with none.
+
+    Attributes:
+        due: a backward pass has gone through one of the layers since all copies were made.
+    """
 
     def __init__(self) -> None:
         self._twins: list[weakref.ref[Twin]] = []
-        self._spent = 0
+        self.due = False
 
     def __deepcopy__(self, memo: Any) -> Pool:
         return Pool()
@@ -137,24 +149,21 @@ class Pool:
         """Take a twin in; it is kept up to date as long as somebody else holds it."""
         self._twins = [ref for ref in self._twins if ref() is not None]
         self._twins.append(weakref.ref(twin))
+        twin.pool = self
         twin.allocate()
 
     def use(self, twin: Twin) -> None:
         """Have the copies of `twin` ready for one call."""
-        if not twin.valid():
-            self._renew(twin)
+        if self.due or not twin.valid():
+            chosen = [twin]
+            # a layer that is computed again inside a backward pass sees to itself: the next one would be due again
+            if self.due and torch._C._current_graph_task_id() == -1:
+                self.due = False
+                others = (ref() for ref in self._twins)
+                alike = (t for t in others if t is not None and t is not twin and _alike(t, twin))
+                chosen += [t for t in alike if t.in_place()]
+            fill(chosen)
         twin.fresh = False
-        self._spent += 1
-
-    def _renew(self, twin: Twin) -> None:
-        chosen = [twin]
-        # where few layers take part in a pass, or one takes part many times, each sees to itself
-        if 2 * self._spent >= len(self._twins):
-            self._spent = 0
-            others = (ref() for ref in self._twins)
-            alike = (t for t in others if t is not None and t is not twin and _alike(t, twin))
-            chosen += [t for t in alike if t.in_place()]
-        fill(chosen)
 
 
 def _alike(one: Twin, other: Twin) -> bool:
@@ -209,24 +218,25 @@ def _fill_gains(twins: Sequence[Twin]) -> None:
         t.gain = Gain(*own)
 
 
-def stacked(twins: Sequence[Twin]) -> Tensor:
-    """[A_1; ..; A_n] of twins whose first copies have one width; where those are copies, they become its rows."""
+def stacked(twins: Sequence[Twin]) -> tuple[Tensor, Tensor]:
+    """[A_1; ..; A_n] and its transpose, of twins whose A have one width; where A are copies, they become its rows."""
     first, whose = twins[0].stack, [id(t) for t in twins]
-    if first is not None and first[1] == whose and all(t.stack is first for t in twins):
-        return first[0]
+    if first is not None and first[2] == whose and all(t.stack is first for t in twins):
+        return first[:2]
     joined = torch.cat([t.copies[0].detach() for t in twins])
     if all(t.copies[0] is not t.sources[0] for t in twins):
         sizes = [t.copies[0].shape[0] for t in twins]
-        stack = joined, whose
+        stack = joined, joined.t(), whose
         for t, rows in zip(twins, joined.split(sizes), strict=True):
-            t.copies, t.stack = (rows, *t.copies[1:]), stack
-    return joined
+            t._hold((rows, *t.copies[1:]))
+            t.stack = stack
+    return joined, joined.t()
 
 
 def alone(twin: Twin) -> Twin:
     """A twin of its own for one call, with the same sources."""
     own = Twin(twin.sources, twin.dtype, twin.weight, twin.scale)
-    own.copies = tuple(t if t.dtype is own.dtype else t.detach().to(own.dtype) for t in own.sources[:2])
+    own._hold(t if t.dtype is own.dtype else t.detach().to(own.dtype) for t in own.sources[:2])
     if own.weight is not None:
         with torch.no_grad():
             _fill_gains([own])
