@@ -3,6 +3,7 @@
     python -m benchmarks.speed --table llama
     python -m benchmarks.speed --table vision --tiny --device cpu
     python -m benchmarks.speed --table vision --anatomy         # operations and kernels, not times
+    python -m benchmarks.speed --check                          # do the fast forms agree with plain autograd?
 
 All variants of a case take turns in one process on the same inputs; each ratio to the floor is taken within a
 round. The floor is what no adapter can avoid: the frozen network's forward pass and the backward pass to its
@@ -27,6 +28,7 @@ import torch
 from benchmarks.speed import limits
 from benchmarks.speed.anatomy import NOTES as ANATOMY
 from benchmarks.speed.anatomy import anatomy
+from benchmarks.speed.check import check
 from benchmarks.speed.measure import Case, Turns, measure
 from graftwork.errors import GraftError
 from graftwork_runs import Record, Row, environment
@@ -80,18 +82,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--anatomy", action="store_true", help="count operations and kernels instead of timing"
     )
+    parser.add_argument(
+        "--check", action="store_true", help="compare the fast forms with plain autograd instead"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
     parser.add_argument("--out", type=Path, help="the record's file")
     table.add_arguments(parser)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", category=UserWarning)
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        record = run(name, table, options, sys.argv[1:] if argv is None else argv)
+        if options.check:
+            _needs_device(options)
+            record = check(options, command_of(argv))
+        else:
+            record = run(name, table, options, argv)
     except GraftError as error:
         print(error, file=sys.stderr)
         return 2
-    name += "-anatomy" if options.anatomy else ""
+    name = record.record.removeprefix("speed/")
+    print(record.verdict)
     out = options.out or (None if options.tiny else RECORDS / f"{name}.json")
     if out is not None:
         print(record.write(out))
@@ -104,8 +115,7 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
     Raises:
         GraftError: an unknown case or row, no GPU where one is asked for, fewer than two rounds.
     """
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise GraftError("--device cuda: torch sees no GPU here; use --device cpu")
+    _needs_device(options)
     if options.rounds < 2 or options.burst < 1:
         raise GraftError("--rounds must be at least 2 and --burst at least 1")
     turns = Turns(options.device, options.rounds, 1, options.burst, options.rows)
@@ -145,6 +155,11 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
         verdict=told,
         **environment(options.device),
     )
+
+
+def _needs_device(options: argparse.Namespace) -> None:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise GraftError("--device cuda: torch sees no GPU here; use --device cpu")
 
 
 def command_of(argv: Sequence[str]) -> str:

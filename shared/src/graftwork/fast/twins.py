@@ -201,7 +201,7 @@ def _fill_gains(twins: Sequence[Twin]) -> None:
     for t, part in zip(twins, more.split(sizes), strict=True):
         assert t.weight is not None
         a, b = (s.to(wide) for s in t.sources[:2])
-        cross = mm(t.weight, t.copies[0].t(), wide)
+        cross = mm(t.weight, t.copies[0].t() if t.turned[0] is None else t.turned[0], wide)
         torch.addmm(cross, b, a.mm(a.t()), beta=2 * t.scale, alpha=t.scale * t.scale, out=part)
     square = torch.cat([t.square(wide) for t in twins])
     norm = square.add_(more.mul_(bs).sum(1)).clamp_min_(0).sqrt_()
