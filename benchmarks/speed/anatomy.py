@@ -160,7 +160,8 @@ def _kernels(step: Step) -> dict[str, float]:
     total: dict[str, float] = {"launches": 0.0}
     for event in seen.events():
         if event.device_type == DeviceType.CUDA and not event.name.startswith("ProfilerStep"):
-            total[event.name] = total.get(event.name, 0.0) + event.device_time / 1000
+            spent = event.time_range.elapsed_us() / 1000
+            total[event.name] = total.get(event.name, 0.0) + spent
             total["launches"] += 1
     return total
 

@@ -86,6 +86,7 @@ def variants(base: Callable[[], Model], kind: str, options: argparse.Namespace) 
         "graftwork LoRA 16, bf16 factors": ours(gw.LoRA(16), torch.bfloat16),
         "graftwork LoRA 16, dropout 0.05": ours(gw.LoRA(16, dropout=0.05)),
         "graftwork DoRA 16": ours(gw.DoRA(16)),
+        f"graftwork DoRA 16{ONE_READ}": ours(gw.DoRA(16)),
         "graftwork DiaBlo 64": ours(gw.DiaBlo(64)),
         **{f"peft LoRA {r}": peft(r) for r in (16, 8, 64)},
         "peft LoRA 16, autocast_adapter_dtype=False": peft(16, autocast=False),

@@ -140,7 +140,7 @@ def test_values_and_gradients_are_the_equations(
             inner = own[2] / (w + scale * up @ a).norm(dim=1).detach() * inner
         expected.append(inner + (0 if b is None else b))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast_linear, "direct", lambda x: as_on_a_gpu)
+        patch.setattr(fast_linear, "direct", lambda x, bias: as_on_a_gpu)
         got = lowrank_linear(x, branches)
     g = [new(*y.shape) for y in expected]
     for one, two in zip(got, expected, strict=True):

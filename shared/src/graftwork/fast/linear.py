@@ -192,9 +192,9 @@ def _columns(t: Tensor, branches: Sequence[Branch]) -> Any:
     return t.split_with_sizes([c.twin.sources[0].shape[0] for c in branches], 1)
 
 
-def direct(x: Tensor) -> bool:
-    """Whether the frozen product is one that torch's own `linear` makes of such an x, so that it may be called here."""
-    return x.is_cuda and (x.dim() == 2 or (x.dim() == 3 and x.is_contiguous()))
+def direct(x: Tensor, bias: Tensor | None) -> bool:
+    """Whether the frozen product may be made here: torch's own `linear` makes the same of such an x, bit for bit."""
+    return x.is_cuda and (bias is None or x.dim() == 2 or (x.dim() == 3 and x.is_contiguous()))
 
 
 def _output(
@@ -204,7 +204,7 @@ def _output(
     gain, b_t = twin.gain, twin.turned[1]
     if b_t is None:
         b_t = twin.copies[1].t()
-    if direct(x):
+    if direct(x, c.bias):
         y = x.new_empty(x.shape[:-1] + c.weight.shape[:1])
         flat = y if y.dim() == 2 else y.view(-1, y.shape[-1])
         if c.bias is None:

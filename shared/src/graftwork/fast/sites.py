@@ -91,11 +91,12 @@ class Fast:
         form = kept.form
         if form.twin.bare:
             return form
-        if kept.lasting and torch.is_grad_enabled() and not _recorded(x):
+        recorded = x.is_cuda and torch.cuda.is_current_stream_capturing()
+        if kept.lasting and torch.is_grad_enabled() and not recorded:
             self.pool.use(form.twin)
             return form
         form = copy.copy(form)
-        form.twin = alone(form.twin)
+        form.twin = alone(form.twin, recorded or torch.is_inference_mode_enabled())
         return form
 
     def _siblings(
@@ -158,11 +159,6 @@ class Kept:
 
 def _outputs(x: Tensor, forms: Sequence[Any]) -> tuple[Tensor, ...]:
     return lowrank_linear(x, forms) if type(forms[0]) is Branch else block_linear(x, forms)
-
-
-def _recorded(x: Tensor) -> bool:
-    """Whether what is issued now will be replayed."""
-    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _acts_alone(state: MethodState, layer: nn.Module) -> bool:

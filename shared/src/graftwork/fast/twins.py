@@ -233,13 +233,17 @@ def stacked(twins: Sequence[Twin]) -> tuple[Tensor, Tensor]:
     return joined, joined.t()
 
 
-def alone(twin: Twin) -> Twin:
-    """A twin of its own for one call, with the same sources."""
+def alone(twin: Twin, apart: bool) -> Twin:
+    """A twin of its own for one call, with the same sources; `apart`: it uses nothing that was computed before."""
     own = Twin(twin.sources, twin.dtype, twin.weight, twin.scale)
+    if not apart:
+        own._square = twin._square
     own._hold(t if t.dtype is own.dtype else t.detach().to(own.dtype) for t in own.sources[:2])
     if own.weight is not None:
         with torch.no_grad():
             _fill_gains([own])
+    if not apart:
+        twin._square = own._square
     return own
 
 
