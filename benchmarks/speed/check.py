@@ -1,4 +1,4 @@
-"""Do the fast forms compute what plain autograd does, on this device and in each precision? One command, no times.
+"""Do the fast forms compute what plain autograd does, on this device and in each precision? One command.
 
     python -m benchmarks.speed --check                  # writes benchmarks/records/speed/check.json
     python -m benchmarks.speed --check --tiny --device cpu
