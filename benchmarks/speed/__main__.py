@@ -2,6 +2,8 @@
 
     python -m benchmarks.speed --table llama
     python -m benchmarks.speed --table vision --tiny --device cpu
+    python -m benchmarks.speed --table vision --anatomy         # operations and kernels, not times
+    python -m benchmarks.speed --check                          # do the fast forms agree with plain autograd?
 
 All variants of a case take turns in one process on the same inputs; each ratio to the floor is taken within a
 round. The floor is what no adapter can avoid: the frozen network's forward pass and the backward pass to its
@@ -24,12 +26,20 @@ from typing import Protocol
 import torch
 
 from benchmarks.speed import limits
+from benchmarks.speed.anatomy import NOTES as ANATOMY
+from benchmarks.speed.anatomy import anatomy
+from benchmarks.speed.check import check
 from benchmarks.speed.measure import Case, Turns, measure
 from graftwork.errors import GraftError
 from graftwork_runs import Record, Row, environment
 
 RECORDS = Path(__file__).parents[1] / "records" / "speed"
 TABLES = ("llama", "vision")
+MEASURED = [
+    "Bounds are quartiles over the rounds of one run; a ratio is taken within a round.",
+    "issue: the time until a step's work is handed over; on a CPU it is the wall time.",
+    "peak: as if the row were alone in memory with the base and the inputs.",
+]
 
 
 class Table(Protocol):
@@ -69,17 +79,30 @@ def main(argv: list[str] | None = None) -> int:
         metavar="NAME",
         help="cases by the first word of their names (default: all)",
     )
+    parser.add_argument(
+        "--anatomy", action="store_true", help="count operations and kernels instead of timing"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="compare the fast forms with plain autograd instead"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
     parser.add_argument("--out", type=Path, help="the record's file")
     table.add_arguments(parser)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", category=UserWarning)
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        record = run(name, table, options, sys.argv[1:] if argv is None else argv)
+        if options.check:
+            _needs_device(options)
+            record = check(options, command_of(argv))
+        else:
+            record = run(name, table, options, argv)
     except GraftError as error:
         print(error, file=sys.stderr)
         return 2
+    name = record.record.removeprefix("speed/")
+    print(record.verdict)
     out = options.out or (None if options.tiny else RECORDS / f"{name}.json")
     if out is not None:
         print(record.write(out))
@@ -92,8 +115,7 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
     Raises:
         GraftError: an unknown case or row, no GPU where one is asked for, fewer than two rounds.
     """
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise GraftError("--device cuda: torch sees no GPU here; use --device cpu")
+    _needs_device(options)
     if options.rounds < 2 or options.burst < 1:
         raise GraftError("--rounds must be at least 2 and --burst at least 1")
     turns = Turns(options.device, options.rounds, 1, options.burst, options.rows)
@@ -107,33 +129,37 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
     begun = time.perf_counter()
     rows: list[Row] = []
     for case in cases:
-        found = measure(case, turns)
+        found = anatomy(case, options) if options.anatomy else measure(case, turns)
         rows += found
         for r in found:
             spread = "" if r.lo is None else f" ({r.lo} to {r.hi})"
             value = r.note if r.value is None else f"{r.value}{spread} {r.unit or ''}"
-            print(f"{r.case}: {r.variant}: {r.metric} {value}", flush=True)
+            note = f" [{r.note}]" if r.note and r.value is not None else ""
+            print(f"{r.case}: {r.variant}: {r.metric} {value}{note}", flush=True)
+    told = limits.verdict(name, rows)
+    if options.anatomy:
+        told = "seen: counts, no claim about time."
     return Record(
-        record=f"speed/{name}",
-        claim=table.CLAIM,
+        record=f"speed/{name}" + ("-anatomy" if options.anatomy else ""),
+        claim="What a step consists of." if options.anatomy else table.CLAIM,
         command=command_of(argv),
         seeds=[0],
         seconds=round(time.perf_counter() - begun, 1),
         rows=rows,
-        notes=[
-            "Bounds are quartiles over the rounds of one run; a ratio is taken within a round.",
-            "issue: the time until a step's work is handed over; on a CPU it is the wall time.",
-            "peak: as if the row were alone in memory with the base and the inputs.",
-            *table.NOTES,
-        ],
+        notes=[*(ANATOMY if options.anatomy else MEASURED), *table.NOTES],
         details={
             k: str(v) if isinstance(v, Path) else v
             for k, v in vars(options).items()
             if k not in ("out", "table")
         },
-        verdict=limits.verdict(name, rows),
+        verdict=told,
         **environment(options.device),
     )
+
+
+def _needs_device(options: argparse.Namespace) -> None:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise GraftError("--device cuda: torch sees no GPU here; use --device cpu")
 
 
 def command_of(argv: Sequence[str]) -> str:

@@ -49,8 +49,10 @@ def cases(options: argparse.Namespace) -> list[Case]:
         options.vocabulary = 128
     size = f"{options.layers} layers of {options.hidden}, {options.batch} x {options.tokens} tokens"
     base = functools.cache(lambda: decoder(options))
+    sites = len(LINEARS) * options.layers
     return [
-        Case(f"{kind}: {size}", variants(base, kind, options), base) for kind in ("hidden", "head")
+        Case(f"{kind}: {size}", variants(base, kind, options), base, lambda: sites)
+        for kind in ("hidden", "head")
     ]
 
 
@@ -84,6 +86,7 @@ def variants(base: Callable[[], Model], kind: str, options: argparse.Namespace) 
         "graftwork LoRA 16, bf16 factors": ours(gw.LoRA(16), torch.bfloat16),
         "graftwork LoRA 16, dropout 0.05": ours(gw.LoRA(16, dropout=0.05)),
         "graftwork DoRA 16": ours(gw.DoRA(16)),
+        f"graftwork DoRA 16{ONE_READ}": ours(gw.DoRA(16)),
         "graftwork DiaBlo 64": ours(gw.DiaBlo(64)),
         **{f"peft LoRA {r}": peft(r) for r in (16, 8, 64)},
         "peft LoRA 16, autocast_adapter_dtype=False": peft(16, autocast=False),

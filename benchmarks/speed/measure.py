@@ -1,7 +1,7 @@
 """Steps of several variants in turns: time over the floor, time to issue, peak memory, as a record's rows.
 
 A variant is a name and a function that builds its step. A case is a set of variants on the same inputs, one of
-them named `floor`; a variant whose name ends in `, compiled` is compared with `floor, compiled`.
+them named `floor`; a variant whose name ends in `, compiled` or `, cuda graph` is compared with the floor that does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from graftwork_runs import Row
 
 Step = Callable[[], object]
 Build = Callable[[], Step]
-FLOOR, COMPILED = "floor", ", compiled"
+FLOOR, COMPILED, GRAPHED = "floor", ", compiled", ", cuda graph"
+#: how the names of a mode's variants end
+ENDS = {"eager": "", "compiled": COMPILED, "graphed": GRAPHED}
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Case:
         name: the case's name in the record.
         variants: what builds each variant's step, by name; `floor` among them.
         prepare: makes what all variants share (a frozen base), before memory is counted.
+        sites: how many layers a graft sits on; 0: not known.
     """
 
     name: str
     variants: dict[str, Build]
     prepare: Callable[[], object] = lambda: None
+    sites: Callable[[], int] = lambda: 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class _Built:
 
 def floor_of(name: str) -> str:
     """The floor that a variant is compared with."""
-    return FLOOR + COMPILED if name.endswith(COMPILED) else FLOOR
+    return FLOOR + next((end for end in (COMPILED, GRAPHED) if name.endswith(end)), "")
 
 
 def chosen(case: Case, rows: Sequence[str]) -> dict[str, Build]:

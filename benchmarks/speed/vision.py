@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from benchmarks.speed.llama import twin
-from benchmarks.speed.measure import COMPILED, FLOOR, Build, Case, Step
+from benchmarks.speed.measure import ENDS, FLOOR, Build, Case, Step
 
 CLAIM = (
     "A convolution LoRA step through Graftwork costs at most 1.35 times the frozen floor on SegResNet and "
@@ -108,7 +108,7 @@ SETTINGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this table."""
-    parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager"])
+    parser.add_argument("--modes", nargs="+", choices=tuple(ENDS), default=["eager"])
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
@@ -117,8 +117,13 @@ def cases(options: argparse.Namespace) -> list[Case]:
     for name, setting in SETTINGS.items():
         base = functools.cache(functools.partial(network, setting, options))
         size = f"{setting.size}, {setting.precision}" + (", in small" if options.tiny else "")
-        out.append(Case(f"{name}: {size}", variants(base, setting, options), base))
+        adapted = functools.partial(_adapted, base, setting)
+        out.append(Case(f"{name}: {size}", variants(base, setting, options), base, adapted))
     return out
+
+
+def _adapted(base: Callable[[], Network], setting: Setting) -> int:
+    return len(sites(base()[0], setting))
 
 
 def network(setting: Setting, options: argparse.Namespace) -> Network:
@@ -143,12 +148,12 @@ def variants(
         changes["peft, autocast_adapter_dtype=False"] = functools.partial(peft, autocast=False)
     out: dict[str, Build] = {}
     for mode in options.modes:
-        end = COMPILED if mode == "compiled" else ""
-        out[FLOOR + end] = functools.partial(_floor, base, setting, bool(end))
+        end = ENDS[mode]
+        out[FLOOR + end] = functools.partial(_floor, base, setting, mode)
         for name, change in changes.items():
             full = name.startswith("full")
             out[name + end] = functools.partial(
-                _training, base, change, setting, full, bool(end), options.tiny
+                _training, base, change, setting, full, mode, options.tiny
             )
     return out
 
@@ -196,8 +201,10 @@ def forward(model: Any, x: Tensor, setting: Setting) -> Tensor:
     return y
 
 
-def _pass(model: nn.Module, x: Tensor, setting: Setting, compiled: bool) -> Step:
-    called: Any = torch.compile(model) if compiled else model
+def _pass(model: nn.Module, x: Tensor, setting: Setting, mode: str) -> Step:
+    called: Any = torch.compile(model) if mode == "compiled" else model
+    if mode == "graphed":
+        called = _graphed(model, x, setting)
 
     def run() -> None:
         leaf = x.clone().requires_grad_()
@@ -206,9 +213,30 @@ def _pass(model: nn.Module, x: Tensor, setting: Setting, compiled: bool) -> Step
     return run
 
 
-def _floor(base: Callable[[], Network], setting: Setting, compiled: bool) -> Step:
+def _graphed(model: nn.Module, x: Tensor, setting: Setting) -> Any:
+    """Forward and backward as one recorded graph each; autocast is recorded inside.
+
+    Raises:
+        RuntimeError: no GPU.
+    """
+    if not x.is_cuda:
+        raise RuntimeError("a CUDA graph needs a GPU")
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return forward(self.model, x, setting)
+
+    sample = x.clone().requires_grad_()
+    return torch.cuda.make_graphed_callables(Whole(), (sample,))
+
+
+def _floor(base: Callable[[], Network], setting: Setting, mode: str) -> Step:
     model, x = base()
-    return _pass(twin(model).train(), x, setting, compiled)
+    return _pass(twin(model).train(), x, setting, mode)
 
 
 def _training(
@@ -216,7 +244,7 @@ def _training(
     change: Change,
     setting: Setting,
     full: bool,
-    compiled: bool,
+    mode: str,
     checked: bool,
 ) -> Step:
     frozen, x = base()
@@ -225,7 +253,7 @@ def _training(
     trained = list(parameters)
     if checked:
         _check(frozen, model, x, setting, None if full else trained)
-    work = _pass(model, x, setting, compiled)
+    work = _pass(model, x, setting, mode)
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
 
     def step() -> None:

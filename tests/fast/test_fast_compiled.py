@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import graftwork as gw
+from benchmarks.speed.llama import LINEARS, decoder
 from graftwork.methods.base import Method
 
 METHODS = [gw.LoRA(3, alpha=4.5), gw.DoRA(3), gw.DiaBlo(2), gw.AdaptFormer(4), gw.IA3()]
@@ -76,3 +79,28 @@ def test_a_step_reads_no_value_on_the_host(method: Method) -> None:
         step(model, graft, x)
         with pytest.raises(AssertionError, match="reads a value"):
             float(x.sum())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", METHODS[:3], ids=lambda m: m.id)
+def test_a_decoder_is_compiled_once_for_all_steps(method: Method) -> None:
+    options = argparse.Namespace(
+        layers=1, hidden=64, tokens=16, vocabulary=128, batch=2, device="cpu"
+    )
+    model = decoder(options).float()
+    graft = gw.graft(model, method, sites=[f"*.{name}" for name in LINEARS], seed=0)
+    optimizer = torch.optim.AdamW(graft.parameters(), lr=1e-3)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model.model, fullgraph=True, backend=counter)
+    x = torch.randn(2, 16, 64)
+    for _ in range(3):
+        with torch.no_grad():
+            eager = model.model(inputs_embeds=x).last_hidden_state
+        y = compiled(inputs_embeds=x.clone().requires_grad_()).last_hidden_state
+        torch.testing.assert_close(y, eager, rtol=1e-4, atol=1e-4)
+        y.square().mean().backward()
+        assert all(p.grad is not None for p in graft.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+    assert counter.frame_count == 1

@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from graftwork.attach import grafts_of
 from graftwork.fast import linear as fast_linear
 from graftwork.fast import sites as fast_sites
 from graftwork.fast.linear import Branch, lowrank_linear
+from graftwork.fast.twins import Twin, fill
 from graftwork.methods.base import Method
 from graftwork.states import MethodState
 
@@ -46,6 +48,10 @@ class Frozen:
     @property
     def _base_class(self) -> type:
         return Frozen
+
+    @property
+    def itself(self) -> Frozen:
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.weight, self.bias)
@@ -97,7 +103,7 @@ def results(model: nn.Module, graft: gw.Graft, x: Tensor) -> list[Tensor]:
     transposed=st.booleans(),
     scale=st.one_of(st.just(1.0), st.floats(0.1, 4)),
     gained=st.booleans(),
-    small_first=st.booleans(),
+    as_on_a_gpu=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_values_and_gradients_are_the_equations(
@@ -107,7 +113,7 @@ def test_values_and_gradients_are_the_equations(
     transposed: bool,
     scale: float,
     gained: bool,
-    small_first: bool,
+    as_on_a_gpu: bool,
     seed: int,
 ) -> None:
     draw = torch.Generator().manual_seed(seed)
@@ -116,20 +122,26 @@ def test_values_and_gradients_are_the_equations(
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
     x = new(*batch, 6).requires_grad_()
-    branches, expected = [], []
+    branches, expected, layers, leaves = [], [], [], [x]
     for i, r in enumerate(ranks):
         w = (new(6, 3 + i).t() if transposed else new(3 + i, 6)).detach()
         b = new(3 + i) if bias else None
-        a, up = new(r, 6).requires_grad_(), new(3 + i, r).requires_grad_()
-        gain = new(3 + i).requires_grad_() if gained else None
-        branches.append(Branch(Frozen(w, b), w, b, a, up, scale, gain))
+        own = [new(r, 6), new(3 + i, r), *([new(3 + i)] if gained else [])]
+        own = [t.requires_grad_() for t in own]
+        layers.append(Frozen(w, b))
+        twin = Twin(own, x.dtype, w if gained else None, scale)
+        if not twin.bare:
+            fill([twin])
+        branches.append(Branch(partial(getattr, layers[-1], "itself"), w, b, twin, scale))
+        leaves += own
+        a, up = own[:2]
         inner = x @ w.t() + scale * (x @ a.t()) @ up.t()
-        expected.append((inner if gain is None else gain * inner) + (0 if b is None else b))
+        if gained:
+            inner = own[2] / (w + scale * up @ a).norm(dim=1).detach() * inner
+        expected.append(inner + (0 if b is None else b))
     with pytest.MonkeyPatch.context() as patch:
-        if small_first and not bias:  # as on a GPU
-            patch.setattr(fast_linear, "_small_first", lambda x, c: True)
+        patch.setattr(fast_linear, "direct", lambda x, bias: as_on_a_gpu)
         got = lowrank_linear(x, branches)
-    leaves = [x, *(t for c in branches for t in (c.a, c.b, c.gain) if t is not None)]
     g = [new(*y.shape) for y in expected]
     for one, two in zip(got, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
@@ -163,6 +175,7 @@ def test_who_reads_the_same_input_shares_one_product(monkeypatch: pytest.MonkeyP
         return real(x, branches)
 
     monkeypatch.setattr(fast_sites, "lowrank_linear", counted)
+    monkeypatch.setattr(fast_sites, "one_linear", lambda x, c: counted(x, [c])[0])
     model = Attention()
     trained(model, gw.LoRA(2))
     x = torch.randn(3, 8, dtype=torch.float64)

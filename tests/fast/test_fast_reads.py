@@ -69,8 +69,8 @@ def test_the_products_agree_wherever_the_first_goes() -> None:
     dy, b, p = torch.randn(5, 7), torch.randn(7, 3), torch.randn(5, 3)
     room = torch.full((5, 8), torch.nan)
     for scale in (1.0, 0.5):
-        dp, db = reads.both(dy, b, p, scale, True)
-        again, none = reads.both(dy, b, p, scale, False, room[:, 2:5])
+        dp, db = reads.both(dy, b, p, scale, True, dy.dtype)
+        again, none = reads.both(dy, b, p, scale, False, dy.dtype, room[:, 2:5])
         assert none is None and db is not None
         torch.testing.assert_close(dp, scale * (dy @ b))
         torch.testing.assert_close(db, scale * (dy.t() @ p))

@@ -41,6 +41,7 @@ def test_a_chosen_row_brings_its_floor() -> None:
     assert list(chosen(CASE, ["more, *"])) == ["floor, compiled", "more, compiled"]
     assert set(chosen(CASE, ["*"])) == set(CASE.variants)
     assert floor_of("more, compiled") == "floor, compiled"
+    assert floor_of("more, cuda graph") == "floor, cuda graph"
     with pytest.raises(GraftError, match="'nothing' matches no variant of the case 'toy: 1'"):
         chosen(CASE, ["more", "nothing"])
 

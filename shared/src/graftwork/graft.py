@@ -15,6 +15,8 @@ from graftwork.also_train import beside_of
 from graftwork.attach import CALL, CHILD, ROWS, ensure, grafts_of
 from graftwork.beside import NewRows
 from graftwork.errors import GraftError
+from graftwork.fast.sites import Fast
+from graftwork.fast.twins import Pool
 from graftwork.handle import Graft, activate, fill, get
 from graftwork.ledger import ATTRIBUTE, Beside, Entry, Ledger
 from graftwork.methods import method_class
@@ -311,6 +313,10 @@ def _states(
                 raise GraftError(f"{site.name or 'the model'}: {refusal}") from None
             made.append((site.module, slot, state))
     _tie(entry, made)
+    pool = Pool()
+    for _, _, one in made:
+        if isinstance(one, MethodState) and isinstance(one.fast, Fast):
+            one.fast.pool = pool
     for item in entry.beside:
         module = model.get_submodule(item.name)
         if item.new is None:

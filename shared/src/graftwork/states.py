@@ -174,13 +174,13 @@ class MethodState(SiteState):
             self.left.append(loss)
 
     def call(self, layer: nn.Module, base: Base, args: Any, kwargs: Any) -> Any:
+        if self.fast is not None and not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
+            quick = self.fast.call(self, layer, base, args[0])
+            if quick is not None:
+                return quick
         if self.method.changes == "attention":
             return self._inside(layer, base, args, kwargs)
         x = first_input(args, kwargs)
-        if self.fast is not None and len(args) == 1 and not kwargs:
-            quick = self.fast.call(self, layer, base, x)
-            if quick is not None:
-                return quick
         if self.dense and x.dtype in _EXACT and not torch.is_autocast_enabled(x.device.type):
             return self._run_dense(layer, x)
         over = self.over(layer, args, kwargs)

@@ -39,6 +39,24 @@ class Linear(Geometry):
     def _mix(self, h: Tensor, b: Tensor, groups: int, bias: Tensor | None) -> Tensor:
         return F.linear(h, b, bias)
 
+    @torch.no_grad()
+    def changed_norms(self, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        """||w_o + s b_o A|| (out,) without the sum's matrix, for rows w_o of W and b_o of B:
+
+            ||w + s b A||^2 = ||w||^2 + s b (2 A w + s A A^T b)
+
+        in the precision of A, but A w in the base's; with B = 0 it is ||w|| exactly.
+        """
+        rows = self.rows(weight)
+        # in the dtype of A as a start takes it, so that m / n starts at 1; half precision is not copied
+        same = rows.dtype == a.dtype
+        norm: Tensor = (
+            rows.norm(dim=1) if same else torch.linalg.vector_norm(rows, dim=1, dtype=a.dtype)
+        )
+        cross = (rows @ a.to(rows.dtype).t()).to(a.dtype)
+        more = (b * (2 * cross + scale * (b @ (a @ a.t())))).sum(1)
+        return (norm * norm + scale * more).clamp_min_(0).sqrt_()
+
     def run_blocks(self, x: Tensor, d: Tensor, plan: BlockPlan, y: Tensor) -> Tensor:
         x = fit(x, -1, plan.count * plan.cols).unflatten(-1, (plan.count, plan.cols))
         h = torch.einsum("...ni,noi->...no", x, d.squeeze(0))

@@ -2,123 +2,144 @@
 
     y_i = b_i + g_i (x W_i^T + s_i (x A_i^T) B_i^T),        i = 1 .. n (q, k and v; gate and up; or one alone)
 
-g is a gain per output channel (DoRA's m / ||W + s B A||); most methods have none. Plain autograd keeps the
+g is a gain per output channel (DoRA's m / ||W + s B A||, see `twins`); most methods have none. Plain autograd keeps the
 branch's intermediate results, reads x once per branch, and sums the n gradients of x with n - 1 extra passes.
-Here x and p = x [A_1; ..; A_n]^T are all that is kept (and, for a gain, what it multiplies), p is one product, and
+Here x and p = x [A_1; ..; A_n]^T are all that is kept (and, for a gain, what it multiplies, l), p is one product, and
 the gradient of x is accumulated inside the products that give it:
 
-    dl_i = g_i dy_i,   dg_i = sum_rows dy_i l_i,   dp_i = s_i dl_i B_i,   dB_i = s_i dl_i^T p_i,
-    [dA_1; ..] = [dp_1 ..]^T x,   dx = [dp_1 ..] [A_1; ..] + sum dl_i W_i
+    dm_i = (sum_rows dy_i l_i) / n_i,   dp_i = s_i dy_i (g_i B_i),   dB_i = s_i g_i dy_i^T p_i,
+    [dA_1; ..] = [dp_1 ..]^T x,   dx = [dp_1 ..] [A_1; ..] + sum dy_i (g_i W_i)
 
 A product that accumulates hides the read of what it adds to behind its arithmetic, so the small product
 goes first and the large one adds to it: dx everywhere, y on a GPU where the layer has no bias. Elsewhere y
-starts from the layer's own forward: with a bias, or on a CPU, the other order would round otherwise than the base
+starts from the layer's own product: with a bias, or on a CPU, the other order would round otherwise than the base
 does, and the start is to be the base bit for bit.
 
-A and B come in float32 or wider and are rounded to the layer's dtype once per forward. One layer alone, the most
+In the backward pass a gain multiplies the weight where that is smaller than dy. With a bias y is g t + (1 - g) b for
+the output t without the gain, which is t where g is 1.
+
+A and B come in float32 or wider; their copies in the layer's dtype are a matter of `twins`. One layer alone, the most
 frequent call, has a function without lists: on small batches the time to issue the work is the step's time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from graftwork.fast.blocks import owned
+from graftwork.fast.channels import column_dots, scaled, scaled_rows
 from graftwork.fast.reads import both
+from graftwork.fast.twins import Gain, Twin, mm, stacked
 
 
-class Branch(NamedTuple):
+class Branch:
     """One frozen linear map and its branch.
 
     Args:
-        layer: the frozen layer; its own forward, without the graft, is `layer._base_class.forward`.
+        layer: gives the frozen layer; its own forward, without the graft, is `layer()._base_class.forward`.
         weight: W as (out, in), any strides; frozen.
         bias: b (out,) or None; frozen.
-        a, b: factors (r, in) and (out, r); they train.
+        twin: A (r, in), B (out, r) and, for a gain, m (out,), with their copies in W's dtype.
         scale: s.
-        gain: g (out,), differentiable, in a's dtype, or None.
     """
 
-    layer: Any
-    weight: Tensor
-    bias: Tensor | None
-    a: Tensor
-    b: Tensor
-    scale: float
-    gain: Tensor | None = None
+    def __init__(
+        self,
+        layer: Callable[[], Any],
+        weight: Tensor,
+        bias: Tensor | None,
+        twin: Twin,
+        scale: float,
+    ) -> None:
+        self.layer, self.weight, self.bias, self.twin = layer, weight, bias, twin
+        self.scale = scale
+        self.weight_t = weight.t()
+        #: A, B and m
+        self.trained = (*twin.sources, None)[:3]
 
 
 def lowrank_linear(x: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, ...]:
-    """Outputs (..., out_i) of every branch for x (..., in); all weights have x's dtype."""
+    """Outputs (..., out_i) of every branch for x (..., in); all weights have x's dtype, all twins are ready."""
     if len(branches) == 1:
-        c = branches[0]
-        return (_One.apply(x, c, c.a, c.b, c.gain),)
-    tensors = [t for c in branches for t in (c.a, c.b, c.gain)]
+        return (one_linear(x, branches[0]),)
+    tensors = [t for c in branches for t in c.trained]
     out: tuple[Tensor, ...] = _Several.apply(x, branches, *tensors)
     return out
 
 
+def one_linear(x: Tensor, c: Branch) -> Tensor:
+    """The same for one branch."""
+    y: Tensor = _apply_one(x, c, *c.trained)
+    return y
+
+
 class _One(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, c: Branch, fa: Tensor, fb: Tensor, gain: Any) -> Tensor:
-        dtype = x.dtype
-        a = fa if fa.dtype is dtype else fa.to(dtype)
-        b = fb if fb.dtype is dtype else fb.to(dtype)
+    def forward(ctx: Any, x: Tensor, c: Branch, fa: Tensor, fb: Tensor, m: Tensor | None) -> Tensor:
+        twin = c.twin
+        ctx.branch, ctx.copies, ctx.gain = c, twin.copies, twin.gain
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-        p = linear(rows, a)
-        y, kept = _output(x, rows, c, p, b)
-        ctx.save_for_backward(x, p, a, b, fa, fb, gain, kept)
-        ctx.branch = c
+        a_t = twin.turned[0]
+        p = rows.mm(twin.copies[0].t() if a_t is None else a_t)
+        y, kept = _output(x, rows, c, p, twin)
+        if m is None:
+            ctx.save_for_backward(x, p, fa, fb)
+        else:
+            ctx.save_for_backward(x, p, fa, fb, m, kept)
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
+        x, p, fa, fb, *more = ctx.saved_tensors
         c: Branch = ctx.branch
+        if c.twin.pool is not None:
+            c.twin.pool.due = True
         if torch.is_grad_enabled():  # somebody differentiates twice
-            x, _, _, _, fa, fb, gain, _ = ctx.saved_tensors
-            dx, *rest = _differentiable(x, [c], [fa, fb, gain], [g])
+            m = more[0] if more else None
+            dx, *rest = _differentiable(x, [c], [fa, fb, m], [g], [ctx.gain])
             return dx, None, *rest
-        x, p, a, b, fa, fb, gain, kept = ctx.saved_tensors
+        a, b = ctx.copies
         need_x, _, need_a, need_b, _ = ctx.needs_input_grad
         dy = g if g.dim() == 2 else g.reshape(-1, g.shape[-1])
-        d_gain = None
-        if gain is not None:
-            dy, d_gain = _through_gain(dy, gain, kept)
-        dp, db = both(dy, b, p, c.scale, need_b)
-        dx = None
+        weight, d_m, factor = c.weight, None, None
+        if more:
+            dy, weight, b, factor, d_m = _through(ctx.gain, dy, c, b, more[1])
+        dp, db = both(dy, b, p, c.scale, need_b, fb.dtype)
+        if factor is not None and db is not None:
+            db.mul_(factor)
+        da = dx = None
+        if need_a:
+            rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+            da = mm(dp.t(), rows, fa.dtype)
         if need_x:
-            dx = dp.mm(a).addmm_(dy, c.weight)
+            dx = dp.mm(a).addmm_(dy, weight)
             if x.dim() != 2:
                 dx = dx.view(x.shape)
-        da = dp.t().mm(x if x.dim() == 2 else x.reshape(-1, x.shape[-1])) if need_a else None
-        if da is not None and da.dtype is not fa.dtype:
-            da = da.to(fa.dtype)
-        if db is not None and db.dtype is not fb.dtype:
-            db = db.to(fb.dtype)
-        return dx, None, da, db, d_gain
+        return dx, None, da, db, d_m
+
+
+#: without what a transform of `torch.func` needs, which has its own form
+_apply_one = super(torch.autograd.Function, _One).apply
 
 
 class _Several(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, branches: Sequence[Branch], *tensors: Tensor | None) -> Any:
-        dtype = x.dtype
-        a = torch.cat([c.a for c in branches])
-        a = a if a.dtype is dtype else a.to(dtype)
-        bs = [c.b if c.b.dtype is dtype else c.b.to(dtype) for c in branches]
+        a, a_t = stacked([c.twin for c in branches])
+        bs, gains = [c.twin.copies[1] for c in branches], [c.twin.gain for c in branches]
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-        p = linear(rows, a)
+        p = rows.mm(a_t)
         ys, kept = [], []
-        for c, b, part in zip(branches, bs, _columns(p, branches), strict=True):
-            y, k = _output(x, rows, c, part, b)
+        for c, part in zip(branches, _columns(p, branches), strict=True):
+            y, k = _output(x, rows, c, part, c.twin)
             ys.append(y)
             kept.append(k)
-        ctx.save_for_backward(x, p, a, *bs, *kept, *tensors)
-        ctx.branches = branches
+        ctx.branches, ctx.a, ctx.bs, ctx.gains = branches, a, bs, gains
+        ctx.save_for_backward(x, p, *kept, *tensors)
         ctx.set_materialize_grads(False)
         return tuple(ys)
 
@@ -126,119 +147,125 @@ class _Several(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         branches: Sequence[Branch] = ctx.branches
         n = len(branches)
-        x, p, a, *rest = ctx.saved_tensors
-        bs, kept, tensors = rest[:n], rest[n : 2 * n], rest[2 * n :]
+        x, p, *rest = ctx.saved_tensors
+        kept, tensors = rest[:n], rest[n:]
+        if branches[0].twin.pool is not None:
+            branches[0].twin.pool.due = True
         if torch.is_grad_enabled():
-            dx, *out = _differentiable(x, branches, tensors, grads)
+            dx, *out = _differentiable(x, branches, tensors, grads, ctx.gains)
             return dx, None, *out
         need = ctx.needs_input_grad
         dp = torch.empty_like(p)
         dx = None
-        dys: list[Tensor | None] = []
+        large: list[tuple[Tensor, Tensor]] = []
         found: list[Any] = []
         hidden = zip(_columns(p, branches), _columns(dp, branches), strict=True)
         for i, (c, g, (part, d_part)) in enumerate(zip(branches, grads, hidden, strict=True)):
-            d_gain = db = dy = None
+            d_m = db = factor = None
             if g is None:
                 d_part.zero_()
             else:
                 dy = g if g.dim() == 2 else g.reshape(-1, g.shape[-1])
-                gain = tensors[3 * i + 2]
-                if gain is not None:
-                    dy, d_gain = _through_gain(dy, gain, kept[i])
-                _, db = both(dy, bs[i], part, c.scale, need[3 * i + 3], d_part)
-                if db is not None and db.dtype is not c.b.dtype:
-                    db = db.to(c.b.dtype)
-            dys.append(dy)
-            found += [None, db, d_gain]
+                weight, b = c.weight, ctx.bs[i]
+                if ctx.gains[i] is not None:
+                    dy, weight, b, factor, d_m = _through(ctx.gains[i], dy, c, b, kept[i])
+                dtype = tensors[3 * i + 1].dtype
+                _, db = both(dy, b, part, c.scale, need[3 * i + 3], dtype, d_part)
+                if factor is not None and db is not None:
+                    db.mul_(factor)
+                large.append((dy, weight))
+            found += [None, db, d_m]
+        if any(need[2::3]):
+            da = mm(dp.t(), x if x.dim() == 2 else x.reshape(-1, x.shape[-1]), tensors[0].dtype)
+            found[::3] = da.split_with_sizes([t.shape[0] for t in tensors[::3]])
         if need[0]:
-            dx = dp.mm(a)
-            for c, dy in zip(branches, dys, strict=True):
-                if dy is not None:
-                    dx.addmm_(dy, c.weight)
+            dx = dp.mm(ctx.a)
+            for dy, weight in large:
+                dx.addmm_(dy, weight)
             if x.dim() != 2:
                 dx = dx.view(x.shape)
-        if any(need[2::3]):
-            da = dp.t().mm(x if x.dim() == 2 else x.reshape(-1, x.shape[-1]))
-            dtype = branches[0].a.dtype
-            da = da if da.dtype is dtype else da.to(dtype)
-            found[::3] = torch.split_with_sizes(da, [c.a.shape[0] for c in branches])
         return dx, None, *found
 
 
 def _columns(t: Tensor, branches: Sequence[Branch]) -> Any:
     """The columns of each branch, as views."""
-    return torch.split_with_sizes(t, [c.a.shape[0] for c in branches], 1)
+    return t.split_with_sizes([c.twin.sources[0].shape[0] for c in branches], 1)
 
 
-def _small_first(x: Tensor, c: Branch) -> bool:
-    return x.is_cuda and c.bias is None
+def direct(x: Tensor, bias: Tensor | None) -> bool:
+    """Whether the frozen product may be made here: torch's own `linear` makes the same of such an x, bit for bit."""
+    return x.is_cuda and (bias is None or x.dim() == 2 or (x.dim() == 3 and x.is_contiguous()))
 
 
 def _output(
-    x: Tensor, rows: Tensor, c: Branch, p: Tensor, b: Tensor
+    x: Tensor, rows: Tensor, c: Branch, p: Tensor, twin: Twin
 ) -> tuple[Tensor, Tensor | None]:
     """One branch's output, fresh memory and no view, and what its gain multiplies (`None`: no gain)."""
-    if _small_first(x, c):
-        y = x.new_empty(*x.shape[:-1], c.weight.shape[0])
+    gain, b_t = twin.gain, twin.turned[1]
+    if b_t is None:
+        b_t = twin.copies[1].t()
+    if direct(x, c.bias):
+        y = x.new_empty(x.shape[:-1] + c.weight.shape[:1])
         flat = y if y.dim() == 2 else y.view(-1, y.shape[-1])
-        # beta 0: what stands in the memory is not read
-        flat.addmm_(p, b.t(), beta=0, alpha=c.scale).addmm_(rows, c.weight.t())
+        if c.bias is None:
+            # beta 0: what stands in the memory is not read
+            flat.addmm_(p, b_t, beta=0, alpha=c.scale).addmm_(rows, c.weight_t)
+        else:
+            torch.addmm(c.bias, rows, c.weight_t, out=flat)
+            flat.addmm_(p, b_t, alpha=c.scale)
     else:
-        y = c.layer._base_class.forward(c.layer, x)
+        layer = c.layer()
+        y = layer._base_class.forward(layer, x)
         if not y.is_contiguous():
             y = y.contiguous()
         flat = y if y.dim() == 2 else y.view(-1, y.shape[-1])
-        if c.gain is not None and c.bias is not None:
-            return _gained_with_bias(y, flat, c, p, b)
-        flat.addmm_(p, b.t(), alpha=c.scale)
-    if c.gain is None:
-        return owned(y), None
-    # the product is taken in the gain's precision and rounded once: where the gain is 1 it is y
-    return torch.mul(y, c.gain, out=torch.empty_like(y)), flat
+        flat.addmm_(p, b_t, alpha=c.scale)
+        if gain is None:
+            return owned(y), None
+    if gain is None:
+        return y, None
+    rest = None if c.bias is None else (c.bias * gain.less).neg_()
+    return owned(scaled(flat, gain.wide, rest).view(y.shape)), flat
 
 
-def _gained_with_bias(
-    y: Tensor, flat: Tensor, c: Branch, p: Tensor, b: Tensor
-) -> tuple[Tensor, Tensor]:
-    """y + (g - 1) (y - b) + g s p B^T: the base bit for bit where g is 1 and B is 0."""
-    assert c.gain is not None and c.bias is not None
-    more = torch.mm(p, b.t())
-    if c.scale != 1.0:
-        more.mul_(c.scale)
-    wide = flat.to(c.gain.dtype)
-    kept = wide - c.bias + more
-    out = wide + (c.gain - 1) * (wide - c.bias) + c.gain * more
-    return owned(out.to(y.dtype).view(y.shape)), kept.to(y.dtype)
-
-
-def _through_gain(dy: Tensor, gain: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """(g dy in dy's dtype, the gradient of the gain)."""
-    # in half precision the products are rounded, their sum is not
-    d_gain = (dy * kept).sum(0, dtype=gain.dtype)
-    return torch.mul(dy, gain, out=torch.empty_like(dy)), d_gain
+def _through(
+    gain: Gain, dy: Tensor, c: Branch, b: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    """What takes the place of dy, W and B in the products of the backward pass, what dB is multiplied by, and dm."""
+    wide, weight = gain.wide, c.weight
+    dy = dy.contiguous()
+    shift = None if c.bias is None else c.bias.to(wide.dtype)
+    d_m = column_dots(dy, kept, wide, shift).div_(gain.norm).to(c.twin.sources[2].dtype)
+    if dy.shape[0] <= weight.shape[1]:
+        return scaled(dy, wide), weight, b, None, d_m
+    return dy, scaled_rows(weight, wide), gain.up, wide.unsqueeze(1), d_m
 
 
 def _differentiable(
-    x: Tensor, branches: Sequence[Branch], tensors: Sequence[Any], grads: Sequence[Tensor | None]
+    x: Tensor,
+    branches: Sequence[Branch],
+    tensors: Sequence[Any],
+    grads: Sequence[Tensor | None],
+    gains: Sequence[Gain | None],
 ) -> list[Tensor | None]:
     """The same gradients, through operations that have gradients themselves."""
     rows = x.reshape(-1, x.shape[-1])
     dx: Tensor | None = None
     out: list[Tensor | None] = []
-    for i, (c, g) in enumerate(zip(branches, grads, strict=True)):
-        fa, fb, gain = tensors[3 * i : 3 * i + 3]
+    for i, (c, g, gain) in enumerate(zip(branches, grads, gains, strict=True)):
+        fa, fb, m = tensors[3 * i : 3 * i + 3]
         if g is None:
             out += [None, None, None]
             continue
         dy = g.reshape(-1, g.shape[-1])
         a, b = fa.to(dy.dtype), fb.to(dy.dtype)
-        p, d_gain = rows @ a.t(), None
+        p, d_m = rows @ a.t(), None
         if gain is not None:
-            d_gain = (dy * (rows @ c.weight.t() + c.scale * (p @ b.t()))).sum(0).to(gain.dtype)
-            dy = (dy * gain).to(dy.dtype)
+            dots = (dy * (rows @ c.weight.t() + c.scale * (p @ b.t()))).sum(0)
+            d_m = (dots / gain.norm).to(m.dtype)
+            dy = (dy * torch.where(gain.norm.isinf(), 1, m / gain.norm)).to(dy.dtype)
         dp = c.scale * (dy @ b)
-        out += [(dp.t() @ rows).to(fa.dtype), (c.scale * (dy.t() @ p)).to(fb.dtype), d_gain]
+        out += [(dp.t() @ rows).to(fa.dtype), (c.scale * (dy.t() @ p)).to(fb.dtype), d_m]
         here = dp @ a + dy @ c.weight
         dx = here if dx is None else dx + here
     return [None if dx is None else dx.view(x.shape), *out]

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from graftwork.fast.twins import mm
+
 #: bytes of dy from which on reading it once is worth a launch that costs more
 LARGE = 2**25
 #: whether the one pass may be taken where it can; off until its kernel has been measured on a GPU in this form
@@ -20,9 +22,15 @@ allowed = False
 
 
 def both(
-    dy: Tensor, b: Tensor, p: Tensor, scale: float, need_b: bool, out: Tensor | None = None
+    dy: Tensor,
+    b: Tensor,
+    p: Tensor,
+    scale: float,
+    need_b: bool,
+    dtype: torch.dtype,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """(s dy B, s dy^T p).
+    """(s dy B, s dy^T p), the first in dy's dtype.
 
     Args:
         dy: (rows, out).
@@ -30,18 +38,19 @@ def both(
         p: (rows, r), any row stride.
         scale: s.
         need_b: whether the second is wanted.
+        dtype: of the second, dy's or wider.
         out: where the first goes, (rows, r) of any row stride; fresh memory where `None`.
     """
     if need_b and dy.is_cuda and once_pays(dy, b):
         dp, d_b = _one_read()(dy, b.contiguous(), p, scale)
-        return (dp.to(dy.dtype) if out is None else out.copy_(dp)), d_b
+        return (dp.to(dy.dtype) if out is None else out.copy_(dp)), d_b.to(dtype)
     if out is None:
         dp = dy.mm(b) if scale == 1.0 else p.new_empty(p.shape).addmm_(dy, b, beta=0, alpha=scale)
     else:
         dp = out.addmm_(dy, b, beta=0, alpha=scale)
     db = None
     if need_b:
-        db = dy.t().mm(p)
+        db = mm(dy.t(), p, dtype)
         if scale != 1.0:
             db.mul_(scale)
     return dp, db

@@ -91,7 +91,6 @@ def plain(x: Tensor) -> bool:
     """Whether hand-written gradients may serve this call: no transform, tracing or tensor subclass is at work."""
     return (
         (type(x) is Tensor or type(x) is torch.nn.Parameter)
-        and x.is_floating_point()
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
         and not torch._C._get_tracing_state()

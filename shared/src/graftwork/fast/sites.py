@@ -6,36 +6,48 @@ stays as it is.
 
 from __future__ import annotations
 
+import copy
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from graftwork.fast.blocks import block_linear
-from graftwork.fast.linear import Branch, lowrank_linear
+from graftwork.fast.blocks import Blocks, block_linear
+from graftwork.fast.linear import Branch, lowrank_linear, one_linear
 from graftwork.fast.siblings import Family, apart, plain, watch
+from graftwork.fast.twins import Pool, Twin, alone
 
 if TYPE_CHECKING:
     from graftwork.states import MethodState
 
 KINDS = ("linear", "transposed_linear")
+#: calls after which a layer that nobody shared an input with is no longer watched
+LONELY = 3
 Base = Callable[..., Any]
+Form = Branch | Blocks
 
 
 class Fast:
-    """What a state at a linear layer keeps for its fast form: its layer, and who else reads the same input."""
+    """What a state at a linear layer keeps for its fast form: its layer, and who else reads the same input.
 
-    def __init__(self) -> None:
+    Args:
+        pool: the graft's, which makes the copies of its factors; `None`: one of its own.
+    """
+
+    def __init__(self, pool: Pool | None = None) -> None:
+        self.pool = Pool() if pool is None else pool
         self.family = Family()
         self.layer: weakref.ref[nn.Module] | None = None
+        self._kept: Kept | None = None
+        self._watched = 0
 
     def __deepcopy__(self, memo: Any) -> Fast:
-        return Fast()
+        return Fast(copy.deepcopy(self.pool, memo))
 
     def __reduce__(self) -> Any:
-        return Fast, ()
+        return Fast, (self.pool,)
 
     def call(self, state: MethodState, layer: nn.Module, base: Base, x: Tensor) -> Tensor | None:
         """The layer's output, or `None` where the plain form must do it."""
@@ -48,22 +60,48 @@ class Fast:
                 return ready
         if not plain(x):
             return None
-        own = branch(state, layer, x)
+        own = self.form(state, layer, x)
         if own is None:
-            return _blocks(state, layer, x)
-        if family.alone or apart(x):
-            return lowrank_linear(x, (own,))[0]
-        if self.layer is None or self.layer() is not layer:
-            self.layer = weakref.ref(layer)
+            return None
+        if (self._watched >= LONELY and len(family.members) == 1) or family.alone or apart(x):
+            return one_linear(x, own) if type(own) is Branch else _outputs(x, (own,))[0]
+        self._watched += 1
         self.family = family = watch(x, state, family)
-        others = self._siblings(state, x) if family.led_by(state) else None
+        others = self._siblings(state, x, type(own)) if family.led_by(state) else None
         if not others:
-            return lowrank_linear(x, (own,))[0]
-        first, *rest = lowrank_linear(x, [own, *(c for _, c in others)])
+            return _outputs(x, (own,))[0]
+        first, *rest = _outputs(x, [own, *(c for _, c in others)])
         family.keep(x, {id(s): y for (s, _), y in zip(others, rest, strict=True)})
         return first
 
-    def _siblings(self, state: MethodState, x: Tensor) -> list[tuple[MethodState, Branch]]:
+    def form(self, state: MethodState, layer: nn.Module, x: Tensor) -> Form | None:
+        """The layer and its change as a fast form takes them, ready for one call; `None` where none can."""
+        kept = self._kept
+        if kept is None or not kept.serves(state, layer, x):
+            self._kept = None
+            if self.layer is None or self.layer() is not layer:
+                self.layer = weakref.ref(layer)
+            kept = _read(state, layer, self.layer, x)
+            if kept is None:
+                return None
+            if kept.lasting:
+                self._kept = kept
+                if not kept.form.twin.bare:
+                    self.pool.add(kept.form.twin)
+        form = kept.form
+        if form.twin.bare:
+            return form
+        recorded = x.is_cuda and torch.cuda.is_current_stream_capturing()
+        if kept.lasting and torch.is_grad_enabled() and not recorded:
+            self.pool.use(form.twin)
+            return form
+        form = copy.copy(form)
+        form.twin = alone(form.twin, recorded or torch.is_inference_mode_enabled())
+        return form
+
+    def _siblings(
+        self, state: MethodState, x: Tensor, kind: type[Form]
+    ) -> list[tuple[MethodState, Form]]:
         found = []
         for ref in self.family.members:
             other = ref()
@@ -72,10 +110,55 @@ class Fast:
             layer = other.fast.layer and other.fast.layer()
             if layer is None or not _acts_alone(other, layer):
                 continue
-            c = branch(other, layer, x)
-            if c is not None:
+            c = other.fast.form(other, layer, x)
+            if type(c) is kind:
                 found.append((other, c))
         return found
+
+
+class Kept:
+    """A form and all that it was made from, to be asked at each call whether that is still so."""
+
+    def __init__(
+        self, state: MethodState, layer: nn.Module, form: Form, names: Sequence[str]
+    ) -> None:
+        self.form, sources = form, form.twin.sources
+        #: the trained tensors are the state's own, not made for one call
+        self.lasting = len(names) == len(sources)
+        self._trained = [(n, t, t.dtype) for n, t in zip(names, sources, strict=False)]
+        self.method, self.training = state.method, state.training
+        weight = layer._parameters[state.weight_name]
+        assert weight is not None
+        self.weight, self.bias = weight, layer._parameters.get(state.bias_name)
+        self.names, self.place = (state.weight_name, state.bias_name), weight.data_ptr()
+        self.dtype, self.device = weight.dtype, weight.device
+
+    def serves(self, state: MethodState, layer: nn.Module, x: Tensor) -> bool:
+        """Whether the form serves this call as it stands."""
+        weight, bias, there = self.weight, self.bias, layer._parameters
+        name, bias_name = self.names
+        if (
+            x.dtype is not self.dtype
+            or there.get(name) is not weight
+            or there.get(bias_name) is not bias
+            or weight.data_ptr() != self.place  # moved, or given other memory
+            or weight.requires_grad
+            or (bias is not None and bias.requires_grad)
+            or self.training is not state.training
+            or self.method is not state.method
+            or x.device != self.device
+            or weight.dtype is not self.dtype
+        ):
+            return False
+        own = state._parameters
+        for name, source, dtype in self._trained:
+            if own.get(name) is not source or source.dtype is not dtype:
+                return False
+        return self.form.twin.copies[0].device == self.device
+
+
+def _outputs(x: Tensor, forms: Sequence[Any]) -> tuple[Tensor, ...]:
+    return lowrank_linear(x, forms) if type(forms[0]) is Branch else block_linear(x, forms)
 
 
 def _acts_alone(state: MethodState, layer: nn.Module) -> bool:
@@ -84,31 +167,41 @@ def _acts_alone(state: MethodState, layer: nn.Module) -> bool:
     return site is not None and not site.open and site.sole() is state
 
 
-def branch(state: MethodState, layer: nn.Module, x: Tensor) -> Branch | None:
-    """The layer and its branch as the fast form takes them, or `None` where it cannot."""
-    factors = state.method.factors(state.geo, _tensors(state), state.training)
-    if factors is None or not _served(state, layer, x):
-        return None
-    weight = layer._parameters[state.weight_name]
+def _read(state: MethodState, layer: nn.Module, ref: Callable[[], Any], x: Tensor) -> Kept | None:
+    """What serves a layer whose change is low-rank factors, or diagonal blocks that tile its matrix."""
+    weight = layer._parameters.get(state.weight_name)
     bias = layer._parameters.get(state.bias_name)
-    assert weight is not None
+    if weight is None or not _fits(state, weight, bias, x):
+        return None
+    p = _tensors(state)
     matrix = weight if state.geo.kind == "linear" else weight.t()
-    gain = None if factors.gain is None else factors.gain(weight)
-    return Branch(layer, matrix, bias, factors.a, factors.b, factors.scale, gain)
-
-
-def _blocks(state: MethodState, layer: nn.Module, x: Tensor) -> Tensor | None:
-    """The output of a layer whose change is diagonal blocks that tile its matrix, or `None`."""
-    d = state.method.diagonal(state.geo, _tensors(state), state.training)
-    if d is None or not _served(state, layer, x):
-        return None
-    d = d.squeeze(0)
-    n, rows, cols = d.shape
-    if (n * rows, n * cols) != (state.geo.out, state.geo.in_):
-        return None
-    weight = layer._parameters[state.weight_name]
-    assert weight is not None
-    return block_linear(x, layer, weight if state.geo.kind == "linear" else weight.t(), d)
+    matrix = matrix.detach()
+    factors = state.method.factors(state.geo, p, state.training)
+    frozen: list[Any] = []
+    if factors is not None:
+        sources = [factors.a, factors.b]
+        if factors.magnitude is not None:
+            sources.append(factors.magnitude)
+            frozen = [(layer._parameters, state.weight_name, weight)]
+    else:
+        d = state.method.diagonal(state.geo, p, state.training)
+        if d is None:
+            return None
+        n, rows, cols = d.shape[1:]
+        if (n * rows, n * cols) != (state.geo.out, state.geo.in_):
+            return None
+        sources = [d]
+    own = state._parameters
+    names = [n for s in sources for n, t in own.items() if t is s]
+    if any(s.is_inference() for s in sources):
+        names = []
+    places = [*frozen, *((own, n, s) for n, s in zip(names, sources, strict=False))]
+    if factors is None:
+        twin = Twin(sources, x.dtype, places=places)
+        return Kept(state, layer, Blocks(ref, matrix, bias, twin), names)
+    scaled = matrix if frozen else None
+    twin = Twin(sources, x.dtype, scaled, factors.scale, places)
+    return Kept(state, layer, Branch(ref, matrix, bias, twin, factors.scale), names)
 
 
 def _tensors(state: MethodState) -> Any:
@@ -116,13 +209,10 @@ def _tensors(state: MethodState) -> Any:
     return own if len(own) == len(state.names) else state.params()
 
 
-def _served(state: MethodState, layer: nn.Module, x: Tensor) -> bool:
+def _fits(state: MethodState, weight: Tensor, bias: Tensor | None, x: Tensor) -> bool:
     """Whether the layer's tensors are frozen and fit x."""
-    weight = layer._parameters.get(state.weight_name)
-    bias = layer._parameters.get(state.bias_name)
     return (
-        weight is not None
-        and _frozen(weight, x)
+        _frozen(weight, x)
         and (bias is None or _frozen(bias, x))
         and x.shape[-1:] == (state.geo.in_,)
     )

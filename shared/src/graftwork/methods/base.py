@@ -61,14 +61,15 @@ class Delta(NamedTuple):
 class Factors(NamedTuple):
     """A weight change that is `scale * b a` in canonical shape and nothing else; see `Method.factors`.
 
-    On linear layers `gain` may say what multiplies each output channel of weight and change, bias apart: a
-    function of the frozen weight as it is stored, to `(out,)` in the factors' dtype.
+    On linear layers each output channel of weight and change, bias apart, may have a norm of its own, `magnitude`
+    `(out,)` in the factors' dtype: it is multiplied by that over the norm that it has, which gets no gradient; where it
+    has none, by 1.
     """
 
     a: Tensor
     b: Tensor
     scale: float
-    gain: Callable[[Tensor], Tensor] | None = None
+    magnitude: Tensor | None = None
 
 
 class Rate(NamedTuple):

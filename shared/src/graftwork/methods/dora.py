@@ -64,27 +64,12 @@ class DoRA(LoRA):
         plain = super().factors(geo, p, training)
         if plain is None or not isinstance(geo, Linear):
             return None
-        return plain._replace(gain=lambda weight: self.gain(geo, p, weight))
+        return plain._replace(magnitude=p["magnitude"])
 
     def gain(self, geo: Geometry, p: Params, weight: Tensor) -> Tensor:
-        """m / ||W0 + s B A|| per output channel without the sum's matrix:
-
-            ||w + s b A||^2 = ||w||^2 + s b (2 A w + s A A^T b)         for rows w of W0 and b of B
-
-        in the precision of A, but A w in the base's; with B = 0 it is ||w||^2 exactly.
-        """
-        with torch.no_grad():
-            a, b = p["A"], p["B"]
-            rows = geo.rows(weight)
-            # in the dtype of A as `start` takes it, so that m / n starts at 1; half precision is not copied
-            same = rows.dtype == a.dtype
-            norm = (
-                rows.norm(dim=1) if same else torch.linalg.vector_norm(rows, dim=1, dtype=a.dtype)
-            )
-            cross = (rows @ a.to(rows.dtype).t()).to(a.dtype)
-            more = (b * (2 * cross + self.scale * (b @ (a @ a.t())))).sum(1)
-            norm = (norm * norm + self.scale * more).clamp_min_(0).sqrt_()
-        return _over(p["magnitude"], norm)
+        """m / ||W0 + s B A|| per output channel, 1 on rows of norm zero, without the sum's matrix."""
+        assert isinstance(geo, Linear)
+        return _over(p["magnitude"], geo.changed_norms(weight, p["A"], p["B"], self.scale))
 
     def ratio(self, geo: Geometry, p: Params, weight: Tensor, delta: Tensor) -> Tensor:
         """m / ||W0 + delta|| per output channel, 1 on rows of norm zero."""

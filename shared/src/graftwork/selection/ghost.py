@@ -101,7 +101,12 @@ def _parts(state: MethodState, layer: nn.Module, own: Tensors) -> list[Tensor]:
     f = state.method.factors(state.geo, {**state.params(), **own}, True)
     assert f is not None
     parts = [f.scale * f.a, f.b]
-    return parts if f.gain is None else [*parts, f.gain(state.base(layer)[0].detach())]
+    if f.magnitude is None:
+        return parts
+    assert isinstance(state.geo, Linear)
+    norm = state.geo.changed_norms(state.base(layer)[0].detach(), f.a, f.b, f.scale)
+    empty = norm == 0
+    return [*parts, f.magnitude / norm.masked_fill(empty, torch.inf) + empty]
 
 
 def _before_gain(
