@@ -136,7 +136,7 @@ class Experiment:
                 record=f"methods/{self.name}",
                 command=f"{command} {told}{device}",
                 seeds=seeds,
-                seconds=round(time.perf_counter() - began, 1),
+                seconds=round(time.perf_counter() - began + options.kept.before, 1),
                 rows=rows,
                 data=self.files(),
                 **self.words(rows),

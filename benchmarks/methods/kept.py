@@ -38,7 +38,9 @@ class Kept:
     """
 
     def __init__(self, path: Path | None = None, about: Mapping[str, Any] | None = None) -> None:
-        self.path, self.found, self.began = path, {}, time.monotonic()
+        self.path, self.began = path, time.monotonic()
+        self.found: dict[str, tuple[Figures, float]] = {}
+        self.before = 0.0  # seconds that earlier commands spent on what is kept
         if path is None:
             return
         head = json.dumps({"about": dict(about or {})}, sort_keys=True)
@@ -53,9 +55,12 @@ class Kept:
             except ValueError:  # the last line of a command that was killed
                 continue
             if "figures" in entry:
-                self.found[entry["name"]] = entry["figures"]
+                self.found[entry["name"]] = entry["figures"], entry["seconds"]
+                self.before += entry["seconds"]
         # failures and a torn line go
-        kept = [json.dumps({"name": n, "figures": f}) for n, f in self.found.items()]
+        kept = [
+            json.dumps({"name": n, "figures": f, "seconds": s}) for n, (f, s) in self.found.items()
+        ]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, "\n".join([head, *kept]) + "\n")
 
@@ -64,11 +69,13 @@ class Kept:
         if self.path is None:
             return trial()
         if name in self.found:
-            return dict(self.found[name])
+            return dict(self.found[name][0])
+        began = time.monotonic()
         try:
             figures = trial()
-            line: dict[str, Any] = {"name": name, "figures": figures}
-            self.found[name] = figures
+            seconds = round(time.monotonic() - began, 2)
+            line: dict[str, Any] = {"name": name, "figures": figures, "seconds": seconds}
+            self.found[name] = figures, seconds
         except Exception as error:  # another trial may do better
             figures = Failed(f"{type(error).__name__}: {error}"[:300])
             line = {"name": name, "error": figures.note}

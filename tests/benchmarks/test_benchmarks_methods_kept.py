@@ -34,6 +34,13 @@ def test_a_trial_runs_once_whatever_became_of_the_command(tmp_path: Path) -> Non
     assert second.run("lost", lambda: trial("lost", {})) == {"m": math.inf}
     assert second.run("torn", lambda: trial("torn", {"m": 2.0})) == {"m": 2.0}
     assert calls == ["one", "lost", "torn"]
+    lines = path.read_text().splitlines()[1:]
+    path.write_text(
+        "\n".join([path.read_text().splitlines()[0], *lines]).replace(
+            '"seconds": 0.0', '"seconds": 2.5'
+        )
+    )
+    assert Kept(path, {"steps": 3}).before == 7.5
     assert [json.loads(line).get("name") for line in path.read_text().splitlines()] == [
         None,
         *calls,
