@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.methods import harness
+from benchmarks.methods import harness, page
 from benchmarks.methods.harness import Experiment, compare, only, run_arms
 from benchmarks.methods.kept import Failed, Kept
 from graftwork import GraftError
@@ -138,6 +138,8 @@ def test_a_larger_plan_has_its_own_sizes_record_and_jobs(
         experiment().main(["--larger"])
     assert experiment().main(["--jobs", str(tmp_path / "small.jsonl")]) == 0
     assert validate_record(tmp_path / "made_up.json").details["model"] == "small"
+    table = page.experiments(tmp_path)
+    assert table.index("`methods/made_up`") < table.index("`methods/larger/made_up`")
     assert (tmp_path / "small.jsonl").exists()
 
 

@@ -34,6 +34,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("dropped term", ", gain * d\n", ", d\n"),
         ("dropped term", "total if extra is None else total + extra.reshape", "total if True else extra.reshape"),
         ("scale", "parts = [f.scale * f.a, f.b]", "parts = [f.a, f.b]"),
+        ("scale", "return [f.scale * a, b]", "return [a, b]"),
         ("transpose", "f, along).reshape(size, -1).sum(1)", "f, along).reshape(-1, size).sum(0)"),
         ("dropped term", " + geo.lowrank(x, f[0], along[1], d)", ""),
         ("dropped term", "d = d * (x != state.geo.padding_idx).unsqueeze(-1)", "pass"),
