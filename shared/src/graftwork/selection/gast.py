@@ -311,7 +311,7 @@ class GAST:
         if not bool(torch.isfinite(scores).all()):
             bad = int(torch.nonzero(~torch.isfinite(scores))[0])
             raise GraftError(f"GAST: the score of sample {bad} at layer {name!r} is not finite")
-        key = (*self._draws, self._step, name)
+        key: tuple[int | str, ...] = (*self._draws, self._step, name)
         picked = choose(scores, self.keep, self.rule, self.temperature, *key)
         self.chosen[name] = Choice(scores, picked)
         for site in layer.sites:
