@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import itertools
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -74,14 +75,15 @@ class Task:
     upright: tuple[Tensor, Tensor]
 
 
-def network(width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(64, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 10)
-    )
+def network(width: int, depth: int = 2) -> nn.Sequential:
+    """`depth` hidden layers, at the names 0, 2, 4 and so on, and the classifier."""
+    widths = [64, *[width] * depth]
+    hidden = [[nn.Linear(a, b), nn.GELU()] for a, b in itertools.pairwise(widths)]
+    return nn.Sequential(*itertools.chain(*hidden), nn.Linear(width, 10))
 
 
 @functools.lru_cache(maxsize=16)
-def task(seed: int, width: int) -> Task:
+def task(seed: int, width: int, depth: int = 2) -> Task:
     """The task of a seed; its network has learnt the upright digits for 300 steps of Adam."""
     images, labels = digits()
     generator = torch.Generator().manual_seed(seed)
@@ -89,7 +91,7 @@ def task(seed: int, width: int) -> Task:
     first, second, third = order[:800], order[800:1300], order[1300:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        base = network(width)
+        base = network(width, depth)
     optimizer = torch.optim.Adam(base.parameters(), lr=1e-3)
     for x, y in batches(images[first].flatten(1), labels[first], STEPS, seed):
         optimizer.zero_grad()

@@ -10,6 +10,7 @@ import argparse
 import math
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,19 +19,20 @@ from typing import Any
 
 import torch
 
+from benchmarks.methods.kept import Failed, Figures, Kept
 from graftwork_runs import Record, Row, environment, validate_record
 
 RECORDS = Path(__file__).parents[1] / "records" / "methods"
 #: seeds on which rates are chosen
 SWEEP = (1000, 1001, 1002)
 RATE = "rate"
+LARGER, FAILED = "larger/", "failed"
 #: how to read the rows of `compare`
 BOUNDS = (
     "median over seeds, lo and hi the smallest and largest; ratios are geometric means with a 95 % bootstrap interval "
     "over seeds"
 )
 
-Figures = dict[str, float]
 #: (seed, rate) -> figures by metric
 Trial = Callable[[int, float], Figures]
 
@@ -49,6 +51,7 @@ class Experiment:
         notes: on method; `remarks` may add some that depend on the rows.
         sizes: further whole-number options of the command line, with their defaults.
         files: name -> sha256 of the data that was read.
+        larger: the same at a size that asks for a GPU or many cores, `--larger`; its name is `larger/<name>`.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Experiment:
     sizes: Mapping[str, int] = field(default_factory=dict)
     files: Callable[[], dict[str, str]] = dict
     details: Mapping[str, Any] = field(default_factory=dict)
+    larger: Experiment | None = None
 
     @property
     def target(self) -> Path:
@@ -76,12 +80,33 @@ class Experiment:
             "claim": self.claim,
             "notes": [*self.notes, *self.remarks(rows)],
             "details": {**about, **self.details},
-            "verdict": self.judge(rows),
+            "verdict": self.verdict(rows),
         }
+
+    def verdict(self, rows: list[Row]) -> str:
+        """What the rows say, or that some that it rests on are not there because their trials failed."""
+        try:
+            return self.judge(rows)
+        except (LookupError, TypeError) as error:  # a row that is not there, or has no value
+            if not any((r.note or "").startswith(FAILED) for r in rows):
+                raise
+            return f"not testable here: trials failed, {error}"
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """The command: measure, write the record, print its verdict."""
-        parser = argparse.ArgumentParser(prog=f"python -m benchmarks.methods.{self.name}")
+        arguments = list(sys.argv[1:] if arguments is None else arguments)
+        if self.larger is not None and "--larger" in arguments:
+            return self.larger.main([a for a in arguments if a != "--larger"])
+        module, larger = self.name.removeprefix(LARGER), self.name.startswith(LARGER)
+        command = f"python -m benchmarks.methods.{module}{' --larger' if larger else ''}"
+        parser = argparse.ArgumentParser(prog=command)
+        if self.larger is not None:
+            parser.add_argument("--larger", action="store_true", help="the larger plan")
+        if self.larger is not None or larger:
+            parser.add_argument(
+                "--jobs", type=Path, default=self.target.with_suffix(".jobs.jsonl") if larger else None,
+                help="keep finished trials in this file, and do not run them again",
+            )  # fmt: skip
         parser.add_argument("--out", type=Path, default=self.target)
         parser.add_argument("--device", default="cpu")
         parser.add_argument(
@@ -99,14 +124,19 @@ class Experiment:
         else:
             torch.set_num_threads(1)
             began, seeds = time.perf_counter(), list(range(options.seeds))
+            sizes = {n: getattr(options, n) for n in given if n != "seeds"}
+            options.kept = Kept(
+                getattr(options, "jobs", None),
+                {"experiment": self.name, "device": options.device, **sizes},
+            )
             rows = self.measure(seeds, options)
             told = " ".join(f"--{name} {getattr(options, name)}" for name in given)
             device = "" if options.device == "cpu" else f" --device {options.device}"
             record = Record(
                 record=f"methods/{self.name}",
-                command=f"python -m benchmarks.methods.{self.name} {told}{device}",
+                command=f"{command} {told}{device}",
                 seeds=seeds,
-                seconds=round(time.perf_counter() - began, 1),
+                seconds=round(time.perf_counter() - began + options.kept.before, 1),
                 rows=rows,
                 data=self.files(),
                 **self.words(rows),
@@ -180,38 +210,68 @@ def versus(
 def chosen_rate(
     trial: Trial, rates: Sequence[float], by: str, seeds: Sequence[int] = SWEEP
 ) -> float:
-    """The rate with the lowest mean of the metric `by` on `seeds`; a run that diverged counts as the worst."""
+    """The rate with the lowest mean of the metric `by` on `seeds`; one that diverged or failed is the worst."""
 
     def score(rate: float) -> float:
-        found = [trial(seed, rate)[by] for seed in seeds]
+        found = [trial(seed, rate).get(by, math.inf) for seed in seeds]
         return statistics.fmean(found) if all(map(math.isfinite, found)) else math.inf
 
     return min(rates, key=score)
 
 
-def compare(
+def run_arms(
     case: str, arms: Mapping[str, Trial], rates: Sequence[float], seeds: Sequence[int], by: str,
-    pairs: Sequence[tuple[str, str]], *, also: Sequence[str] = (), fixed: float | None = None,
-) -> list[Row]:  # fmt: skip
-    """Rows of every arm: its rate, its figures, and the ratios of some to those of another arm.
+    *, fixed: float | None = None, kept: Kept | None = None, sweep: int | None = None,
+) -> tuple[list[Row], dict[str, list[Figures]]]:  # fmt: skip
+    """Rows of every arm, its rate and its figures, and the figures by seed of the arms of which no trial failed.
 
     Args:
         rates: of which each arm gets the one with the lowest `by` on `SWEEP`, unless `fixed` gives one to all.
+        kept: where finished trials wait.
+        sweep: how many of the seeds of `SWEEP` choose a rate; all of them without.
+    """
+    rows, found, kept = [], {}, kept or Kept()
+
+    def keeping(arm: str) -> Trial:
+        def run(seed: int, rate: float) -> Figures:
+            name = f"{case}: {arm}: seed {seed}, rate {rate:g}"
+            return kept.run(name, lambda: arms[arm](seed, rate))
+
+        return run
+
+    for arm in arms:
+        trial = keeping(arm)
+        rate = chosen_rate(trial, rates, by, SWEEP[:sweep]) if fixed is None else fixed
+        mine = [trial(seed, rate) for seed in seeds]
+        rows.append(Row(case=case, variant=arm, metric=RATE, value=rate))
+        why = next((f.note for f in mine if isinstance(f, Failed)), None)
+        if why is None:
+            found[arm] = mine
+            rows += [summary(case, arm, m, [f[m] for f in mine]) for m in mine[0]]
+        else:
+            note = f"{FAILED}: {why}"
+            rows.append(Row(case=case, variant=arm, metric=by, value=None, n=len(seeds), note=note))
+        print(f"{case}: {arm}: rate {rate:g}", flush=True)
+    return rows, found
+
+
+def compare(
+    case: str, arms: Mapping[str, Trial], rates: Sequence[float], seeds: Sequence[int], by: str,
+    pairs: Sequence[tuple[str, str]], *, also: Sequence[str] = (), fixed: float | None = None,
+    kept: Kept | None = None, sweep: int | None = None,
+) -> list[Row]:  # fmt: skip
+    """Rows of every arm (`run_arms`), and the ratios of some to those of another arm.
+
+    Args:
         pairs: arms, and the arms that they are compared with.
         also: further metrics whose ratio is taken beside that of `by`.
     """
-    rows, found = [], {}
-    for arm, trial in arms.items():
-        rate = chosen_rate(trial, rates, by) if fixed is None else fixed
-        found[arm] = [trial(seed, rate) for seed in seeds]
-        rows.append(Row(case=case, variant=arm, metric=RATE, value=rate))
-        for metric in found[arm][0]:
-            rows.append(summary(case, arm, metric, [f[metric] for f in found[arm]]))
-        print(f"{case}: {arm}: rate {rate:g}", flush=True)
+    rows, found = run_arms(case, arms, rates, seeds, by, fixed=fixed, kept=kept, sweep=sweep)
     for arm, other in pairs:
-        for metric in (by, *also):
-            mine, theirs = ([f[metric] for f in found[name]] for name in (arm, other))
-            rows.append(versus(case, arm, ratio(metric, other), mine, theirs))
+        if arm in found and other in found:
+            for metric in (by, *also):
+                mine, theirs = ([f[metric] for f in found[name]] for name in (arm, other))
+                rows.append(versus(case, arm, ratio(metric, other), mine, theirs))
     return rows
 
 

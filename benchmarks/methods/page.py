@@ -15,12 +15,13 @@ SEEDS = 5
 
 
 def experiments(folder: Path = RECORDS) -> str:
-    """Every record of a method's experiment; model size and data stand in the cell of the figures.
+    """Every record of a method's experiment, larger plans last; model size and data stand in the figures' cell.
 
     Raises:
         GraftError: a record that does not say on what it was measured, or rests on too few seeds.
     """
-    records = [validate_record(path) for path in sorted(folder.glob("*.json"))]
+    paths = [*sorted(folder.glob("*.json")), *sorted(folder.glob("larger/*.json"))]
+    records = [validate_record(path) for path in paths]
     if not records:
         raise GraftError(f"{folder}: no record of an experiment.")
     columns = ["experiment", "what the paper expects", "measured here, and on what", "verdict"]

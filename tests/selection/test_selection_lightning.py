@@ -256,6 +256,6 @@ def test_more_refusals() -> None:
     with pytest.raises(gw.GraftError, match="pass size="):
         callback.size("no tensor")
     assert callback.size({"name": ["a"], "x": torch.zeros(3, 2)}) == 3
-    several: Any = type("T", (), {"world_size": 2})()
-    with pytest.raises(gw.GraftError, match="one process only"):
+    several: Any = type("T", (), {"world_size": 2, "strategy": "fsdp"})()
+    with pytest.raises(gw.GraftError, match="strategy: ddp"):
         callback.on_fit_start(several, Module())

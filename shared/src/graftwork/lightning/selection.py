@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import default_collate as collate
@@ -24,18 +25,19 @@ from graftwork.selection.gast import GAST
 
 
 class DataLayerSelection(Callback):
-    """GAST on one graft of the network, in one process with automatic optimization.
+    """GAST on one graft of the network, with automatic optimization, in one process or under DDP.
 
     The training loss must be a mean over the batch of terms that see one sample each. Every draw is a function of
     (seed, epoch, batch), and the support pass leaves all generators as it found them: a resumed run goes on bit for
     bit, and with K = B the run is that of the graft without the callback, to rounding. Under gradient accumulation
-    each micro-batch is scored and drawn on its own.
+    each micro-batch is scored and drawn on its own. Under DDP the support batch has `support_size` samples of each
+    process, and each process draws from its own batch.
 
     Args:
         support: loader over the support set; only its data set and collation are used. `None`: the training set
             itself, the paper's default. A clean set that is held out is a stronger method, and more data: say so.
         keep: K, samples of a batch that train each layer.
-        support_size: samples of a support batch.
+        support_size: samples of a support batch in each process.
         loss: (module, batch) -> mean loss of a support batch; `None` takes `training_step`, its logging left out.
         network: the module's attribute that is grafted.
         name: of the graft.
@@ -82,21 +84,26 @@ class DataLayerSelection(Callback):
         """Find the graft.
 
         Raises:
-            GraftError: no such network or graft, several processes, manual optimization, or whatever `GAST` refuses.
+            GraftError: no such network or graft, several processes without DDP, manual optimization, or whatever `GAST`
+                refuses.
         """
         network = getattr(pl_module, self.network, None)
         if not isinstance(network, nn.Module):
             raise GraftError(
                 f"DataLayerSelection.network: {type(pl_module).__name__} has no module {self.network!r}"
             )
-        if trainer.world_size > 1:
-            raise GraftError("DataLayerSelection: served in one process only; use devices: 1")
+        several = trainer.world_size > 1
+        if several and not isinstance(trainer.strategy, DDPStrategy):
+            raise GraftError(
+                "DataLayerSelection: several processes need the whole of each tensor in each of them; use strategy: ddp"
+            )
         if not pl_module.automatic_optimization:
             raise GraftError(
                 "DataLayerSelection: the module optimizes by hand; use graftwork.GAST in its training_step"
             )
         graft = get(network, self.name)
-        self.gast = GAST(graft, self.keep, seed=mixed_seed("draw", self.seed), **self.options)
+        seed = mixed_seed("draw", self.seed)
+        self.gast = GAST(graft, self.keep, seed=seed, processes=several, **self.options)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -163,12 +170,14 @@ class DataLayerSelection(Callback):
             raise GraftError(
                 "DataLayerSelection.support: needs a loader over a data set with a length and an index"
             )
-        if self.support_size > len(data):
+        size, count, mine = self.support_size, trainer.world_size, trainer.global_rank
+        if size * count > len(data):
+            each = f" in each of {count} processes" if count > 1 else ""
             raise GraftError(
-                f"DataLayerSelection.support_size: {self.support_size} samples of a set of {len(data)}"
+                f"DataLayerSelection.support_size: {size} samples{each} of a set of {len(data)}"
             )
         drawn = torch.randperm(len(data), generator=Generator().manual_seed(seed))
-        places: list[Any] = drawn[: self.support_size].tolist()
+        places: list[Any] = drawn[size * mine : size * (mine + 1)].tolist()
         if isinstance(getattr(loader, "sampler", None), ShuffleSampler):
             places = [(epoch, i) for i in places]
         return (getattr(loader, "collate_fn", None) or collate)([data[i] for i in places])

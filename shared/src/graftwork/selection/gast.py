@@ -23,7 +23,8 @@ samples' order (windows).
 Departures (the text leaves these open): scores that are equal to rounding give a uniform draw, so there is no
 epsilon in the standardisation; layer means decoder block, the name up to its first number, or one module, or what
 a function of the name says. Everything is computed in float32 or wider. Under gradient accumulation each
-micro-batch is scored and drawn on its own. `rule` has the paper's two controls. No public code was found.
+micro-batch is scored and drawn on its own. With `processes` each process scores and draws from its own samples, against
+the support gradient of all; g^l is the mean of theirs. `rule` has the paper's two controls. No public code was found.
 Refuses: methods that declare no low-rank factors in training (dropout in the branch, too: its mask is gone when
 the gradient comes); bare parameters and weights that their owner reads without calling the layer; embeddings with
 scale_grad_by_freq; layers with new rows; a graft that is off, merged or weighted; K above B; NaN or infinite
@@ -57,7 +58,7 @@ from graftwork.attach import CALL, ROWS
 from graftwork.errors import GraftError
 from graftwork.fused import owners
 from graftwork.handle import Graft, active
-from graftwork.selection import ghost
+from graftwork.selection import ghost, several
 from graftwork.selection.draws import RULES, choose
 from graftwork.states import MethodState, first_input
 
@@ -103,9 +104,11 @@ class GAST:
         rule: "softmax"; "uniform" and "top" are the paper's controls.
         seed: of the draws.
         folded: a layer may see several rows of each sample on its first axis.
+        processes: g_sup and g^l are means over the processes of torch.distributed, all of which must take every step;
+            each has samples and draws of its own.
 
     Attributes:
-        chosen: the last batch's draws by layer.
+        chosen: the last batch's draws by layer, of this process.
 
     Raises:
         GraftError: see the module's list of refusals.
@@ -121,6 +124,7 @@ class GAST:
         rule: str = "softmax",
         seed: int = 0,
         folded: bool = False,
+        processes: bool = False,
     ) -> None:
         if type(keep) is not int or keep < 1:
             raise GraftError(f"GAST.keep must be a whole number of at least 1, not {keep!r}")
@@ -133,7 +137,9 @@ class GAST:
                 f'GAST.layers must be "block", "module" or a function of the site\'s name, not {layers!r}'
             )
         self.graft, self.keep, self.rule, self.seed = graft, keep, rule, seed
-        self.temperature, self.folded = temperature, folded
+        self.temperature, self.folded, self.processes = temperature, folded, processes
+        rank = several.rank() if processes else 0
+        self._draws: tuple[int, ...] = (seed, rank) if rank else (seed,)
         self.chosen: dict[str, Choice] = {}
         self._layers: dict[str, _Layer] = {}
         name_of = layers if callable(layers) else block_of if layers == "block" else str
@@ -164,9 +170,10 @@ class GAST:
         grads = torch.autograd.grad(loss, params, allow_unused=True)
         if all(g is None for g in grads):
             raise GraftError("GAST.support: the loss does not depend on the graft")
+        shared = several.means(params, grads) if self.processes else grads
         self._support = {
             id(p): torch.zeros_like(p) if g is None else g.detach()
-            for p, g in zip(params, grads, strict=True)
+            for p, g in zip(params, shared, strict=True)
         }
 
     @contextlib.contextmanager
@@ -227,10 +234,14 @@ class GAST:
         for name, layer in self._layers.items():
             if not layer.done and any(site.calls for site in layer.sites):
                 self._settle(name, layer)
-        for p in self._parameters():
-            new, old = self._found.get(id(p)), self._before[id(p)]
-            if new is None and p.grad is not None:
-                raise GraftError("GAST: a gradient came by another way than the layers' own calls")
+        params = list(self._parameters())
+        found = [self._found.get(id(p)) for p in params]
+        if any(g is None and p.grad is not None for p, g in zip(params, found, strict=True)):
+            raise GraftError("GAST: a gradient came by another way than the layers' own calls")
+        if self.processes:
+            found = several.means(params, found)
+        for p, new in zip(params, found, strict=True):
+            old = self._before[id(p)]
             p.grad = old if new is None else new if old is None else old + new
         self._before = None
         self.release()
@@ -300,7 +311,7 @@ class GAST:
         if not bool(torch.isfinite(scores).all()):
             bad = int(torch.nonzero(~torch.isfinite(scores))[0])
             raise GraftError(f"GAST: the score of sample {bad} at layer {name!r} is not finite")
-        key = (self.seed, self._step, name)
+        key: tuple[int | str, ...] = (*self._draws, self._step, name)
         picked = choose(scores, self.keep, self.rule, self.temperature, *key)
         self.chosen[name] = Choice(scores, picked)
         for site in layer.sites:
