@@ -12,6 +12,20 @@ import torch
 from torch import Tensor
 
 
+def start(rows: int, columns: int, cores: int, rank: int, like: Tensor) -> list[Tensor]:
+    """Cores of a random matrix of `rows x columns` entries with the standard deviation (rows + columns)^(-1/2).
+
+    Args:
+        cores: d at most. rank: the inner ranks, where their cuts allow as much.
+        like: gives dtype and device.
+    """
+    sizes = modes(rows * columns, cores)
+    ranks = inner_ranks(sizes, rank)
+    each = ((rows + columns) ** -0.5) ** (1 / len(sizes))
+    blank = [like.new_empty(ranks[i], k, ranks[i + 1]) for i, k in enumerate(sizes)]
+    return [torch.nn.init.normal_(core, std=each / math.sqrt(core.shape[2])) for core in blank]
+
+
 def product(cores: Sequence[Tensor]) -> Tensor:
     """U_1 U_2 ... U_d as a vector of prod k_i entries, the last index fastest; in float32 or wider."""
     with torch.autocast(cores[0].device.type, enabled=False):

@@ -17,7 +17,7 @@ have sigma = (in + out of it)^(-1/2); the last core of B is zero: the start is t
 Departures: the zero core; the public code starts both factors at random, hence not at the base. It has a fixed table of
 widths, here any width has cores; merging reads a weight there that the tensorised layer lacks, here it is exact. The
 LayerNorms that the paper trains along are not part of it: name them in `also_train`, and count them. Convolutions as
-in LoRA. The adapter form, LoRETTA_adp, is not here.
+in LoRA. The adapter form is in `loretta_adp`.
 Refuses: dropout > 0 where a fused owner reads the weight without calling the layer, because dropout acts on an
 input nobody passes in; embeddings.
 
@@ -95,18 +95,12 @@ class LoRETTA(Method):
         return super().refuses_fused(geo)
 
     def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+        like = torch.empty(0, dtype=work_dtype(weight), device=weight.device)
         out: dict[str, Tensor] = {}
-        for name, shape in zip("AB", geo.factor_shapes(self.rank), strict=True):
-            sizes = trains.modes(math.prod(shape), self.cores)
-            ranks = trains.inner_ranks(sizes, self.tt_rank)
-            sigma = (shape[0] + math.prod(shape[1:])) ** -0.5
-            for i, k in enumerate(sizes):
-                spread = sigma ** (1 / len(sizes)) / math.sqrt(ranks[i + 1])
-                core = torch.empty(
-                    ranks[i], k, ranks[i + 1], dtype=work_dtype(weight), device=weight.device
-                )
-                out[f"{name}{i}"] = torch.nn.init.normal_(core, std=spread)
-        return {**out, f"B{i}": torch.zeros_like(core)}
+        for name, (rows, *rest) in zip("AB", geo.factor_shapes(self.rank), strict=True):
+            cores = trains.start(rows, math.prod(rest), self.cores, self.tt_rank, like)
+            out |= {f"{name}{i}": core for i, core in enumerate(cores)}
+        return {**out, f"B{len(cores) - 1}": torch.zeros_like(cores[-1])}
 
     def built(self, geo: Geometry, p: Params) -> tuple[Tensor, Tensor]:
         """A `(r, in/g, *kernel)` and B `(out, r/g, 1...)`."""
