@@ -106,3 +106,20 @@ def test_with_the_relu_open_it_is_affine_and_no_scale_is_the_base() -> None:
     torch.testing.assert_close(model(x + z), affine, rtol=0, atol=1e-9)
     off, _ = moved(layer, gw.LoRETTAAdapter(3, tt_rank=2, cores=2, scale=0.0))
     assert torch.equal(off(x), layer(x))
+
+
+@invariant("loretta_adp", 6)
+def test_the_cores_start_with_the_spread_of_the_formula() -> None:
+    geo, method = Linear(out=32, in_=5), gw.LoRETTAAdapter(8, tt_rank=3, cores=4)
+    torch.manual_seed(0)
+    starts = [method.start(geo, torch.empty(32, 5), None) for _ in range(300)]
+    sigma = (32 + 8) ** -0.5
+    down = torch.stack([method.built(s)[0] for s in starts])
+    assert down.shape[1:] == (8, 32)
+    assert float(down.std()) == pytest.approx(sigma, rel=0.1)
+    assert abs(float(down.mean())) < 0.02 * sigma
+    for name in ("D0", "D1", "D2", "D3", "U0", "U1", "U2"):
+        drawn = torch.stack([s[name] for s in starts])
+        spread = sigma**0.25 / drawn.shape[-1] ** 0.5
+        assert float(drawn.std()) == pytest.approx(spread, rel=0.1)
+        assert abs(float(drawn.mean())) < 0.04

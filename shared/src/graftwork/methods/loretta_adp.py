@@ -21,6 +21,7 @@ Invariants:
 3. sum rho_(i-1) k_i rho_i + c + out parameters per site: 1,560 in the cores at 768 channels, c = 64, rho = 5.
 4. With inner ranks at their maximum it is the dense adapter.
 5. Where the ReLU is open all is affine in h; s = 0 is the base.
+6. The entries of every trained core start with mean 0, those of W_down with standard deviation (out + c)^(-1/2).
 """
 
 from __future__ import annotations
