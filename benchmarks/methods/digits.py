@@ -12,7 +12,7 @@ import functools
 import hashlib
 import itertools
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import graftwork as gw
-from benchmarks.methods.harness import Figures, Trial
+from benchmarks.methods.harness import NUMBERS, Figures, Trial
+from graftwork_runs import Row
 
 SITES = ["0", "2"]
 STEPS, BATCH = 300, 64
@@ -69,7 +70,7 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
 class Task:
     """One seed's network and data: `(n, 64)` images with labels."""
 
-    base: nn.Sequential
+    base: nn.Module
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     upright: tuple[Tensor, Tensor]
@@ -82,34 +83,51 @@ def network(width: int, depth: int = 2) -> nn.Sequential:
     return nn.Sequential(*itertools.chain(*hidden), nn.Linear(width, 10))
 
 
-@functools.lru_cache(maxsize=16)
-def task(seed: int, width: int, depth: int = 2) -> Task:
-    """The task of a seed; its network has learnt the upright digits for 300 steps of Adam."""
+def split(generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    """Images `(n, 8, 8)` and labels: 800 to pre-train on, 500 to adapt to, 497 to test on."""
     images, labels = digits()
-    generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(images), generator=generator)
-    first, second, third = order[:800], order[800:1300], order[1300:]
+    return [(images[some], labels[some]) for some in (order[:800], order[800:1300], order[1300:])]
+
+
+def pretrain(model: nn.Module, x: Tensor, y: Tensor, steps: int, seed: int, rate: float) -> None:
+    """Adam on random batches."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    for some, labels in batches(x, y, steps, seed):
+        optimizer.zero_grad()
+        F.cross_entropy(model(some), labels).backward()
+        optimizer.step()
+
+
+def task_of(make: Callable[[], nn.Module], seed: int, steps: int, rate: float = 1e-3) -> Task:
+    """The task of a seed, and a network from `make` that has learnt the upright digits."""
+    generator = torch.Generator().manual_seed(seed)
+    (first, digit), (second, train), (third, test) = split(generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        base = network(width, depth)
-    optimizer = torch.optim.Adam(base.parameters(), lr=1e-3)
-    for x, y in batches(images[first].flatten(1), labels[first], STEPS, seed):
-        optimizer.zero_grad()
-        F.cross_entropy(base(x), y).backward()
-        optimizer.step()
+        base = make()
+    pretrain(base, first.flatten(1), digit, steps, seed, rate)
     return Task(
         base,
-        (shifted(images[second], generator), labels[second]),
-        (shifted(images[third], generator), labels[third]),
-        (images[third].flatten(1), labels[third]),
+        (shifted(second, generator), train),
+        (shifted(third, generator), test),
+        (third.flatten(1), test),
     )
 
 
-def batches(x: Tensor, y: Tensor, steps: int, seed: int) -> Iterable[tuple[Tensor, Tensor]]:
+@functools.lru_cache(maxsize=16)
+def task(seed: int, width: int, depth: int = 2) -> Task:
+    """The task of a seed; its network has learnt the upright digits for 300 steps of Adam."""
+    return task_of(lambda: network(width, depth), seed, STEPS)
+
+
+def batches(
+    x: Tensor, y: Tensor, steps: int, seed: int, size: int = BATCH
+) -> Iterable[tuple[Tensor, Tensor]]:
     """Random batches, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        some = torch.randint(len(x), (min(BATCH, len(x)),), generator=generator)
+        some = torch.randint(len(x), (min(size, len(x)),), generator=generator)
         yield x[some], y[some]
 
 
@@ -121,11 +139,16 @@ def error(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def adapt(
-    graft: gw.Graft, where: Task, optimizer: torch.optim.Optimizer, steps: int, seed: int
+    graft: gw.Graft,
+    where: Task,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    seed: int,
+    size: int = BATCH,
 ) -> Figures:
     """Train the graft on the shifted digits; the losses are means over steps, without what a method adds."""
     model, losses = graft.model.train(), []
-    for x, y in batches(*where.train, steps, seed):
+    for x, y in batches(*where.train, steps, seed, size):
         optimizer.zero_grad()
         with gw.extra_loss(model) as extra:
             loss = F.cross_entropy(model(x), y)
@@ -157,6 +180,15 @@ def trial(make: Make, width: int, steps: int, optimize: Optimize = adamw) -> Tri
 def with_method(method: Any, **more: Any) -> Make:
     """Graft a method on both hidden layers."""
     return lambda model, seed: gw.graft(model, method, sites=SITES, seed=seed, **more)
+
+
+def counted(case: str, arms: Mapping[str, Make], base: nn.Module) -> list[Row]:
+    """How many numbers each arm trains on this network."""
+    grafts = {name: make(copy.deepcopy(base), 0) for name, make in arms.items()}
+    return [
+        Row(case=case, variant=name, metric=NUMBERS, value=sum(p.numel() for p in g.parameters()))
+        for name, g in grafts.items()
+    ]
 
 
 def everything(model: nn.Module, seed: int) -> gw.Graft:

@@ -25,7 +25,7 @@ from graftwork_runs import Record, Row, environment, validate_record
 RECORDS = Path(__file__).parents[1] / "records" / "methods"
 #: seeds on which rates are chosen
 SWEEP = (1000, 1001, 1002)
-RATE = "rate"
+RATE, NUMBERS = "rate", "trained numbers"
 LARGER, FAILED = "larger/", "failed"
 #: how to read the rows of `compare`
 BOUNDS = (
@@ -300,6 +300,11 @@ def below(row: Row, level: float = 1.0) -> bool:
 def above(row: Row, level: float = 1.0) -> bool:
     """Whether the whole interval lies above `level`."""
     return row.lo is not None and row.lo > level
+
+
+def as_good(row: Row, slack: float = 1.05) -> bool:
+    """Whether a ratio of errors is at most `slack`, or its whole interval below 1."""
+    return below(row) or (row.value is not None and row.value <= slack)
 
 
 def told(row: Row) -> str:

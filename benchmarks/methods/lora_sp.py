@@ -22,6 +22,7 @@ import graftwork as gw
 from benchmarks.methods.digits import Make, adamw
 from benchmarks.methods.harness import (
     BOUNDS,
+    NUMBERS,
     Experiment,
     Figures,
     Trial,
@@ -114,7 +115,7 @@ def arm(make: Make, steps: int) -> Trial:
         shares = (left / start).tolist()
         found = {LEFT: statistics.fmean(shares)}
         found |= {f"{LEFT}, rank {r}": s for r, s in zip(TRUE_RANKS, shares, strict=True)}
-        found["trained numbers"] = float(sum(p.numel() for p in graft.parameters()))
+        found[NUMBERS] = float(sum(p.numel() for p in graft.parameters()))
         if isinstance(graft.method, gw.LoRASP):
             ranks = active(graft, test)
             found |= {f"{ACTIVE}, rank {r}": k for r, k in zip(TRUE_RANKS, ranks, strict=True)}

@@ -84,6 +84,25 @@ def loretta(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     return made
 
 
+@by_hand("loretta_adp")
+def loretta_adp(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
+    s, c, out = method.scale, len(p["down_bias"]), len(p["up_bias"])
+    down, up = (chained([p[k] for k in sorted(p) if k.startswith(name)]) for name in "DU")
+    down, up = down.reshape(out, c), up.reshape(c, out)
+    act = {"relu": torch.relu, "tanh": torch.tanh}[method.act]
+
+    def forward(x: Tensor, **call: Any) -> Tensor:
+        h = layer(x, **call)
+        return h + s * (act(h @ down + p["down_bias"]) @ up + p["up_bias"])
+
+    def energy(x: Tensor, **call: Any) -> Tensor:
+        h = layer(x, **call)
+        hidden = act(h @ down + p["down_bias"]).pow(2)
+        return h.pow(2) + s**2 * (hidden @ up.pow(2) + p["up_bias"].pow(2))
+
+    return ByHand(forward, energy)
+
+
 @by_hand("vera")
 def vera(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     o, i = sizes(layer)

@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vera": {"rank": 6},
     "noble": {"rank": 3},
     "loretta": {"rank": 2, "tt_rank": 2, "cores": 2},
+    "loretta_adp": {"bottleneck": 3, "tt_rank": 2, "cores": 2},
     "moe_lora": {"rank": 2, "experts": 3, "top_k": 2},
     "hydra_lora": {"rank": 2, "experts": 3},
     "oft": {"block": 2},
@@ -95,6 +96,9 @@ JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         {"rank": st.integers(1, 4), "act": st.just("none"), "layers": st.just(1)}
     ),
     "loretta": st.fixed_dictionaries({"rank": st.integers(1, 6), "tt_rank": st.integers(1, 4)}),
+    "loretta_adp": st.fixed_dictionaries(
+        {"bottleneck": st.integers(1, 6), "tt_rank": st.integers(1, 4)}
+    ),
     "pissa": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
     "milora": st.fixed_dictionaries({"rank": st.integers(1, 4)}),
 }

@@ -13,7 +13,7 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.algebra.linear import Linear
-from graftwork.methods.loretta import inner_ranks, modes, train
+from graftwork.trains import inner_ranks, modes, product
 
 LAYERS = [
     (nn.Linear(6, 10), (4, 6)),
@@ -91,7 +91,7 @@ def test_ranks_are_bounded(tt_rank: int, rank: int) -> None:
     assert int(torch.linalg.matrix_rank(model.weight - layer.weight, rtol=1e-9)) == rank
     sizes = [c.shape[1] for c in cores(t, "A")]
     assert sizes == [2, 2, 4, 4]
-    whole = train(cores(t, "A"))
+    whole = product(cores(t, "A"))
     for cut, most in ((1, 2), (2, 4), (3, 4)):
         unfolded = whole.reshape(math.prod(sizes[:cut]), -1)
         assert int(torch.linalg.matrix_rank(unfolded, rtol=1e-9)) == min(most, tt_rank)
@@ -108,7 +108,7 @@ def test_full_inner_ranks_are_any_matrix_and_rank_one_a_product_of_vectors() -> 
         made.append(u.reshape(ranks[i], k, -1))
         rest = torch.diag(s) @ v
     made.append(rest.reshape(ranks[-2], sizes[-1], 1))
-    torch.testing.assert_close(train(made), wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(product(made), wanted, rtol=0, atol=1e-12)
     layer = nn.Linear(6, 5).double()
     g = gw.graft(layer, gw.LoRETTA(4, tt_rank=100, cores=3))
     g.load_tensors(g.tensors() | {f"A{i}": core for i, core in enumerate(made)})
@@ -116,7 +116,7 @@ def test_full_inner_ranks_are_any_matrix_and_rank_one_a_product_of_vectors() -> 
     torch.testing.assert_close(a, wanted.reshape(6, 4).T, rtol=0, atol=1e-12)
     u, v, w = (torch.randn(n) for n in sizes)
     outer = torch.einsum("i,j,k->ijk", u, v, w).flatten()
-    torch.testing.assert_close(train([t.reshape(1, -1, 1) for t in (u, v, w)]), outer)
+    torch.testing.assert_close(product([t.reshape(1, -1, 1) for t in (u, v, w)]), outer)
 
 
 @invariant("loretta", 6)
@@ -124,7 +124,7 @@ def test_a_starts_with_the_spread_of_the_formula() -> None:
     geo, method = Linear(out=32, in_=48), gw.LoRETTA(8, tt_rank=3)
     torch.manual_seed(0)
     starts = [method.start(geo, torch.empty(32, 48), None) for _ in range(300)]
-    entries = torch.stack([train(cores(s, "A")) for s in starts])
+    entries = torch.stack([product(cores(s, "A")) for s in starts])
     sigma = (48 + 8) ** -0.5
     assert float(entries.std()) == pytest.approx(sigma, rel=0.1)
     assert abs(float(entries.mean())) < 0.02 * sigma

@@ -46,6 +46,51 @@ def test_picked_triplets_are_singular_triplets(
     assert t.error < 1e-12
 
 
+@pytest.mark.parametrize(("m", "n"), [(40, 40), (25, 60), (60, 25)])
+def test_the_gram_route_is_closer_to_the_exact_triplets_than_an_svd_in_float32(
+    m: int, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = min(m, n)
+    left, right = (torch.linalg.qr(weight(k, k, k)[0])[0][:, :count] for k in (m, n))
+    falling = torch.arange(1, count + 1, dtype=torch.float64) ** -1.5
+    w = torch.stack([(left * falling) @ right.T, (left * 7 * falling) @ right.T]).float()
+    picks = [0, 3, count - 1]
+    u, s, vh = torch.linalg.svd(w.double(), full_matrices=False)
+    want = u[:, :, picks] * s[:, picks].unsqueeze(1) @ vh[:, picks]
+
+    def off(t: svd.Triplets) -> float:
+        assert all(getattr(t, name).dtype == torch.float32 for name in "usv")
+        return float((t.u.double() * t.s.unsqueeze(1).double() @ t.v.double() - want).abs().max())
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("an SVD, where the Gram matrix serves")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.linalg, "svd", never)
+        mine = svd.exact(w, picks)
+    for t, k in ((mine.u, m), (mine.v.mT, n)):
+        assert t.shape == (2, k, 3)
+        torch.testing.assert_close(t.mT @ t, torch.eye(3).expand(2, 3, 3), atol=1e-6, rtol=0)
+    assert mine.error < 1e-6 and off(mine) < 1e-6
+    monkeypatch.setattr(svd, "_by_gram", lambda w, picks: None)
+    cache._stores.clear()
+    assert off(mine) <= off(svd.exact(w, picks))
+
+
+@pytest.mark.parametrize("smallest", [1e-6, 0.0])
+def test_a_vector_too_small_for_the_gram_matrix_comes_from_the_svd(smallest: float) -> None:
+    q, r = (torch.linalg.qr(weight(12, 12, seed)[0])[0] for seed in (0, 1))
+    s = torch.linspace(1, 0.1, 12, dtype=torch.float64)
+    s[-1] = smallest
+    w = (q * s @ r.T).float()[None]
+    assert svd._by_gram(w, [0, 10]) is not None and svd._by_gram(w, [11]) is None
+    t = svd.exact(w, [10, 11])
+    torch.testing.assert_close(t.u[0].T @ t.u[0], torch.eye(2), atol=1e-5, rtol=0)
+    assert t.error < 1e-5
+    zero = svd.exact(torch.zeros(1, 4, 3), [0, 1])
+    torch.testing.assert_close(zero.u[0].T @ zero.u[0], torch.eye(2))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_work_is_in_float32_or_wider(dtype: torch.dtype) -> None:
     w = weight(6, 5, dtype=dtype)[0]
@@ -72,13 +117,13 @@ def test_a_weight_is_decomposed_once(
     folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = {"n": 0}
-    plain = torch.linalg.svd
+    plain = svd._pick
 
-    def counting(*args: object, **kwargs: object) -> object:
+    def counting(w: Tensor, picks: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         count["n"] += 1
-        return plain(*args, **kwargs)
+        return plain(w, picks)
 
-    monkeypatch.setattr(torch.linalg, "svd", counting)
+    monkeypatch.setattr(svd, "_pick", counting)
     if folder:
         monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "deep" / "cache"))
     w = weight(6, 5)

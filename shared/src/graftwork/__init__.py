@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from graftwork.methods.lora_sp import LoRASP
     from graftwork.methods.loreft import LoReFT
     from graftwork.methods.loretta import LoRETTA
+    from graftwork.methods.loretta_adp import LoRETTAAdapter
     from graftwork.methods.milora import MiLoRA
     from graftwork.methods.moe_lora import MoELoRA
     from graftwork.methods.noble import NOBLE
@@ -147,6 +148,7 @@ __all__ = [
     "LoRAPlus",
     "LoRASP",
     "LoRETTA",
+    "LoRETTAAdapter",
     "LoReFT",
     "MiLoRA",
     "MoELoRA",

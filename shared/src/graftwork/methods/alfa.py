@@ -144,14 +144,6 @@ class Alfa(Method):
             t = self.attention(p)
             return p["gate"] * (t - torch.eye(self.rank, dtype=t.dtype, device=t.device))
 
-    def factors_of(self, p: Params, n: Tensor) -> tuple[Tensor, Tensor]:
-        """U n S V^T as factors in LoRA's shapes, for n `(g, r, r)`."""
-        a = p["V"] * p["S"].reshape(-1, *[1] * (p["V"].dim() - 1))
-        u = p["U"].reshape(n.shape[0], -1, self.rank)
-        with torch.autocast(n.device.type, enabled=False):
-            b = (u @ n).flatten(0, 1)
-        return a, b.reshape(*b.shape, *[1] * (a.dim() - 2))
-
     def compressed(self, p: Params) -> tuple[Tensor, Tensor]:
         """The layer without R: a layer of r outputs per group, and the mixing that follows it.
 
@@ -159,14 +151,14 @@ class Alfa(Method):
             `(r g, in/g, *kernel)` and `(out, r, 1...)`, as LoRA's A and B; r (in k + out) numbers where g is 1.
         """
         eye = torch.eye(self.rank, dtype=p["S"].dtype, device=p["S"].device)
-        return self.factors_of(p, eye + self.moved(p))
+        return svd.mixed(p["U"], eye + self.moved(p), p["S"], p["V"])
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         n = self.moved(p)
         if c.leave is not None and self.anchor:
             c.leave(self.anchor * n.square().sum())
-        a, b = self.factors_of(p, n)
+        a, b = svd.mixed(p["U"], n, p["S"], p["V"])
         return geo.lowrank(c.x, a.to(c.y.dtype), b.to(c.y.dtype), c.y)
 
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
-        return Delta(weight=geo.product(*self.factors_of(p, self.moved(p))))
+        return Delta(weight=geo.product(*svd.mixed(p["U"], self.moved(p), p["S"], p["V"])))

@@ -1,15 +1,16 @@
 """BOFT: orthogonal fine-tuning by butterfly factors (Liu et al. 2023, arXiv 2311.06243), exact Cayley.
 
-    y = s (W0 (x R)) + b,   R = B_p ... B_1,   B_j = P_j blockdiag(R_j1, ..., R_jn) P_j^T
+    y = s (W0 (x R)) + b,   R = B_p ... B_1                                 (paper, section 4, no number)
+    B_j = P_j blockdiag(R_j1, ..., R_jn) P_j^T                              (paper, eq. 1 and 2, in blocks)
 
 R_ji as in OFT. P_j cuts every 2^(j-1) k channels into pieces of k/2 and puts the even pieces before the odd ones, so
 that the j-th factor turns pieces that lie 2^(j-1) apart; P_1 is the identity. s is a gain per output channel.
 
 Shapes: Q `(p, n, k (k-1)/2)`, n = channels / k; gain `(out,)`. Initialisation: Q zero, s one: the start is the base.
 
-Departures: as OFT. The gain is off unless asked for (Hugging Face PEFT always trains it, and the paper has none).
-PEFT keeps k^2 numbers a block and antisymmetrises them; the free half is kept here. Without its CUDA kernel PEFT
-sets p to 1 silently; here p is what it says.
+Departures: as OFT. The gain, that of the re-scaled OFT (arXiv 2306.07280, section 3.5), is off unless asked for;
+Hugging Face PEFT always trains it. PEFT keeps k^2 numbers a block and antisymmetrises them; the free half is kept
+here. Without its CUDA kernel PEFT sets p to 1 silently; here p is what it says.
 Refuses: an odd block, at construction (half a block must exist); layers where the block does not divide the
 channels of a group, or 2^(p-1) blocks do not; embeddings.
 

@@ -56,6 +56,7 @@ from graftwork.cards import expand_kinds
 from graftwork.errors import GraftError
 from graftwork.methods.base import Call, Delta, Method, Params, setting, work_dtype
 from graftwork.starts import svd
+from graftwork.starts.residual import difference
 
 CARD: dict[str, Any] = {
     "id": "goat",
@@ -119,6 +120,11 @@ class GOAT(Method):
         each = self.rank // self.experts
         return math.sqrt(3 * self.eta * geo.in_ / each) if self.alpha is None else self.alpha / each
 
+    def picks(self, geo: Geometry) -> list[int]:
+        """Which triplets the experts start from, expert by expert."""
+        each, segment = self.rank // self.experts, svd.width(geo) // self.experts
+        return [i * segment + j for i in range(self.experts) for j in range(each)]
+
     def refuses(self, geo: Geometry, bias: Tensor | None) -> str | None:
         each, most = self.rank // self.experts, svd.width(geo) // self.experts
         if each > most and self.init == "svd":
@@ -138,9 +144,7 @@ class GOAT(Method):
             a = torch.nn.init.uniform_(blank.new_empty(self.rank, geo.in_), -bound, bound)
             b = blank.new_zeros(geo.out, self.rank)
         else:
-            each, segment = self.rank // self.experts, svd.width(geo) // self.experts
-            picks = [i * segment + j for i in range(self.experts) for j in range(each)]
-            found = svd.exact(svd.matrices(geo, weight), picks)
+            found = svd.exact(svd.matrices(geo, weight), self.picks(geo))
             a, b = svd.factors(geo, found, 1 / (self.scale(geo) * self.rho))
         if self.experts == 1:
             return {"A": a, "B": b}
@@ -165,17 +169,15 @@ class GOAT(Method):
         x = F.dropout(c.x, self.dropout, c.training)
         if self.init == "zero":
             return geo.up((s * w * geo.down(x, p["A"].to(dtype), c.y)).to(dtype), p["B"].to(dtype))
-        a = torch.cat([p["A"], p["A"] - p["A0"]]).to(dtype)
+        a, b = (t.to(dtype) for t in difference(p))
         h, d = geo.down(x, a, c.y).chunk(2, -1)
         moved = w * d
         if not self.exact_start:
             moved = moved + (w - 1 / self.experts) * (h - d)
-        b = torch.cat([p["B"] - p["B0"], p["B0"]], 1).to(dtype)
         return geo.up((s * torch.cat([w * h, moved], -1)).to(dtype), b)
 
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
         s = self.scale(geo)
         if self.init == "zero":
             return Delta(weight=s * geo.product(p["A"], p["B"]))
-        a, b = torch.cat([p["A"], p["A"] - p["A0"]]), torch.cat([p["B"] - p["B0"], p["B0"]], 1)
-        return Delta(weight=s * geo.product(a, b))
+        return Delta(weight=s * geo.product(*difference(p)))

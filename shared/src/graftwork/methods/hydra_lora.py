@@ -7,6 +7,8 @@ The mixture, its router, top_k and the balance loss are those of MoE-LoRA; here 
 Shapes: A `(r, in)`, B `(out, E r)` head by head, router W_g `(E, in)`, none at E = 1. Initialisation: A and the router
 uniform in +-1/sqrt(in), B zero: the start is the base.
 
+The paper's text was not to be had: the equation is from others' accounts of it and has no number here.
+
 Departures: as MoE-LoRA. E is a setting (the paper finds it by clustering the data); top_k and the balance loss are
 not the paper's and are off unless asked for.
 Refuses: as MoE-LoRA: merging with more than one head (the gates depend on the input; one head's gate is constant and

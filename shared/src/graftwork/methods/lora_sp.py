@@ -49,6 +49,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftwork import routing
 from graftwork.algebra.geometry import Geometry
 from graftwork.cards import expand_kinds
 from graftwork.errors import GraftError
@@ -141,11 +142,9 @@ class LoRASP(Method):
         return (squares * (1 - keep)).sum(-1) / total
 
     def router_loss(self, z: Tensor) -> Tensor:
-        """Balance and z-loss of logits `(tokens, r)`."""
-        gates = z.softmax(-1)
+        """Balance and z-loss of logits `(..., r)`."""
         chosen = F.one_hot(z.argmax(-1), self.rank).to(z.dtype)
-        balance = self.rank * (chosen.mean(0) * gates.mean(0)).sum()
-        return balance + z.logsumexp(-1).square().mean()
+        return routing.balance_loss(z.softmax(-1), chosen) + z.logsumexp(-1).square().mean()
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         z = self.logits(p, c.x, c.training)
@@ -153,6 +152,6 @@ class LoRASP(Method):
         keep = self.kept(s)
         if c.leave is not None and z.numel() > 0:
             c.leave(self.spectral * self.spectral_loss(s, keep).mean())
-            c.leave(self.router * self.router_loss(z.reshape(-1, self.rank)))
+            c.leave(self.router * self.router_loss(z))
         h = geo.down(c.x, p["V"].to(c.y.dtype), c.y)
         return geo.up((self.scale * s * keep * h).to(c.y.dtype), p["U"].to(c.y.dtype))

@@ -17,7 +17,7 @@ have sigma = (in + out of it)^(-1/2); the last core of B is zero: the start is t
 Departures: the zero core; the public code starts both factors at random, hence not at the base. It has a fixed table of
 widths, here any width has cores; merging reads a weight there that the tensorised layer lacks, here it is exact. The
 LayerNorms that the paper trains along are not part of it: name them in `also_train`, and count them. Convolutions as
-in LoRA. The adapter form, LoRETTA_adp, is not here.
+in LoRA. The adapter form is in `loretta_adp`.
 Refuses: dropout > 0 where a fused owner reads the weight without calling the layer, because dropout acts on an
 input nobody passes in; embeddings.
 
@@ -35,7 +35,6 @@ Invariants:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,17 +42,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftwork import trains
 from graftwork.algebra.geometry import Geometry
 from graftwork.cards import expand_kinds
-from graftwork.methods.base import (
-    Call,
-    Delta,
-    Factors,
-    Method,
-    Params,
-    setting,
-    work_dtype,
-)
+from graftwork.methods.base import Call, Delta, Factors, Method, Params, setting, work_dtype
 
 CARD: dict[str, Any] = {
     "id": "loretta",
@@ -103,24 +95,18 @@ class LoRETTA(Method):
         return super().refuses_fused(geo)
 
     def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+        like = torch.empty(0, dtype=work_dtype(weight), device=weight.device)
         out: dict[str, Tensor] = {}
-        for name, shape in zip("AB", geo.factor_shapes(self.rank), strict=True):
-            sizes = modes(math.prod(shape), self.cores)
-            ranks = inner_ranks(sizes, self.tt_rank)
-            sigma = (shape[0] + math.prod(shape[1:])) ** -0.5
-            for i, k in enumerate(sizes):
-                spread = sigma ** (1 / len(sizes)) / math.sqrt(ranks[i + 1])
-                core = torch.empty(
-                    ranks[i], k, ranks[i + 1], dtype=work_dtype(weight), device=weight.device
-                )
-                out[f"{name}{i}"] = torch.nn.init.normal_(core, std=spread)
-        return {**out, f"B{i}": torch.zeros_like(core)}
+        for name, (rows, *rest) in zip("AB", geo.factor_shapes(self.rank), strict=True):
+            cores = trains.start(rows, math.prod(rest), self.cores, self.tt_rank, like)
+            out |= {f"{name}{i}": core for i, core in enumerate(cores)}
+        return {**out, f"B{len(cores) - 1}": torch.zeros_like(cores[-1])}
 
     def built(self, geo: Geometry, p: Params) -> tuple[Tensor, Tensor]:
         """A `(r, in/g, *kernel)` and B `(out, r/g, 1...)`."""
         (a_rows, *a_rest), (b_rows, b_width, *ones) = geo.factor_shapes(self.rank)
-        a = train([p[f"A{i}"] for i in range(len(p)) if f"A{i}" in p])
-        b = train([p[f"B{i}"] for i in range(len(p)) if f"B{i}" in p])
+        a = trains.product([p[f"A{i}"] for i in range(len(p)) if f"A{i}" in p])
+        b = trains.product([p[f"B{i}"] for i in range(len(p)) if f"B{i}" in p])
         a = a.reshape(-1, a_rows).mT.reshape(a_rows, *a_rest)
         return a, b.reshape(b_width, b_rows).mT.reshape(b_rows, b_width, *ones)
 
@@ -134,35 +120,3 @@ class LoRETTA(Method):
 
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
         return Delta(weight=self.scale * geo.product(*self.built(geo, p)))
-
-
-def train(cores: Sequence[Tensor]) -> Tensor:
-    """U_1 U_2 ... U_d as a vector of prod k_i entries, the last index fastest; in float32 or wider."""
-    with torch.autocast(cores[0].device.type, enabled=False):
-        total = cores[0].flatten(0, 1)
-        for core in cores[1:]:
-            total = (total @ core.flatten(1)).reshape(-1, core.shape[-1])
-    return total.flatten()
-
-
-def modes(size: int, cores: int) -> list[int]:
-    """Sizes k_i of at most `cores` cores, with the product `size`, as even as its primes allow."""
-    bins, left, prime, primes = [1] * cores, size, 2, []
-    while left > 1:
-        prime = prime if left % prime == 0 else prime + 1 if prime * prime < left else left
-        while left % prime == 0:
-            primes.append(prime)
-            left //= prime
-    for prime in reversed(primes):
-        bins[bins.index(min(bins))] *= prime
-    found = sorted(k for k in bins if k > 1) or [1]
-    return [*found[:-2], *reversed(found[-2:])]
-
-
-def inner_ranks(sizes: Sequence[int], most: int) -> list[int]:
-    """rho_0, ..., rho_d: `most`, or the largest that an unfolding of these sizes can have."""
-    cuts = range(len(sizes) + 1)
-    return [
-        min(most, math.prod(sizes[:i]), math.prod(sizes[i:])) if 0 < i < len(sizes) else 1
-        for i in cuts
-    ]

@@ -9,6 +9,8 @@ E sum_i f_i P_i, P_i the mean gate of expert i and f_i the share of tokens that 
 Shapes: A `(E r, in)` and B `(out, E r)`, expert by expert; router W_g `(E, in)`, none at E = 1. Initialisation: A and
 the router uniform in +-1/sqrt(in), B zero: the start is the base.
 
+The paper's text was not to be had: the equation is from others' accounts of it and has no number here.
+
 Departures: r is each expert's own rank. Without top_k f counts a token's largest gate only (the share that chose
 would be 1 for every expert). The gate is computed in float32 at least; one dropout mask for all experts, none for the
 router. Padding tokens count in L_bal. GOAT has the same experts with starts from the spectrum.

@@ -1,8 +1,11 @@
 """OFT: orthogonal fine-tuning (Qiu et al. 2023, arXiv 2306.07280), with the exact Cayley transform.
 
-    y = W0 (x R) + b,   R = blockdiag(R_1, ..., R_n),   R_i = (I - Q_i)(I + Q_i)^-1,   Q_i = -Q_i^T
+    y = W0 (x R) + b,   R^T R = I                                           (paper, eq. 2)
+    R = blockdiag(R_1, ..., R_n)                                            (paper, eq. 3)
+    R_i = (I - Q_i)(I + Q_i)^-1,   Q_i = -Q_i^T                             (paper, section 3.3, no number)
 
-x is a row, so W = W0 R^T: the neurons (rows of W0) turn together, their lengths and angles stay.
+x is a row, so W = W0 R^T: the neurons (rows of W0) turn together, their lengths and angles stay. The paper's neurons
+are columns, its R W0 is this, and its Q is -Q here.
 `side="output"` turns the layer's output without its bias instead, W = R^T W0, at a fraction of the cost.
 The change is computed from D_i = R_i - I = -2 Q_i (I + Q_i)^-1, which is exactly zero with Q_i.
 

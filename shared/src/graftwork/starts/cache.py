@@ -21,7 +21,7 @@ from torch import Tensor
 VARIABLE = "GRAFTWORK_SVD_CACHE"
 MEMORY = 256 * 2**20
 DISK = 4 * 2**30
-_VERSION = 1  # of what a key stands for
+_VERSION = 2  # of what a key stands for
 
 Entry = dict[str, Tensor]
 

@@ -59,9 +59,7 @@ class Residual(LoRA):
 
     def difference(self, geo: Geometry, p: Params) -> Mapping[str, Tensor]:
         """B A - B0 A0 as factors of rank 2r in LoRA's shapes."""
-        rows = [split(t, geo.groups) for t in (p["A"], p["A"] - p["A0"])]
-        columns = [p["B"] - p["B0"], p["B0"]]
-        return {"A": torch.cat(rows, dim=1).flatten(0, 1), "B": torch.cat(columns, dim=1)}
+        return dict(zip("AB", difference(p, geo.groups), strict=True))
 
     def factors(self, geo: Geometry, p: Params, training: bool) -> Factors | None:
         if self.dropout > 0 and training:
@@ -75,3 +73,10 @@ class Residual(LoRA):
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
         d = self.difference(geo, p)
         return Delta(weight=self.scale * geo.product(d["A"], d["B"]))
+
+
+def difference(p: Params, groups: int = 1) -> tuple[Tensor, Tensor]:
+    """[A; A - A0] and [B - B0, B0], of each group, in LoRA's shapes: their product is B A - B0 A0."""
+    rows = [split(t, groups) for t in (p["A"], p["A"] - p["A0"])]
+    columns = [p["B"] - p["B0"], p["B0"]]
+    return torch.cat(rows, dim=1).flatten(0, 1), torch.cat(columns, dim=1)

@@ -8,7 +8,8 @@ that agree on the subspace agree on the factors. A weight is decomposed once: se
 
 The randomised SVD is Halko, Martinsson and Tropp's (arXiv 0909.4061, algorithms 4.4 and 5.1, as in
 `torch.svd_lowrank`) with ten columns more than are kept. A matrix of at most `SMALL` rows or columns is
-cheaper to decompose in full.
+cheaper to decompose in full. A full one of a float32 matrix on a CPU is taken from its Gram matrix in float64, which
+is faster and more exact, unless that is too near to singular.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from graftwork.errors import GraftError
 from graftwork.starts import cache
 
 SMALL = 512
+#: of the largest singular value: below it a Gram matrix in float64 says too little of a vector
+SMALLEST = 1e-4
 Compute = Callable[[], tuple[Tensor, Tensor, Tensor]]
 _OVERSAMPLE = 10
 
@@ -95,6 +98,18 @@ def factors(geo: Geometry, t: Triplets, scale: float) -> tuple[Tensor, Tensor]:
     return a.reshape(a_shape), b.reshape(b_shape)
 
 
+def mixed(u: Tensor, n: Tensor, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """U N S V^T as factors A and B of LoRA's shapes.
+
+    Args:
+        u: `(out, r)`. n: `(g, r, r)`. s: `(g, r)`. v: `(r g, in/g, *kernel)`.
+    """
+    a = v * s.reshape(-1, *[1] * (v.dim() - 1))
+    with torch.autocast(n.device.type, enabled=False):
+        b = (u.reshape(n.shape[0], -1, n.shape[1]) @ n).flatten(0, 1)
+    return a, b.reshape(*b.shape, *[1] * (a.dim() - 2))
+
+
 def _cached(w: Tensor, ask: str, k: int, compute: Compute) -> Triplets:
     groups, m, n = w.shape
     if w.is_meta:
@@ -114,8 +129,32 @@ def _cached(w: Tensor, ask: str, k: int, compute: Compute) -> Triplets:
 
 
 def _pick(w: Tensor, picks: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    if w.dtype == torch.float32 and w.device.type == "cpu":
+        found = _by_gram(w, picks)
+        if found is not None:
+            return _signed(*found)
     u, s, v = torch.linalg.svd(w, full_matrices=False)
     return _signed(u[:, :, picks], s[:, picks], v[:, picks])
+
+
+def _by_gram(w: Tensor, picks: list[int]) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Triplets from the eigenvectors of the smaller Gram matrix; `None` where one that is asked for is too small.
+
+    In float64, whose rounding is that of float32 squared: vectors are orthonormal to float32 as long as their
+    value is above `SMALLEST` of the largest. It takes less time than an SVD in float32, and is closer to the exact one.
+    """
+    x = w.double()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    values, vectors = torch.linalg.eigh(x @ x.mT)  # ascending
+    near = vectors[:, :, [values.shape[1] - 1 - i for i in picks]]
+    far = x.mT @ near
+    s = far.norm(dim=1)
+    if not bool((s > SMALLEST * values[:, -1:].clamp_min(0).sqrt()).all()):
+        return None
+    far = far / s.unsqueeze(1)
+    u, v = (far, near) if tall else (near, far)
+    return u.float(), s.float(), v.mT.float()
 
 
 def _randomised(w: Tensor, rank: int, niter: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
