@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graftwork.attach import CALL, SiteGrafts, grafts_of, release
 from graftwork.errors import GraftError
-from graftwork.ledger import ATTRIBUTE, Entry, Ledger, ledger_of, root_of
+from graftwork.ledger import ATTRIBUTE, Entry, Ledger, ledger_of, refuse_sharded, root_of
 from graftwork.methods.base import Method
 from graftwork.seeded import GENERATOR
 from graftwork.states import MethodState, SiteState
@@ -104,9 +104,10 @@ class Graft:
         """The frozen tensors under each site, by `<site>.<parameter>`; for fingerprints.
 
         Raises:
-            GraftError: a graft is merged; the base's own tensors are not in place then.
+            GraftError: a graft is merged, or the base is sharded; its own tensors are not in place then.
         """
         _refuse_merged(ledger_of(self.model), "base_tensors()")
+        refuse_sharded(ledger_of(self.model), "base_tensors()")
         out: dict[str, Tensor] = {}
         for name in self.entry.modules():
             module = self.model.get_submodule(name)
@@ -237,10 +238,11 @@ def remove(graft: Graft | nn.Module, name: str = "default") -> None:
     """Take a graft off; after the last one every module is of its own class again, bit for bit.
 
     Raises:
-        GraftError: the graft is merged (`merge(keep=False)` excepted: then its change stays).
+        GraftError: the graft is merged (`merge(keep=False)` excepted: then its change stays), or the base sharded.
     """
     graft = graft if isinstance(graft, Graft) else get(graft, name)
     model, ledger = graft.model, ledger_of(graft.model)
+    refuse_sharded(ledger, "remove")
     if not (graft.merged and ledger.merged.final):
         _refuse_merged(ledger, "remove")
     for module_name in graft.entry.modules():

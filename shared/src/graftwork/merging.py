@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from graftwork.attach import ROWS, grafts_of
 from graftwork.errors import GraftError
 from graftwork.handle import Graft, get, is_sound
-from graftwork.ledger import ledger_of, root_of
+from graftwork.ledger import ledger_of, refuse_sharded, root_of
 from graftwork.parking import Parked
 from graftwork.states import CopyState, MethodState, RowsState, SiteState, merged_sum
 from graftwork.together import check_together, check_weight
@@ -69,14 +69,15 @@ def merge(
             extra memory on the device than the work on one layer.
 
     Raises:
-        GraftError: the method changes activations, a merge is in force, grafts that cannot act
-            together, or a merged tensor is not finite. Nothing has changed then.
+        GraftError: the method changes activations, a merge is in force, the base is sharded, grafts that
+            cannot act together, or a merged tensor is not finite. Nothing has changed then.
     """
     grafts, weights = _chosen(graft, name)
     if keep not in KEEP or keep is True:
         raise GraftError(f"merge: keep must be one of {list(KEEP)}, not {keep!r}")
     model = next(iter(grafts.values())).model
     ledger = ledger_of(model)
+    refuse_sharded(ledger, "merge")
     if ledger.merged is not None:
         raise GraftError(f"merge: graft {ledger.merged.names} is merged already")
     for part in grafts.values():
