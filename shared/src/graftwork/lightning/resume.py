@@ -75,7 +75,9 @@ class ExactResume(Callback):
         checkpoint["random"] = {"seed": self.seed, **_random_state()}
         checkpoint["loggers"] = [log.state_dict() for log in _stateful_loggers(trainer)]
         checkpoint["epoch_so_far"] = everyones(_on_cpu(collect(trainer, pl_module)))
-        if done % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch:
+        # at a batch's start Lightning knows already that it is the last; its step is still to come
+        stepped = trainer.is_last_batch and not checkpoint["between_batches"]
+        if done % trainer.accumulate_grad_batches != 0 and not stepped:
             # of several processes each holds its own part until the step; from the mean all come to the same step
             checkpoint["gradients"] = {
                 names[id(p)]: mean(p.grad) for p in pl_module.parameters() if p.grad is not None
