@@ -77,6 +77,9 @@ def shard_base(
         for name, p in root.named_parameters(remove_duplicate=False)
         if CHILD in name.split(".") or p.requires_grad
     }
+    for p in root.parameters():
+        if p not in own and not p.is_contiguous():
+            p.data = p.data.contiguous()  # FSDP2 takes no other order, such as channels last
     # inner modules first: a module takes what its parts have not taken
     for name in reversed(names):
         fully_shard(root.get_submodule(name), mesh=mesh, ignored_params=own)

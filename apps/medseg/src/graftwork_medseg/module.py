@@ -218,10 +218,10 @@ class Segmenter(LightningModule):
             means = metrics.average(cases, name)
             tag = f"{group}/{name}" if name else group
             for metric in ("dice", "hd95", "nsd"):
-                self.log(f"{tag}_{metric}", means[metric], batch_size=1)
+                self.log(f"{tag}_{metric}", means[metric], batch_size=1, sync_dist=True)
         empties = metrics.average(cases)
         for kind in ("empty_both", "empty_one"):
-            self.log(f"{group}_{kind}", float(empties[kind]), batch_size=1)
+            self.log(f"{group}_{kind}", float(empties[kind]), batch_size=1, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("validate")
