@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from graftwork.seeded import GENERATOR
 from graftwork.states import MethodState, SiteState
 from graftwork.summary import Summary, summarise
 from graftwork.together import check_together, check_weight
+
+if TYPE_CHECKING:
+    from graftwork.rounding import Roundings
 
 
 @dataclass(frozen=True)
@@ -169,11 +172,11 @@ class Graft:
             for s, active in zip(sites, before, strict=True):
                 s.active = active
 
-    def merge(self, keep: str | bool = "device") -> None:
+    def merge(self, keep: str | bool = "device", round: bool = False) -> Roundings:
         """See `graftwork.merge`."""
         from graftwork.merging import merge
 
-        merge(self, keep=keep)
+        return merge(self, keep=keep, round=round)
 
     def unmerge(self) -> None:
         """See `graftwork.unmerge`."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from graftwork.attach import CHILD
 from graftwork.errors import GraftError
@@ -147,7 +148,8 @@ def _units(root: nn.Module, patterns: Iterable[Pattern] | Pattern | None) -> Ite
 
 def _refuse_quantised(root: nn.Module) -> None:
     for name, p in root.named_parameters():
-        if not p.is_floating_point() or p.dtype.itemsize < 2:
+        wrapped = is_traceable_wrapper_subclass(p)
+        if not p.is_floating_point() or p.dtype.itemsize < 2 or wrapped:
             raise GraftError(
                 f"shard_base: {name} is {p.dtype}: a quantised base is not sharded; it is small enough to be whole in "
                 "every process (DistributedDataParallel)"
