@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from graftwork.algebra import quantised
 from graftwork.attach import ROWS, grafts_of
 from graftwork.errors import GraftError
 from graftwork.handle import Graft, get, is_sound
@@ -186,9 +188,10 @@ def _new_tensors(
         batch: Batch = []
         for leaf, value in _of_module(module, slots).items():
             path, _, own = leaf.rpartition(".")
-            if not is_sound(value, _old(module.get_submodule(path), own)):
+            coded = leaf == "weight" and quantised.scheme(module) is not None
+            if not is_sound(value, None if coded else _old(module.get_submodule(path), own)):
                 raise GraftError(f"merge: {module_name}.{leaf} would hold NaN or infinite values")
-            if leaf == "weight":
+            if coded:
                 value = errors.stored(module_name, module, value)
             batch.append((".".join(p for p in (module_name, path) if p), own, value))
         yield batch
@@ -220,6 +223,10 @@ def _old(module: nn.Module, leaf: str) -> Tensor | None:
 
 
 def _storage(tensor: Tensor) -> int:
+    if is_traceable_wrapper_subclass(
+        tensor
+    ):  # it has no memory of its own; tied places hold one object
+        return -id(tensor)
     return tensor.untyped_storage().data_ptr()
 
 

@@ -37,14 +37,12 @@ class Roundings(dict[str, Rounding]):
         self.asked, self.keep = asked, keep
 
     def stored(self, name: str, module: nn.Module, merged: Tensor) -> Tensor:
-        """A layer's merged weight as the layer stores its own, the error noted.
+        """A quantised layer's merged weight as the layer stores its own, the error noted.
 
         Raises:
-            GraftError: a quantised layer, and rounding was not asked for or cannot be done.
+            GraftError: rounding was not asked for, or cannot be done.
         """
         how = quantised.scheme(module)
-        if how is None:
-            return merged
         why = quantised.refuses_rounding(module)
         if why is not None:
             raise GraftError(f"merge: {name}: {why}")

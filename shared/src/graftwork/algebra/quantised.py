@@ -39,8 +39,12 @@ def scheme(module: nn.Module) -> str | None:
 
 def unready(module: nn.Module) -> str | None:
     """Why a layer that will be quantised is not yet, or `None`."""
+    layer: Any = module
     if _form(module) is not None and scheme(module) is None:
         return "it is not quantised yet; move the model to its device first, which does it"
+    # there bitsandbytes stores the frozen weight anew, with loss, in the first forward that keeps no gradients
+    if getattr(layer, "support_avx512bf16_for_cpu", False) and layer.weight.device.type == "cpu":
+        return "its forward would repack the weight for this CPU; set support_avx512bf16_for_cpu = False on it first"
     return None
 
 
