@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from graftwork.errors import GraftError
 
+BACKENDS = ("bitsandbytes", "torchao")
 FOUR, EIGHT = "bitsandbytes.nn.modules.Linear4bit", "bitsandbytes.nn.modules.Linear8bitLt"
 
 
@@ -32,7 +33,10 @@ def scheme(module: nn.Module) -> str | None:
         return str(weight.quant_state.quant_type)
     if form == EIGHT and weight.dtype == torch.int8:
         return "bnb-int8"
-    if is_traceable_wrapper_subclass(weight) and type(weight).__module__.split(".")[0] == "torchao":
+    if (
+        is_traceable_wrapper_subclass(weight)
+        and type(weight).__module__.split(".")[0] == BACKENDS[1]
+    ):
         return type(weight).__name__ if hasattr(weight, "dequantize") else None
     return None
 
