@@ -111,7 +111,8 @@ def gathered(model: nn.Module, whole: bool) -> None:
     root._get_fsdp_state()._lazy_init()
     for unit in root.modules():
         if isinstance(unit, FSDPModule):
-            unit.set_reshard_after_forward(not whole, recurse=False)
+            # the root's own part is needed again at once, in the backward pass
+            unit.set_reshard_after_forward(not whole and unit is not root, recurse=False)
             if whole:
                 unit.unshard()
             else:
