@@ -139,13 +139,15 @@ class ExactResume(Callback):
         _place_loaders(trainer.fit_loop)
         _restore_random(checkpoint["random"])
         rank, count = world()
-        if len(checkpoint["epoch_so_far"]) == count:
-            self._epoch_so_far = checkpoint["epoch_so_far"][rank]
+        saved = checkpoint["epoch_so_far"]
+        saved = saved if isinstance(saved, list) else [saved]  # as it was before there were several
+        if len(saved) == count:
+            self._epoch_so_far = saved[rank]
             restore_metrics(self._epoch_so_far, pl_module)
         elif checkpoint["between_batches"]:
             rank_zero_warn(
-                f"checkpoint: written by {len(checkpoint['epoch_so_far'])} processes, resumed by {count}; the means of "
-                "the epoch count from here on"
+                f"checkpoint: written by {len(saved)} processes, resumed by {count}; the means of the epoch count from "
+                "here on"
             )
         if checkpoint["between_batches"]:
             # between two batches Lightning takes a validation for due whenever one was due before the
