@@ -22,9 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import graftwork as gw
 from benchmarks.speed.llama import LINEARS, decoder
-from graftwork.lightning.checkpoint_io import write_atomically
-from graftwork.lightning.strategies import IGNORED
 from graftwork.sharding import sharded_names
+from graftwork_runs.files import write_atomic
 
 ADAPTER = "adapter.safetensors"
 
@@ -56,7 +55,8 @@ class Row:
         graft = gw.graft(base, gw.LoRA(16), sites=[f"*.{name}" for name in LINEARS], seed=0)
         if self.mode == "fsdp2":
             gw.shard_base(base)
-            setattr(base, IGNORED, sharded_names(base))
+            leave_out = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+            leave_out(base, sharded_names(base))
         if self.mode == "one":
             return graft, base
         ids = [self.device.index] if self.cuda else None
@@ -151,7 +151,7 @@ def main(file: Path) -> None:
     row = Row(settings, out)
     found = {"equality": row.equality(), "speed": row.speed()}
     if row.rank == 0:
-        write_atomically(out, json.dumps({"settings": settings, **found}).encode())
+        write_atomic(out, json.dumps({"settings": settings, **found}))
     dist.destroy_process_group()
 
 
