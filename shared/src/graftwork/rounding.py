@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class Roundings(dict[str, Rounding]):
         self[name] = Rounding(
             float(error.abs().max()),
             float(error.norm() / merged.float().norm().clamp_min(1e-30)),
-            float(error.norm() / change.clamp_min(1e-30)),
+            float(error.norm() / change) if change > 0 else math.inf,
         )
         return new
 
