@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import graftwork as gw
+from graftwork.algebra import quantised
 from graftwork_runs import Record, Row, environment
 
 TARGET = Path(__file__).parent / "records" / "core" / "versus-peft.json"
@@ -185,7 +186,7 @@ def breadth() -> dict[str, tuple[int, int]]:
     files = {m.name for m in pkgutil.iter_modules(peft.tuners.lora.__path__)}
     return {
         "methods": (len(gw.cards()), len(peft.PeftType)),
-        "quantised back-ends": (0, len(files & BACKENDS)),
+        "quantised back-ends": (len(quantised.BACKENDS), len(files & BACKENDS)),
     }
 
 

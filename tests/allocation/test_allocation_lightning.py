@@ -264,6 +264,13 @@ class Mute(Module):
     audit_score = None  # type: ignore[assignment]
 
 
+def test_several_processes_are_refused() -> None:
+    callback, _ = allocation()
+    several: Any = type("T", (), {"world_size": 2})()
+    with pytest.raises(gw.GraftError, match="served in one process"):
+        callback.setup(several, Module(), "fit")
+
+
 def test_another_search_s_checkpoint_is_refused(tmp_path: Path) -> None:
     callback, _ = allocation()
     with pytest.raises(ZeroDivisionError):

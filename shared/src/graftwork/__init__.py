@@ -35,6 +35,7 @@ _HOMES = {
     "register_layer": "graftwork.algebra.recognise",
     "register_reader": "graftwork.fused",
     "save": "graftwork.store",
+    "shard_base": "graftwork.sharding",
     "load": "graftwork.store",
     "inspect": "graftwork.store.passport",
     "cards": "graftwork.cards",
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from graftwork.prompts import prompt
     from graftwork.reach import check_reach
     from graftwork.selection.gast import GAST
+    from graftwork.sharding import shard_base
     from graftwork.store import load, save
     from graftwork.store.passport import inspect
 
@@ -178,5 +180,6 @@ __all__ = [
     "register_reader",
     "remove",
     "save",
+    "shard_base",
     "unmerge",
 ]

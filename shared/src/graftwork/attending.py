@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from graftwork.errors import GraftError
 
 
 class Inside(TorchFunctionMode):
@@ -33,3 +35,24 @@ class Inside(TorchFunctionMode):
             return func(*args, **kwargs)
         self.calls += 1
         return self.attend(*args, **kwargs)
+
+
+def goes_on(layer: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Whether a block's call goes on from a key-value cache that already holds positions of its layer.
+
+    A cache is what has transformers' `get_seq_length`; the block's attention knows its place in it as `layer_idx`.
+
+    Raises:
+        GraftError: a cache, and nothing in the block says which of its layers is meant.
+    """
+    cache = next((a for a in (*args, *kwargs.values()) if hasattr(a, "get_seq_length")), None)
+    if cache is None:
+        return False
+    for module in layer.modules():
+        index = getattr(module, "layer_idx", None)
+        if isinstance(index, int):
+            return bool(cache.get_seq_length(index) > 0)
+    raise GraftError(
+        f"a grafted {type(layer).__mro__[2].__name__} is called with a key-value cache, and nothing in it has a "
+        "layer_idx: where the prompt ends cannot be told; call with use_cache=False inside graftwork.prompt"
+    )

@@ -18,7 +18,7 @@ from graftwork.errors import GraftError
 from graftwork.fast.sites import Fast
 from graftwork.fast.twins import Pool
 from graftwork.handle import Graft, activate, fill, get
-from graftwork.ledger import ATTRIBUTE, Beside, Entry, Ledger
+from graftwork.ledger import ATTRIBUTE, Beside, Entry, Ledger, refuse_sharded
 from graftwork.methods import method_class
 from graftwork.methods.base import Method, from_config
 from graftwork.refusals import check_entry, check_name, check_root, obstacle
@@ -238,6 +238,7 @@ def attach_entry(
         )
     if ledger.merged is not None:
         raise GraftError("a graft is merged; call unmerge() before grafting another")
+    refuse_sharded(ledger, "graft")
     readings = check_entry(model, entry)
     first = ATTRIBUTE not in model.__dict__
     norms = [m for _, m in own_modules(model) if has_statistics(m)] if first else []

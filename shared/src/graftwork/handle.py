@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from graftwork.attach import CALL, SiteGrafts, grafts_of, release
 from graftwork.errors import GraftError
-from graftwork.ledger import ATTRIBUTE, Entry, Ledger, ledger_of, root_of
+from graftwork.ledger import ATTRIBUTE, Entry, Ledger, ledger_of, refuse_sharded, root_of
 from graftwork.methods.base import Method
 from graftwork.seeded import GENERATOR
 from graftwork.states import MethodState, SiteState
 from graftwork.summary import Summary, summarise
 from graftwork.together import check_together, check_weight
+
+if TYPE_CHECKING:
+    from graftwork.rounding import Roundings
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,10 @@ class Graft:
         """The frozen tensors under each site, by `<site>.<parameter>`; for fingerprints.
 
         Raises:
-            GraftError: a graft is merged; the base's own tensors are not in place then.
+            GraftError: a graft is merged, or the base is sharded; its own tensors are not in place then.
         """
         _refuse_merged(ledger_of(self.model), "base_tensors()")
+        refuse_sharded(ledger_of(self.model), "base_tensors()")
         out: dict[str, Tensor] = {}
         for name in self.entry.modules():
             module = self.model.get_submodule(name)
@@ -168,11 +172,11 @@ class Graft:
             for s, active in zip(sites, before, strict=True):
                 s.active = active
 
-    def merge(self, keep: str | bool = "device") -> None:
+    def merge(self, keep: str | bool = "device", round: bool = False) -> Roundings:
         """See `graftwork.merge`."""
         from graftwork.merging import merge
 
-        merge(self, keep=keep)
+        return merge(self, keep=keep, round=round)
 
     def unmerge(self) -> None:
         """See `graftwork.unmerge`."""
@@ -237,10 +241,11 @@ def remove(graft: Graft | nn.Module, name: str = "default") -> None:
     """Take a graft off; after the last one every module is of its own class again, bit for bit.
 
     Raises:
-        GraftError: the graft is merged (`merge(keep=False)` excepted: then its change stays).
+        GraftError: the graft is merged (`merge(keep=False)` excepted: then its change stays), or the base sharded.
     """
     graft = graft if isinstance(graft, Graft) else get(graft, name)
     model, ledger = graft.model, ledger_of(graft.model)
+    refuse_sharded(ledger, "remove")
     if not (graft.merged and ledger.merged.final):
         _refuse_merged(ledger, "remove")
     for module_name in graft.entry.modules():

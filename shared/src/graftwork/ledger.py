@@ -49,11 +49,13 @@ class Ledger:
     Attributes:
         trained: names of base parameters that required gradients before the first graft.
         merged: the record of a merge in force, or `None`.
+        sharded: while the base is shared out among processes, its fingerprints by graft, taken when it was whole.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
     trained: list[str] = field(default_factory=list)
     merged: Any = None
+    sharded: dict[str, Any] | None = None
 
 
 def root_of(model: nn.Module) -> nn.Module | None:
@@ -78,3 +80,16 @@ def ledger_of(model: nn.Module) -> Ledger:
     ledger = root.__dict__[ATTRIBUTE]
     assert isinstance(ledger, Ledger)
     return ledger
+
+
+def refuse_sharded(ledger: Ledger, verb: str) -> None:
+    """Refuse what needs whole base tensors.
+
+    Raises:
+        GraftError: the base is sharded.
+    """
+    if ledger.sharded is not None:
+        raise GraftError(
+            f"{verb}: the base is shared out among processes; save the graft and load it onto a whole base in one "
+            "process"
+        )

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from graftwork.algebra import quantised
 from graftwork.attach import ROWS, grafts_of
 from graftwork.errors import GraftError
 from graftwork.handle import Graft, get, is_sound
-from graftwork.ledger import ledger_of, root_of
+from graftwork.ledger import ledger_of, refuse_sharded, root_of
 from graftwork.parking import Parked
+from graftwork.rounding import Roundings
 from graftwork.states import CopyState, MethodState, RowsState, SiteState, merged_sum
 from graftwork.together import check_together, check_weight
 
@@ -58,7 +61,8 @@ def merge(
     name: str | Mapping[str, float] = "default",
     *,
     keep: str | bool = "device",
-) -> None:
+    round: bool = False,
+) -> Roundings:
     """Put the graft's change into the base's own tensors.
 
     Args:
@@ -67,16 +71,23 @@ def merge(
         keep: where the old tensors wait for `unmerge`: "device" (beside the new ones), "cpu",
             "disk"; `False` writes in place and cannot be undone. All but "device" need no more
             extra memory on the device than the work on one layer.
+        round: merge into layers quantised to 4 bits too, rounding the result to their format. What that loses
+            is printed, and returned.
+
+    Returns:
+        The rounding error of each quantised layer; empty where there is none.
 
     Raises:
-        GraftError: the method changes activations, a merge is in force, grafts that cannot act
-            together, or a merged tensor is not finite. Nothing has changed then.
+        GraftError: the method changes activations, a merge is in force, the base is sharded, or quantised and
+            `round` was not asked for, grafts that cannot act together, or a merged tensor is not finite. Nothing
+            has changed then.
     """
     grafts, weights = _chosen(graft, name)
     if keep not in KEEP or keep is True:
         raise GraftError(f"merge: keep must be one of {list(KEEP)}, not {keep!r}")
     model = next(iter(grafts.values())).model
     ledger = ledger_of(model)
+    refuse_sharded(ledger, "merge")
     if ledger.merged is not None:
         raise GraftError(f"merge: graft {ledger.merged.names} is merged already")
     for part in grafts.values():
@@ -84,15 +95,16 @@ def merge(
             why = method.refuses_merge()
             if why is not None:
                 raise GraftError(f"merge: {site.name or 'the model'}: {why}")
+    errors = Roundings(round, keep)
     # Refuse before the first write. Where the old tensors leave the device, or are overwritten, a
     # second pass computes the new ones again, so that one layer at a time is there twice.
     new: Iterable[Batch]
     if keep == "device":
-        new = list(_new_tensors(grafts, weights))
+        new = list(_new_tensors(grafts, weights, errors))
     else:
-        for _ in _new_tensors(grafts, weights):
+        for _ in _new_tensors(grafts, weights, errors):
             pass
-        new = _new_tensors(grafts, weights)
+        new = _new_tensors(grafts, weights, errors)
     record = Record(weights, final=keep is False)
     try:
         _swap(model, record, new, keep)
@@ -107,6 +119,9 @@ def merge(
             record.active.append((module_name, site_grafts.active))
             site_grafts.active = ()
     ledger.merged = record
+    if errors:
+        print(errors)
+    return errors
 
 
 def _chosen(
@@ -154,8 +169,10 @@ def unmerge(graft: Graft | nn.Module, name: str | None = None) -> None:
     ledger.merged = None
 
 
-def _new_tensors(grafts: Mapping[str, Graft], weights: Mapping[str, float]) -> Iterator[Batch]:
-    """Everything that the grafts change, module by module, checked to be finite."""
+def _new_tensors(
+    grafts: Mapping[str, Graft], weights: Mapping[str, float], errors: Roundings
+) -> Iterator[Batch]:
+    """Everything that the grafts change, module by module, checked to be finite; quantised where the layer is."""
     model = next(iter(grafts.values())).model
     names = [m for graft in grafts.values() for m in graft.entry.modules()]
     for module_name in dict.fromkeys(names):
@@ -171,8 +188,11 @@ def _new_tensors(grafts: Mapping[str, Graft], weights: Mapping[str, float]) -> I
         batch: Batch = []
         for leaf, value in _of_module(module, slots).items():
             path, _, own = leaf.rpartition(".")
-            if not is_sound(value, _old(module.get_submodule(path), own)):
+            coded = leaf == "weight" and quantised.scheme(module) is not None
+            if not is_sound(value, None if coded else _old(module.get_submodule(path), own)):
                 raise GraftError(f"merge: {module_name}.{leaf} would hold NaN or infinite values")
+            if coded:
+                value = errors.stored(module_name, module, value)
             batch.append((".".join(p for p in (module_name, path) if p), own, value))
         yield batch
 
@@ -203,6 +223,10 @@ def _old(module: nn.Module, leaf: str) -> Tensor | None:
 
 
 def _storage(tensor: Tensor) -> int:
+    if is_traceable_wrapper_subclass(
+        tensor
+    ):  # it has no memory of its own; tied places hold one object
+        return -id(tensor)
     return tensor.untyped_storage().data_ptr()
 
 
@@ -225,14 +249,18 @@ def _swap(model: nn.Module, record: Record, new: Iterable[Batch], keep: str | bo
             module = model.get_submodule(where)
             old = _old(module, leaf)
             tied = old is not None and _storage(old) in shared
-            if keep is False and old is not None and not tied and old.shape == value.shape:
+            made = isinstance(
+                value, nn.Parameter
+            )  # quantised anew, with more to it than its numbers
+            same = old is not None and not tied and old.shape == value.shape
+            if keep is False and old is not None and same and not made:
                 with torch.no_grad():
                     old.copy_(value)
                 continue
             if id(value) not in placed:
-                ours = _like(value, old)
-                buffer = leaf in module._buffers
-                placed[id(value)] = ours if buffer else nn.Parameter(ours, requires_grad=False)
+                ours = value if made else _like(value, old)
+                plain = leaf not in module._buffers and not made
+                placed[id(value)] = nn.Parameter(ours, requires_grad=False) if plain else ours
             if keep is not False:
                 # where tied, another place still needs the old values
                 parked = None if old is None else Parked(old, "device" if tied else str(keep))

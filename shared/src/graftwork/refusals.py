@@ -14,6 +14,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from graftwork.algebra import quantised
 from graftwork.algebra.recognise import plain_class, recognise
 from graftwork.attach import CHILD, SiteGrafts, grafts_of
 from graftwork.errors import GraftError
@@ -94,6 +95,12 @@ def obstacle(module: nn.Module, called: bool = True) -> str | None:
 
 def _check_copy(name: str, module: nn.Module) -> None:
     for inner, part in module.named_modules():
+        if quantised.scheme(part) is not None:
+            path = ".".join(n for n in (name, inner) if n)
+            raise GraftError(
+                f"also_train: the weight of {path or 'the model'} is {quantised.scheme(part)}, and a quantised weight "
+                "does not train; keep that module out of the quantisation"
+            )
         if any(isinstance(h, _WEIGHT_HOOKS) for h in part._forward_pre_hooks.values()):
             path = ".".join(n for n in (name, inner) if n)
             raise GraftError(
@@ -107,11 +114,21 @@ def _check_rows(name: str, module: nn.Module) -> None:
     if geo is None or isinstance(geo, str) or geo.groups != 1 or geo.kind == "norm":
         why = geo if isinstance(geo, str) else "it is no layer with rows, or has groups"
         raise GraftError(f"NewRows({name!r}): {why}")
+    if quantised.scheme(module) is not None:
+        raise GraftError(
+            f"NewRows({name!r}): its weight is quantised and takes no rows; keep it out of the quantisation"
+        )
 
 
 def _site_readings(model: nn.Module, site: Site, method: Method) -> Iterator[Reading]:
     names = (site.weight, site.bias) if site.bias else (site.weight,)
     found = list(owners(model, site.module, names))
+    how = quantised.scheme(model.get_submodule(site.module))
+    if found and how is not None:
+        raise GraftError(
+            f"{site.name}: {_kind(model, found[0][0])} reads its weight directly, which is {how}; there is no change "
+            "of it that could be read"
+        )
     if found and site.geo is not None:
         why = method.refuses_fused(site.geo)
         if why is not None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from graftwork.algebra import quantised
 from graftwork.algebra.geometry import Geometry
 from graftwork.algebra.linear import Linear
 from graftwork.algebra.recognise import (
@@ -292,7 +293,8 @@ def _larger_than_layer(method: Method, site: Site, module: nn.Module) -> bool:
     rank = method.config().get("rank")
     if rank is None:
         return False
-    return sum(map(math.prod, site.geo.factor_shapes(int(rank)))) > weight.numel()
+    size = weight.numel() + quantised.hidden_count(module)
+    return sum(map(math.prod, site.geo.factor_shapes(int(rank)))) > size
 
 
 def _vocabulary_heads(model: nn.Module) -> list[nn.Module]:

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graftwork.algebra import quantised
 from graftwork.algebra.conv import Conv, ConvTranspose
 from graftwork.algebra.geometry import Geometry
 from graftwork.algebra.layout import stored_like
 from graftwork.algebra.linear import Block, Embedding
-from graftwork.attending import Inside
+from graftwork.attending import Inside, goes_on
 from graftwork.errors import GraftError
 from graftwork.fast.conv_sites import FastConv
 from graftwork.fast.sites import KINDS, Fast
@@ -129,6 +130,7 @@ class MethodState(SiteState):
     ) -> None:
         super().__init__(layer, weight_name)
         self.method, self.geo, self.bias_name = method, geo, bias_name
+        self.scheme = quantised.scheme(layer)
         weight, bias = self.base(layer)
         trained, frozen = starts(method, geo, weight, bias, blank)
         for name, value in trained.items():
@@ -152,7 +154,9 @@ class MethodState(SiteState):
             self.fast = FastConv()
 
     def base(self, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-        """The frozen weight and bias (for a block: any tensor of it, for dtype and device)."""
+        """The frozen weight, dense, and bias (for a block: any tensor of it, for dtype and device)."""
+        if self.scheme is not None:
+            return quantised.dense(layer), layer._parameters.get(self.bias_name)
         weight = layer._parameters.get(self.weight_name)
         if weight is None:
             weight = next(layer.parameters())
@@ -163,7 +167,11 @@ class MethodState(SiteState):
 
     def change(self, layer: nn.Module, x: Tensor, y: Tensor, over: bool = False) -> Tensor:
         """What this graft adds to the layer's output; may be wider than `y`, so round after the sum."""
-        weight, bias = self.base(layer)
+        if self.scheme is None:
+            weight, bias = self.base(layer)
+        else:
+            weigh = quantised.dense if self.method.reads_weight else quantised.unread
+            weight, bias = weigh(layer, y.dtype), layer._parameters.get(self.bias_name)
         leave = self._leave if self.training else None
         prompt = self.prompt._replace(over=over) if over else self.prompt
         c = Call(x, y, weight, bias, self.training, leave, prompt)
@@ -270,7 +278,7 @@ def merged_sum(layer: nn.Module, parts: list[tuple[MethodState, float]]) -> dict
         db = _total([(d.bias, w) for d, w in deltas])
         if db is not None:
             total = db if bias is None else bias.to(db.dtype) + db
-            out[first.bias_name] = total.to(weight.dtype)
+            out[first.bias_name] = total.to(weight.dtype if bias is None else bias.dtype)
     return out
 
 
@@ -367,27 +375,6 @@ class RowsState(SiteState):
 def rebuilt(out: Any, y: Tensor) -> Any:
     """What a layer returned, with `y` in the place of its tensor."""
     return y if isinstance(out, Tensor) else type(out)((y, *out[1:]))
-
-
-def goes_on(layer: nn.Module, args: Any, kwargs: Any) -> bool:
-    """Whether a block's call goes on from a key-value cache that already holds positions of its layer.
-
-    A cache is what has transformers' `get_seq_length`; the block's attention knows its place in it as `layer_idx`.
-
-    Raises:
-        GraftError: a cache, and nothing in the block says which of its layers is meant.
-    """
-    cache = next((a for a in (*args, *kwargs.values()) if hasattr(a, "get_seq_length")), None)
-    if cache is None:
-        return False
-    for module in layer.modules():
-        index = getattr(module, "layer_idx", None)
-        if isinstance(index, int):
-            return bool(cache.get_seq_length(index) > 0)
-    raise GraftError(
-        f"a grafted {type(layer).__mro__[2].__name__} is called with a key-value cache, and nothing in it has a "
-        "layer_idx: where the prompt ends cannot be told; call with use_cache=False inside graftwork.prompt"
-    )
 
 
 def first_input(args: Any, kwargs: Any) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from graftwork.algebra import quantised
+
 if TYPE_CHECKING:
     from graftwork.handle import Graft
 
@@ -70,6 +72,7 @@ def summarise(graft: Graft) -> Summary:
         rows.append((site, kinds.get(site, state.kind), n))
     own = {id(p) for g in _every_graft(graft) for p in g.parameters()}
     base = sum(p.numel() for p in graft.model.parameters() if id(p) not in own)
+    base += sum(quantised.hidden_count(m) for m in graft.model.modules())
     return Summary(
         name=graft.name,
         method=repr(graft.method),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from graftwork import extra_loss
 from graftwork.errors import GraftError
 from graftwork.lightning import Allocation
+from graftwork.lightning.processes import everyones
 
 from .demo import task
 from .fewshot.verdict import Verdict
@@ -178,7 +179,7 @@ class Segmenter(LightningModule):
         if self.organs is not None:
             known = torch.tensor(self.organs.known).expand(len(y), -1).to(y.device)
         loss = dice_ce(scores, y, known)
-        self.log("loss", loss, prog_bar=True)
+        self.log("loss", loss, prog_bar=True, sync_dist=True)
         return loss + added
 
     def on_validation_epoch_start(self) -> None:
@@ -206,6 +207,10 @@ class Segmenter(LightningModule):
         self._measure(volume)
 
     def _log_scores(self, group: str) -> None:
+        # of several processes each measured its cases; one that was dealt out twice counts once
+        for theirs, reliability in everyones((self.scores, self.reliability)):
+            self.scores |= theirs
+            self.reliability |= reliability
         cases = list(self.scores.values())
         if not cases:
             return
@@ -213,10 +218,10 @@ class Segmenter(LightningModule):
             means = metrics.average(cases, name)
             tag = f"{group}/{name}" if name else group
             for metric in ("dice", "hd95", "nsd"):
-                self.log(f"{tag}_{metric}", means[metric], batch_size=1)
+                self.log(f"{tag}_{metric}", means[metric], batch_size=1, sync_dist=True)
         empties = metrics.average(cases)
         for kind in ("empty_both", "empty_one"):
-            self.log(f"{group}_{kind}", float(empties[kind]), batch_size=1)
+            self.log(f"{group}_{kind}", float(empties[kind]), batch_size=1, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("validate")

@@ -17,6 +17,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from graftwork.algebra import quantised
 from graftwork.algebra.conv import Conv, ConvTranspose
 from graftwork.algebra.geometry import Geometry
 from graftwork.algebra.linear import Attention, Block, Embedding, Linear, TransposedLinear
@@ -135,6 +136,8 @@ def recognise(module: nn.Module) -> Geometry | str | None:
         return "it is compiled TorchScript; graft the module it was made from"
     cls = plain_class(module)
     reader = _REGISTERED.get(cls) or _BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}")
+    if reader is None and quantised.is_packed(module):
+        reader = _linear
     if reader is None:
         reader = _FORWARDS.get(cls.forward)
         conv = _CONV_FORWARDS.get(cls.forward)
@@ -158,9 +161,14 @@ def recognise(module: nn.Module) -> Geometry | str | None:
         return "its weight is computed by a hook (weight_norm or spectral_norm); remove that first"
     if isinstance(weight, nn.UninitializedParameter):
         return "its weight is lazy; run the model once first"
+    why = quantised.unready(module)
+    if why is not None:
+        return why
+    if reader is _linear and quantised.scheme(module) is not None:
+        return _linear(module)  # type: ignore[arg-type]
     if is_traceable_wrapper_subclass(weight) or weight.dtype.itemsize < 2:
         kind = type(weight.data).__name__
-        return f"its weight is quantised or sharded ({kind}, {weight.dtype}); graft before that"
+        return f"its weight is quantised or sharded ({kind}, {weight.dtype}) in a way that is not served"
     if not weight.is_floating_point():
         return f"its weight is not floating point but {weight.dtype}"
     return reader(module)

@@ -82,7 +82,7 @@ class Allocation(Callback):
         """Attach the units.
 
         Raises:
-            GraftError: no such network or score, or whatever `Search` refuses.
+            GraftError: no such network or score, several processes, or whatever `Search` refuses.
         """
         if stage != "fit" or self.search is not None:
             return
@@ -90,6 +90,10 @@ class Allocation(Callback):
         if not isinstance(network, nn.Module):
             raise GraftError(
                 f"Allocation.network: {type(pl_module).__name__} has no module {self.network!r}"
+            )
+        if trainer.world_size > 1:
+            raise GraftError(
+                "Allocation: each process would search on its own data; served in one process, use devices: 1"
             )
         score = self.score or getattr(pl_module, "audit_score", None)
         if score is None:

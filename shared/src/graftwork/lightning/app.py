@@ -37,6 +37,7 @@ from typing import Any
 from graftwork.errors import GraftError
 from graftwork.lightning import configs as shipped
 from graftwork.lightning.exits import guarded
+from graftwork.lightning.primary import primary
 
 GROUP = "graftwork.apps"
 
@@ -136,7 +137,7 @@ class App:
         return 0
 
     def _first_line(self, verb: str, summary: str, rest: list[str]) -> None:
-        if "--quiet" in rest:
+        if "--quiet" in rest or not primary():
             return
         data = verb in _DATA_ON_STDOUT or any(a.startswith("--print_config") for a in rest)
         line = f"{self.name} {self.version()} {verb}: {summary}"

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
 from typing import Any, ClassVar
@@ -42,19 +42,19 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork.lightning import allow, run_folder
+from graftwork.lightning import allow, processes, run_folder
 from graftwork.lightning.app import App
 from graftwork.lightning.blame import blame
 from graftwork.lightning.curve import CurveLogger
 from graftwork.lightning.dry_run import check_round_trip
 from graftwork.lightning.export import export_merged
 from graftwork.lightning.fields import ALWAYS_SKIPPED, DRY_RUN, SKIPPED, add_fields
+from graftwork.lightning.optimizers import configured
 from graftwork.lightning.output import settle_output
+from graftwork.lightning.primary import primary
 from graftwork.lightning.resume import ExactResume
 from graftwork.lightning.step_checkpoint import StepCheckpoint
 from graftwork.lightning.verbs import trainer_with, verb, verbs_of, with_flags
-from graftwork.optim.pairs import Trained
-from graftwork.optim.rates import check_schedule, set_rates
 
 #: verbs that use an adapter and never start a new graft
 _MEASURING = {"validate", "test", "predict", "export"}
@@ -151,7 +151,7 @@ class AppCLI(LightningCLI):
         again = checkpoint if self.resume and checkpoint.exists() else None
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=again)
         self.save_graft()
-        if self.dry_run and self.graft is not None:
+        if self.dry_run and self.graft is not None and primary():
             check_round_trip(self.graft, checkpoint, self.run_dir / "graft")
 
     def validate(self, **_: Any) -> None:
@@ -210,8 +210,8 @@ class AppCLI(LightningCLI):
         return gw.graft(target, method, sites=sites, also_train=beside, seed=seed)
 
     def say(self, line: str) -> None:
-        """Print one line for the user, unless `--quiet`."""
-        if not self.quiet:
+        """Print one line for the user, unless `--quiet`; of several processes the first alone does."""
+        if not self.quiet and primary():
             print(line, flush=True)
 
     def new_trainer(self, **overrides: Any) -> Trainer:
@@ -230,7 +230,7 @@ class AppCLI(LightningCLI):
             folder: where.
             passport: further arguments of `graftwork.save`, such as `metrics` and `data_card`.
         """
-        if self.graft is None:
+        if self.graft is None or not primary():  # all processes hold the same
             return None
         folder = folder or self.run_dir / "graft"
         gw.save(self.graft, folder, overwrite=True, **{**self.passport(), **passport})
@@ -264,6 +264,9 @@ class AppCLI(LightningCLI):
         self.verb = str(self.subcommand)
         self.dry_run, self.resume = bool(self._setting("dry_run")), bool(self._setting("resume"))
         self.quiet, self.verbose = bool(self._setting("quiet")), bool(self._setting("verbose"))
+        if not primary():
+            self.run_dir = processes.shared_folder(self._setting("run_dir"))
+            return
         if not self.keeps_files():
             self._scratch = tempfile.TemporaryDirectory(prefix=f"{self.app.name}-{self.verb}-")
             self.run_dir = Path(self._scratch.name)
@@ -275,12 +278,16 @@ class AppCLI(LightningCLI):
                 self.resume,
                 self.resumes_from(),
             )
+        processes.share_folder(self.run_dir)
 
     def instantiate_classes(self) -> None:
         """Build data, module, graft and trainer; only if all fit together is the run folder made."""
         super().instantiate_classes()
+        processes.check(self.trainer, self.verb)
         self.built()
         self._attach()
+        if not primary():
+            return
         run_folder.create(self.run_dir, self._parser(self.verb), self.config[self.verb])
         if self.keeps_files() or self.dry_run:
             self.say(f"run folder: {self.run_dir}")
@@ -293,7 +300,10 @@ class AppCLI(LightningCLI):
             *(given if isinstance(given, list) else [given]),
             *overrides.pop("callbacks", []),
         ]
-        callbacks.append(ExactResume(int(self._setting("seed_everything"))))
+        callbacks += [
+            processes.SeveralProcesses(),
+            ExactResume(int(self._setting("seed_everything"))),
+        ]
         folder = overrides.pop("checkpoints", self.run_dir / run_folder.CHECKPOINT.parent)
         every = overrides.pop("checkpoint_every", self.checkpoint_every)
         if {**config, **overrides}.get("enable_checkpointing") is not False:
@@ -315,10 +325,14 @@ class AppCLI(LightningCLI):
             raise GraftError(f"trainer: {error}") from None
 
     def _run_subcommand(self, subcommand: str) -> None:
-        super()._run_subcommand(subcommand)
-        if not self.dry_run:
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            processes.end_others(self.trainer)
+            raise
+        if not self.dry_run and primary():
             self.finished(subcommand)
-        else:
+        elif self.dry_run:
             self.say("dry run: all right")
 
     # -- light-door calls -------------------------------------------------------------------------
@@ -373,23 +387,11 @@ class AppCLI(LightningCLI):
         if self.graft is not None and self.verbose:
             print(self.graft.summary())
         if type(self.model).configure_optimizers is LightningModule.configure_optimizers:
-            self.model.configure_optimizers = MethodType(self._optimizers(), self.model)
-
-    def _optimizers(self) -> Callable[[LightningModule], Any]:
-        optimizer_for = self._get(self.config_init, "optimizer")
-        schedule_for = self._get(self.config_init, "lr_scheduler")
-
-        def configure_optimizers(module: LightningModule) -> Any:
-            optimizer = optimizer_for(Trained(module))
-            set_rates(optimizer, module)
-            if schedule_for is None:
-                return optimizer
-            before = [group["lr"] for group in optimizer.param_groups]
-            schedule = schedule_for(optimizer)
-            check_schedule(optimizer, before)
-            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
-
-        return configure_optimizers
+            made = configured(
+                self._get(self.config_init, "optimizer"),
+                self._get(self.config_init, "lr_scheduler"),
+            )
+            self.model.configure_optimizers = MethodType(made, self.model)
 
 
 class _ParserOnly(Exception):

@@ -66,7 +66,9 @@ class CurveLogger(Logger):
         """Nothing: the run folder holds the whole config."""
 
     def state_dict(self) -> dict[str, int]:
-        """Length in bytes of the curve so far, which is on disk when this returns."""
+        """Length in bytes of the curve so far, which is on disk when this returns; the first process alone writes."""
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            return {"bytes": 0}
         if self._length is None:
             self._start(0)
         with self.file.open("rb") as out:
@@ -81,6 +83,8 @@ class CurveLogger(Logger):
             GraftError: the file is shorter than the checkpoint says. (A missing file is started anew:
                 a checkpoint may be resumed in another run folder.)
         """
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            return
         self._start(state["bytes"])
 
     def _start(self, keep: int) -> None:

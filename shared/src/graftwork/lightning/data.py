@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Generator
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from graftwork.errors import GraftError
 
@@ -28,20 +29,28 @@ def sample_generator(seed: int, epoch: int, index: int) -> Generator:
     return Generator().manual_seed(mixed_seed("sample", seed, epoch, index))
 
 
-class ShuffleSampler(Sampler[tuple[int, int]]):
+class ShuffleSampler(DistributedSampler[tuple[int, int]]):
     """Yields `(epoch, index)` in an order that is a function of (seed, epoch), from sample `start` on.
 
     The data set's `__getitem__` receives the pair, so that its augmentation can be
     `sample_generator(seed, epoch, index)`. `len()` is that of the whole epoch.
 
+    Of several processes (those of the default process group when it is asked) number k of n takes every nth sample from
+    the kth on: together their next batches are the next batch of one process that takes n times as much at once. So
+    that all have as many, the first samples come again at the epoch's end, or the last are left out.
+
     Args:
         data: anything with a length.
         seed: the order's seed.
         shuffle: `False` keeps the data's own order.
+        drop_last: leave out what would not fill every process's last batch evenly.
     """
 
-    def __init__(self, data: Sized, *, seed: int, shuffle: bool = True) -> None:
-        self.data, self.seed, self.shuffle = data, seed, shuffle
+    # a DistributedSampler to Lightning, which else puts its own in; the numbers of torch's are asked for anew each time
+    def __init__(
+        self, data: Sized, *, seed: int, shuffle: bool = True, drop_last: bool = False
+    ) -> None:
+        self.data, self.seed, self.shuffle, self.drop_last = data, seed, shuffle, drop_last
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -56,10 +65,21 @@ class ShuffleSampler(Sampler[tuple[int, int]]):
             order = torch.randperm(n, generator=generator).tolist()
         else:
             order = list(range(n))
-        return ((epoch, i) for i in order[self.start :])
+        rank, count = world()
+        each = len(self)
+        order = (order * (each * count // max(n, 1) + 1))[: each * count]
+        return ((epoch, i) for i in order[self.start + rank :: count])
 
     def __len__(self) -> int:
-        return len(self.data)
+        n, (_, count) = len(self.data), world()
+        return n // count if self.drop_last else -(-n // count)
+
+
+def world() -> tuple[int, int]:
+    """(number of this process, how many there are); (0, 1) without a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -94,7 +114,8 @@ class ResumableLoader(DataLoader[Any]):
             )
         # an own generator: the base seed that the workers draw must not advance the global one
         options.setdefault("generator", Generator().manual_seed(mixed_seed("workers", seed)))
-        self._order = ShuffleSampler(dataset, seed=seed, shuffle=shuffle)
+        drop_last = bool(options.get("drop_last", False))
+        self._order = ShuffleSampler(dataset, seed=seed, shuffle=shuffle, drop_last=drop_last)
         self._delivered = (0, 0)
         if batch_sampler is not None:
             # Lightning rebuilds a loader around its own batch sampler when it predicts
@@ -116,7 +137,8 @@ class ResumableLoader(DataLoader[Any]):
 
     @property
     def _size(self) -> int:
-        return self.batch_size or 1  # `None` around a foreign batch sampler
+        """Samples of a batch of all processes together."""
+        return (self.batch_size or 1) * world()[1]  # `None` around a foreign batch sampler
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and number of batches handed out; Lightning stores it."""
@@ -127,23 +149,23 @@ class ResumableLoader(DataLoader[Any]):
             "epoch": self._order.epoch,
             "batches": batches,
             "batch_size": self._size,
-            "samples": len(self._order),
+            "samples": len(self._order.data),
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Start the next iteration where `state` stopped; Lightning calls it before iterating.
 
         Raises:
-            GraftError: the state is of another data set size or batch size, or the order is not ours
-                (Lightning puts its own sampler in when several processes share the data).
+            GraftError: the state is of another data set size or (over all processes) batch size, or the order
+                is not ours.
         """
         if self.sampler is not self._order:
-            raise GraftError("resume inside an epoch is served in one process only; use devices: 1")
-        for field, mine in (("batch_size", self._size), ("samples", len(self._order))):
+            raise GraftError("resume inside an epoch needs the loader's own order; pass no sampler")
+        for field, mine in (("batch_size", self._size), ("samples", len(self._order.data))):
             if state[field] != mine:
                 raise GraftError(
                     f"checkpoint: its data had {field} {state[field]}, the loader has {mine}; "
-                    "resume with the data and batch size of the interrupted run"
+                    "resume with the data and batch size (over all processes) of the interrupted run"
                 )
         if state["batches"] >= len(self):
             self._order.epoch, self._order.start = state["epoch"] + 1, 0

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from graftwork.errors import GraftError
+from graftwork.lightning.primary import primary
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -95,7 +96,7 @@ def _say(prog: str, text: str, code: int) -> int:
 
 
 def _interrupted(prog: str) -> int:
-    return _say(prog, "interrupted", INTERRUPTED)
+    return _say(prog, "interrupted", INTERRUPTED) if primary() else INTERRUPTED
 
 
 def _caused_by_interrupt(error: BaseException) -> bool:

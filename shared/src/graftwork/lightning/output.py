@@ -15,6 +15,7 @@ _NOISE = (
     r".*`isinstance\(treespec.*",
     r".*Trying to infer the `batch_size`.*",
     r".*GPU available but not used.*",
+    r"(?s).*Grad strides do not match bucket view strides.*",  # copies of layers in another memory order
     r"(?s).*JsonargparseDeprecationWarning.*",  # Lightning's use of its parser
     r"(?s).*was deprecated in v4\.\d+\.\d+ and will be removed in v5.*",
 )

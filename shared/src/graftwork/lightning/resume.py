@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from graftwork.errors import GraftError
 from graftwork.lightning.checkpoint_io import GraftCheckpointIO, load_checkpoint
-from graftwork.lightning.data import mixed_seed
+from graftwork.lightning.data import mixed_seed, world
 from graftwork.lightning.epoch_means import add_logged, collect, restore_metrics
 from graftwork.lightning.graft_state import (
     handles,
@@ -25,6 +26,7 @@ from graftwork.lightning.graft_state import (
     parameter_names,
     unpack,
 )
+from graftwork.lightning.processes import everyones, mean
 
 
 class ExactResume(Callback):
@@ -72,10 +74,13 @@ class ExactResume(Callback):
         ]
         checkpoint["random"] = {"seed": self.seed, **_random_state()}
         checkpoint["loggers"] = [log.state_dict() for log in _stateful_loggers(trainer)]
-        checkpoint["epoch_so_far"] = collect(trainer, pl_module)
-        if done % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch:
+        checkpoint["epoch_so_far"] = everyones(_on_cpu(collect(trainer, pl_module)))
+        # at a batch's start Lightning knows already that it is the last; its step is still to come
+        stepped = trainer.is_last_batch and not checkpoint["between_batches"]
+        if done % trainer.accumulate_grad_batches != 0 and not stepped:
+            # of several processes each holds its own part until the step; from the mean all come to the same step
             checkpoint["gradients"] = {
-                names[id(p)]: p.grad for p in pl_module.parameters() if p.grad is not None
+                names[id(p)]: mean(p.grad) for p in pl_module.parameters() if p.grad is not None
             }
 
     # -- reading ----------------------------------------------------------------------------------
@@ -133,8 +138,17 @@ class ExactResume(Callback):
         checkpoint, self._loaded = self._loaded, None
         _place_loaders(trainer.fit_loop)
         _restore_random(checkpoint["random"])
-        self._epoch_so_far = checkpoint["epoch_so_far"]
-        restore_metrics(self._epoch_so_far, pl_module)
+        rank, count = world()
+        saved = checkpoint["epoch_so_far"]
+        saved = saved if isinstance(saved, list) else [saved]  # as it was before there were several
+        if len(saved) == count:
+            self._epoch_so_far = saved[rank]
+            restore_metrics(self._epoch_so_far, pl_module)
+        elif checkpoint["between_batches"]:
+            rank_zero_warn(
+                f"checkpoint: written by {len(saved)} processes, resumed by {count}; the means of the epoch count from "
+                "here on"
+            )
         if checkpoint["between_batches"]:
             # between two batches Lightning takes a validation for due whenever one was due before the
             # checkpoint, skips it, and counts that as a step: no validation is due until a batch ran
@@ -265,6 +279,10 @@ def _place_loaders(loop: Any) -> None:
     if states:
         loop._combined_loader._load_state_dicts(states)
         iter(loop._data_fetcher)  # the old iterator stands at the first batch
+
+
+def _on_cpu(value: Any) -> Any:
+    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t.detach().cpu(), value)
 
 
 def _stateful_loggers(trainer: Trainer) -> list[Any]:

@@ -13,6 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from graftwork.lightning.checkpoint_io import sweep
+from graftwork.lightning.primary import primary
+from graftwork.lightning.processes import Agreement
 
 
 class StepCheckpoint(Checkpoint):
@@ -23,7 +25,7 @@ class StepCheckpoint(Checkpoint):
     skips them.
 
     On the first Ctrl-C the batch is finished, the checkpoint written, and the run interrupted; a second
-    Ctrl-C interrupts at once.
+    Ctrl-C interrupts at once. Of several processes one that is interrupted stops all, one batch later, at the same one.
 
     Args:
         folder: where the file is kept.
@@ -36,14 +38,17 @@ class StepCheckpoint(Checkpoint):
         self._due = self._interrupted = False
         self._written = -1
         self._before: Any = None
+        self._together: Agreement | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Clear away what a killed run left."""
-        sweep(self.path.parent)
+        if primary():
+            sweep(self.path.parent)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over Ctrl-C."""
         self._written = trainer.global_step
+        self._together = Agreement() if trainer.world_size > 1 else None
         if threading.current_thread() is threading.main_thread():
             self._trainer = trainer
             self._before = signal.signal(signal.SIGINT, self._on_interrupt)
@@ -60,15 +65,20 @@ class StepCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Write if due."""
-        if self._due or self._interrupted:
+        stop = self._interrupted
+        if self._together is not None:
+            stop = self._together.ask(stop)
+        if self._due or stop:
             self._due, self._written = False, trainer.global_step
             trainer.save_checkpoint(self.path)
-        if self._interrupted:
+        if stop:
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the final state."""
         self._release()
+        if self._together is not None:
+            self._together.close()
         trainer.save_checkpoint(self.path)
 
     def on_exception(
@@ -81,6 +91,8 @@ class StepCheckpoint(Checkpoint):
         if self._interrupted or not self._trainer.training:
             raise KeyboardInterrupt
         self._interrupted = True
+        if not primary():
+            return
         print(
             "interrupted: writing the checkpoint (Ctrl-C again to stop at once)",
             file=sys.stderr,

@@ -115,6 +115,8 @@ class Method:
     default_globs: ClassVar[tuple[str, ...]] = ()
     #: whether float16 and bfloat16 files keep what was trained; not where it is a small difference
     half_files: ClassVar[bool] = True
+    #: whether `change` reads the frozen weight; of a quantised layer it is made dense for each call then
+    reads_weight: ClassVar[bool] = False
     #: whether the change depends on where in its sequence a vector stands; then calls come with a `Prompt`
     positional: ClassVar[bool] = False
 

@@ -55,6 +55,7 @@ class DoRA(LoRA):
     """LoRA on the direction of each output channel's weights, and a learned magnitude."""
 
     id: ClassVar[str] = "dora"
+    reads_weight: ClassVar[bool] = True
 
     def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         magnitude = geo.rows(weight.to(work_dtype(weight))).norm(dim=1)

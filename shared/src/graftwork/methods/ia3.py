@@ -52,6 +52,7 @@ class IA3(Method):
     scale: str = setting("output", choices=("output", "input"))
 
     id: ClassVar[str] = "ia3"
+    reads_weight: ClassVar[bool] = True
     changes: ClassVar[str] = "weight"
     layer_kinds: ClassVar[tuple[str, ...]] = expand_kinds(CARD["layer_kinds"])
     default_kinds: ClassVar[tuple[str, ...]] = tuple(k for k in layer_kinds if k != "embedding")

@@ -67,6 +67,7 @@ class OFT(Method):
     side: str = setting("input", choices=("input", "output"))
 
     id: ClassVar[str] = "oft"
+    reads_weight: ClassVar[bool] = True
     changes: ClassVar[str] = "weight"
     layer_kinds: ClassVar[tuple[str, ...]] = expand_kinds(CARD["layer_kinds"])
     default_kinds: ClassVar[tuple[str, ...]] = layer_kinds

@@ -77,6 +77,7 @@ class WeGeFT(Method):
     shared: bool = False
 
     id: ClassVar[str] = "wegeft"
+    reads_weight: ClassVar[bool] = True
     changes: ClassVar[str] = "weight"
     layer_kinds: ClassVar[tuple[str, ...]] = expand_kinds(CARD["layer_kinds"])
     default_kinds: ClassVar[tuple[str, ...]] = layer_kinds

@@ -20,9 +20,10 @@ from graftwork.errors import GraftError
 from graftwork.graft import graft_from_spec, resolve
 from graftwork.handle import Graft, get
 from graftwork.ledger import Entry, ledger_of
+from graftwork.sharding import base_of
 from graftwork.store.checks import FORMAT, VERSION, passport_faults
 from graftwork.store.expected import expected_shapes
-from graftwork.store.fingerprint import differences, fingerprint
+from graftwork.store.fingerprint import differences
 from graftwork.store.folders import publish
 from graftwork.store.header import read_header
 from graftwork.store.passport import LIMIT, PASSPORT, TENSORS, read_data, read_passport, shorten
@@ -78,7 +79,7 @@ def save(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "name": graft.name,
         "graft": graft.spec(),
-        "base": fingerprint(graft.model, graft.entry),
+        "base": base_of(graft),
         "tensors": table_of(data),
         "file": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
         "trainable": {

@@ -6,6 +6,10 @@ float16, 16 sampled values are compared instead, to 2^-7 relative and 2^-24 abso
 base from the same one, but not a base whose values all moved by less than that. The outline counts all
 parameters of the model by name (numbers replaced by "#") and shape, so a deeper or shallower base differs even
 if the adapted layers agree. Modules that the graft replaces whole are not part of it.
+
+A quantised weight counts as the dense one that it stands for, with its scheme for a dtype: a base in 4 bits is another
+base than the one it was made from. Devices may decode it with other roundings, so two of one scheme are
+compared by their samples where the hashes differ.
 """
 
 from __future__ import annotations
@@ -13,11 +17,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from graftwork.algebra import quantised
 from graftwork.algebra.recognise import plain_class
 from graftwork.errors import GraftError
 from graftwork.ledger import Entry
@@ -34,9 +39,10 @@ def fingerprint(model: nn.Module, entry: Entry) -> dict[str, Any]:
         GraftError: a base tensor holds no values (meta device).
     """
     tensors = {}
-    for name, t in adapted(model, entry).items():
+    for name, held in adapted(model, entry).items():
+        t = held.value()
         tensors[name] = {
-            "dtype": _dtype(t),
+            "dtype": held.kind,
             "shape": list(t.shape),
             "sha256": _hash(t, name),
             "sketch": _sketch(t),
@@ -51,7 +57,9 @@ def differences(saved: Mapping[str, Any], model: nn.Module, entry: Entry) -> lis
     lines = []
     now = adapted(model, entry)
     for name in saved["tensors"].keys() | now.keys():
-        lines += tensor_difference(name, saved["tensors"].get(name), now.get(name))
+        held = now.get(name)
+        known, kind = saved["tensors"].get(name), None if held is None else held.kind
+        lines += tensor_difference(name, known, None if held is None else held.value(), kind)
     here, there = outline(model, entry), saved["outline"]
     for key in here.keys() | there.keys():
         a, b = here.get(key, 0), there.get(key, 0)
@@ -60,14 +68,36 @@ def differences(saved: Mapping[str, Any], model: nn.Module, entry: Entry) -> lis
     return sorted(lines)
 
 
-def adapted(model: nn.Module, entry: Entry) -> dict[str, Tensor]:
+class Held(NamedTuple):
+    """A tensor of the base and where it lies; a quantised one is made dense when it is asked for."""
+
+    module: nn.Module
+    tensor: Tensor
+    scheme: str | None
+
+    @property
+    def kind(self) -> str:
+        """Its dtype, or how it is quantised."""
+        return self.scheme[:20] if self.scheme is not None else _dtype(self.tensor)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the dense tensor."""
+        return tuple(self.tensor.shape) if self.scheme is None else quantised.shape_of(self.module)
+
+    def value(self) -> Tensor:
+        """The dense tensor."""
+        return self.tensor.detach() if self.scheme is None else quantised.dense(self.module)
+
+
+def adapted(model: nn.Module, entry: Entry) -> dict[str, Held]:
     """The base's tensors that the graft's function depends on, by full name."""
     modules = dict(own_modules(model))
     names = [s.module for s, _ in entry.sites] + [b.name for b in entry.beside if b.new is not None]
-    found: dict[str, Tensor] = {}
+    found: dict[str, Held] = {}
     for name in dict.fromkeys(names):
-        for leaf, t in _parameters(modules[name]):
-            found[f"{name}.{leaf}" if name else leaf] = t.detach()
+        for leaf, held in _parameters(modules[name]):
+            found[f"{name}.{leaf}" if name else leaf] = held
     return found
 
 
@@ -75,26 +105,32 @@ def outline(model: nn.Module, entry: Entry) -> dict[str, int]:
     """How many parameters there are of each name and shape, such as `layers.#.weight 64x64: 12`."""
     counts: dict[str, int] = {}
     copied = {b.name for b in entry.beside if b.new is None}
-    for name, t in _parameters(model):
+    for name, held in _parameters(model):
         if within(name, copied):
             continue
-        shape = "x".join(map(str, t.shape)) or "scalar"
+        shape = "x".join(map(str, held.shape)) or "scalar"
         key = re.sub(r"(^|(?<=\.))\d+(?=\.|$)", "#", name) + " " + shape
         counts[key] = counts.get(key, 0) + 1
     return counts
 
 
-def _parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _parameters(module: nn.Module) -> Iterator[tuple[str, Held]]:
     """Base parameters by name, every use of a tied one, without anything that a graft added."""
     for name, m in own_modules(module):
         for leaf, p in m._parameters.items():
             if p is not None:
-                yield f"{name}.{leaf}" if name else leaf, p
+                scheme = quantised.scheme(m) if leaf == "weight" else None
+                yield f"{name}.{leaf}" if name else leaf, Held(m, p, scheme)
 
 
-def tensor_difference(name: str, saved: Mapping[str, Any] | None, t: Tensor | None) -> list[str]:
-    """One line if a base tensor is not the one that was saved, none if it is."""
-    """How one tensor `t` differs from its entry in a saved fingerprint; empty if it does not."""
+def tensor_difference(
+    name: str, saved: Mapping[str, Any] | None, t: Tensor | None, kind: str | None = None
+) -> list[str]:
+    """How one tensor `t` differs from its entry in a saved fingerprint; empty if it does not.
+
+    Args:
+        kind: how the base stores it; `None`: as its dtype says.
+    """
     if t is None:
         return [f"{name}: not in this model"]
     if saved is None:
@@ -103,8 +139,13 @@ def tensor_difference(name: str, saved: Mapping[str, Any] | None, t: Tensor | No
         return [f"{name}: shape {tuple(t.shape)} here, {tuple(saved['shape'])} in the graft's base"]
     if _hash(t, name) == saved["sha256"]:
         return []
-    if (t.dtype == torch.float16) != (saved["dtype"] == "float16") and _close(t, saved["sketch"]):
+    kind = kind or _dtype(t)
+    halves = (kind == "float16") != (saved["dtype"] == "float16")
+    coded = kind == saved["dtype"] and not hasattr(torch, kind)
+    if (halves or coded) and _close(t, saved["sketch"]):
         return []
+    if kind != saved["dtype"] and not (hasattr(torch, kind) and hasattr(torch, saved["dtype"])):
+        return [f"{name}: {kind} here, {saved['dtype']} in the graft's base"]
     return [f"{name}: other values"]
 
 

@@ -1,0 +1,1 @@
+"""What several GPUs bring: throughput, memory, and the adapter that one GPU would have trained."""
