@@ -123,7 +123,7 @@ def _along(
     """The derivative of `_parts` along v: J v as the gradient, by u, of <J^T u, v>; of the factors' size."""
     f = state.method.factors(state.geo, {**state.params(), **own}, True)
     names = {id(t): n for n, t in own.items()}
-    if f is not None and f.gain is None and id(f.a) in names and id(f.b) in names:
+    if f is not None and f.magnitude is None and id(f.a) in names and id(f.b) in names:
         # the factors are the trained tensors themselves, so the derivative is v
         a, b = (v[names[id(t)]].to(t.dtype) for t in (f.a, f.b))
         return [f.scale * a, b]
