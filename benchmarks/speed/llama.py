@@ -54,8 +54,8 @@ def cases(options: argparse.Namespace) -> list[Case]:
     ]
 
 
-def decoder(options: argparse.Namespace) -> Model:
-    """The frozen base with random weights in bf16."""
+def decoder(options: argparse.Namespace, dtype: torch.dtype = torch.bfloat16) -> Model:
+    """The frozen base with random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     heads = max(4, options.hidden // 64)
@@ -73,7 +73,7 @@ def decoder(options: argparse.Namespace) -> Model:
     torch.manual_seed(0)
     with torch.device(options.device):
         model = LlamaForCausalLM(config)
-    return model.to(torch.bfloat16).requires_grad_(False)
+    return model.to(dtype).requires_grad_(False)
 
 
 def variants(base: Callable[[], Model], kind: str, options: argparse.Namespace) -> dict[str, Build]:

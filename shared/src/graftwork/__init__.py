@@ -30,6 +30,7 @@ _HOMES = {
     "unmerge": "graftwork.merging",
     "check_reach": "graftwork.reach",
     "extra_loss": "graftwork.losses",
+    "linear_cross_entropy": "graftwork.token_loss",
     "prompt": "graftwork.prompts",
     "NewRows": "graftwork.beside",
     "register_layer": "graftwork.algebra.recognise",
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from graftwork.selection.gast import GAST
     from graftwork.store import load, save
     from graftwork.store.passport import inspect
+    from graftwork.token_loss import linear_cross_entropy
 
 
 def __getattr__(name: str) -> Any:
@@ -167,6 +169,7 @@ __all__ = [
     "graft_from_spec",
     "grafts",
     "inspect",
+    "linear_cross_entropy",
     "load",
     "lora_plus",
     "merge",
