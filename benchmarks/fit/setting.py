@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -76,8 +77,6 @@ def checksum(tensors: dict[str, Tensor]) -> str:
         flat = t.detach().reshape(-1)
         total, some = float(flat.double().sum()), flat[:: max(1, flat.numel() // 7)].tolist()
         parts.append(f"{name} {tuple(t.shape)} {total!r} {some}")
-    import hashlib
-
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -104,8 +103,3 @@ def write_tokens(path: Path, s: Setting, steps: int, seed: int = 0) -> None:
 def read_tokens(path: Path) -> Tensor:
     """The token ids of a file that `write_tokens` wrote."""
     return load_file(path)["ids"]
-
-
-def smaller(s: Setting, dtype: str) -> Setting:
-    """The same setting on a base of another dtype."""
-    return replace(s, dtype=dtype)

@@ -105,7 +105,7 @@ class _Chunked(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
         (dh,) = ctx.saved_tensors
         # one dimension, not none: the factor is rounded with the product, not before it
