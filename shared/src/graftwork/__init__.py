@@ -32,6 +32,7 @@ _HOMES = {
     "extra_loss": "graftwork.losses",
     "linear_cross_entropy": "graftwork.token_loss",
     "prompt": "graftwork.prompts",
+    "serving": "graftwork.fast.serving",
     "NewRows": "graftwork.beside",
     "register_layer": "graftwork.algebra.recognise",
     "register_reader": "graftwork.fused",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from graftwork.beside import NewRows
     from graftwork.cards import cards
     from graftwork.dual import Dual, dual
+    from graftwork.fast.serving import serving
     from graftwork.fused import register_reader
     from graftwork.graft import graft, graft_from_spec
     from graftwork.handle import Graft, activate, active, get, grafts, remove
@@ -179,5 +181,6 @@ __all__ = [
     "register_reader",
     "remove",
     "save",
+    "serving",
     "unmerge",
 ]

@@ -6,6 +6,7 @@ stays as it is.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from graftwork.fast.blocks import block_linear
 from graftwork.fast.linear import Branch, lowrank_linear
+from graftwork.fast.serving import ROWS, Serving
 from graftwork.fast.siblings import Family, apart, plain, watch
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ class Fast:
     def __init__(self) -> None:
         self.family = Family()
         self.layer: weakref.ref[nn.Module] | None = None
+        self.serves: Serving | None = None
+
+    def begin(self) -> None:
+        """Keep what a few rows need, until `serves` is `None` again; see `graftwork.fast.serving`."""
+        self.serves = Serving(branch)
 
     def __deepcopy__(self, memo: Any) -> Fast:
         return Fast()
@@ -48,6 +55,10 @@ class Fast:
                 return ready
         if not plain(x):
             return None
+        if self.serves is not None:
+            few = self._few_rows(self.serves, state, layer, x)
+            if few is not None:
+                return few
         own = branch(state, layer, x)
         if own is None:
             return _blocks(state, layer, x)
@@ -61,6 +72,25 @@ class Fast:
             return lowrank_linear(x, (own,))[0]
         first, *rest = lowrank_linear(x, [own, *(c for _, c in others)])
         family.keep(x, {id(s): y for (s, _), y in zip(others, rest, strict=True)})
+        return first
+
+    def _few_rows(
+        self, serves: Serving, state: MethodState, layer: nn.Module, x: Tensor
+    ) -> Tensor | None:
+        if torch.is_grad_enabled():  # a fused optimizer writes without a trace, after such a call
+            serves.ready = None
+            return None
+        family = self.family
+        if x.numel() > ROWS * x.shape[-1] or not (family.members or family.alone):
+            return None  # who reads the same input is found out by the form for many rows
+        led = not apart(x) and family.led_by(state)
+        others = functools.partial(self._siblings, state, x) if led else None
+        ready = serves.members(state, layer, x, others)
+        if ready is None:
+            return None
+        first, *rest = ready.outputs(x)
+        if rest:
+            family.keep(x, {id(s): y for s, y in zip(ready.states[1:], rest, strict=True)})
         return first
 
     def _siblings(self, state: MethodState, x: Tensor) -> list[tuple[MethodState, Branch]]:
