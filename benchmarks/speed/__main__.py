@@ -6,12 +6,17 @@
 All variants of a case take turns in one process on the same inputs; each ratio to the floor is taken within a
 round. The floor is what no adapter can avoid: the frozen network's forward pass and the backward pass to its
 input. All others are whole steps, AdamW included. `--tiny` rehearses every row in small; such figures mean nothing
-and are not written among the records unless `--out` says so.
+and are not written among the records unless `--out` says so. With `--merge` short commands fill one record, each
+with rows of its own:
+
+    python -m benchmarks.speed --cases hidden --rows 'graftwork LoRA ?*' --merge
+    python -m benchmarks.speed --cases hidden --modes compiled --rows 'graftwork LoRA 16' --merge
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import shlex
 import sys
@@ -23,6 +28,7 @@ from typing import Protocol
 
 import torch
 
+from benchmarks.merging import merged
 from benchmarks.speed import limits
 from benchmarks.speed.measure import Case, Turns, measure
 from graftwork.errors import GraftError
@@ -71,19 +77,30 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
     parser.add_argument("--out", type=Path, help="the record's file")
+    parser.add_argument(
+        "--merge", action="store_true", help="keep what the record's file has of other rows"
+    )
     table.add_arguments(parser)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", category=UserWarning)
+    out = options.out or (None if options.tiny else target(name, options.device))
     try:
         record = run(name, table, options, sys.argv[1:] if argv is None else argv)
+        if out is not None and options.merge:
+            record = merged(record, out, functools.partial(limits.verdict, name))
     except GraftError as error:
         print(error, file=sys.stderr)
         return 2
-    out = options.out or (None if options.tiny else RECORDS / f"{name}.json")
+    print(record.verdict)
     if out is not None:
         print(record.write(out))
     return 0
+
+
+def target(table: str, device: str) -> Path:
+    """Where a table's record lies."""
+    return RECORDS / f"{table}{'' if device == 'cuda' else '-cpu'}.json"
 
 
 def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -> Record:
@@ -114,7 +131,7 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
             value = r.note if r.value is None else f"{r.value}{spread} {r.unit or ''}"
             print(f"{r.case}: {r.variant}: {r.metric} {value}", flush=True)
     return Record(
-        record=f"speed/{name}",
+        record=f"speed/{target(name, options.device).stem}",
         claim=table.CLAIM,
         command=command_of(argv),
         seeds=[0],
@@ -129,7 +146,7 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
         details={
             k: str(v) if isinstance(v, Path) else v
             for k, v in vars(options).items()
-            if k not in ("out", "table")
+            if k not in ("out", "table", "merge")
         },
         verdict=limits.verdict(name, rows),
         **environment(options.device),
