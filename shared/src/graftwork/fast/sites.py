@@ -77,21 +77,15 @@ class Fast:
     def _few_rows(
         self, serves: Serving, state: MethodState, layer: nn.Module, x: Tensor
     ) -> Tensor | None:
-        if torch.is_grad_enabled():  # a fused optimizer writes without a trace, after such a call
-            serves.ready = None
-            return None
         family = self.family
         if x.numel() > ROWS * x.shape[-1] or not (family.members or family.alone):
             return None  # who reads the same input is found out by the form for many rows
+        if torch.is_grad_enabled():
+            serves.ready = None
+            return None
         led = not apart(x) and family.led_by(state)
         others = functools.partial(self._siblings, state, x) if led else None
-        ready = serves.members(state, layer, x, others)
-        if ready is None:
-            return None
-        first, *rest = ready.outputs(x)
-        if rest:
-            family.keep(x, {id(s): y for s, y in zip(ready.states[1:], rest, strict=True)})
-        return first
+        return serves.answer(state, layer, x, others)
 
     def _siblings(self, state: MethodState, x: Tensor) -> list[tuple[MethodState, Branch]]:
         found = []
