@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import math
 import shlex
 import sys
 import time
@@ -68,6 +69,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="rehearse every row in small")
     parser.add_argument("--rounds", type=int, default=8, help="figures per row, at least 2")
     parser.add_argument("--burst", type=int, default=3, help="steps per figure")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="a case builds no further row after them"
+    )
     parser.add_argument("--rows", nargs="+", default=["*"], metavar="GLOB", help="variants by name")
     parser.add_argument(
         "--cases",
@@ -113,7 +117,9 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
         raise GraftError("--device cuda: torch sees no GPU here; use --device cpu")
     if options.rounds < 2 or options.burst < 1:
         raise GraftError("--rounds must be at least 2 and --burst at least 1")
-    turns = Turns(options.device, options.rounds, 1, options.burst, options.rows)
+    turns = Turns(
+        options.device, options.rounds, 1, options.burst, options.rows, 60 * options.minutes
+    )
     cases = table.cases(options)
     if options.cases:
         short = {c.name.split(":")[0]: c for c in cases}
@@ -146,7 +152,7 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
         details={
             k: str(v) if isinstance(v, Path) else v
             for k, v in vars(options).items()
-            if k not in ("out", "table", "merge")
+            if k not in ("out", "table", "merge", "minutes")
         },
         verdict=limits.verdict(name, rows),
         **environment(options.device),

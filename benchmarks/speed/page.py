@@ -40,5 +40,5 @@ def _table_of(name: str) -> Callable[[], str]:
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
-    f"speed-{name}": _table_of(name) for name in ("llama", "vision")
+    f"speed-{name}": _table_of(name) for name in ("llama", "llama-cpu", "vision")
 }
