@@ -92,14 +92,7 @@ def plain(x: Tensor) -> bool:
     return (
         (type(x) is Tensor or type(x) is torch.nn.Parameter)
         and x.is_floating_point()
-        and undisturbed(x)
-    )
-
-
-def undisturbed(x: Tensor) -> bool:
-    """Whether an operation on x does what it says: no transform, tracing or autocast is at work."""
-    return (
-        not torch._C._are_functorch_transforms_active()
+        and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
         and not torch._C._get_tracing_state()
         and not (torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type))

@@ -6,7 +6,6 @@ stays as it is.
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from graftwork.fast.blocks import block_linear
 from graftwork.fast.linear import Branch, lowrank_linear
-from graftwork.fast.serving import ROWS, Serving
+from graftwork.fast.serving import Serving
 from graftwork.fast.siblings import Family, apart, plain, watch
 
 if TYPE_CHECKING:
@@ -32,11 +31,7 @@ class Fast:
     def __init__(self) -> None:
         self.family = Family()
         self.layer: weakref.ref[nn.Module] | None = None
-        self.serves: Serving | None = None
-
-    def begin(self) -> None:
-        """Keep what a few rows need, until `serves` is `None` again; see `graftwork.fast.serving`."""
-        self.serves = Serving(branch)
+        self.serves: Serving | None = None  # while the model serves
 
     def __deepcopy__(self, memo: Any) -> Fast:
         return Fast()
@@ -56,7 +51,7 @@ class Fast:
         if not plain(x):
             return None
         if self.serves is not None:
-            few = self._few_rows(self.serves, state, layer, x)
+            few = self.serves.answer(state, layer, x)
             if few is not None:
                 return few
         own = branch(state, layer, x)
@@ -73,19 +68,6 @@ class Fast:
         first, *rest = lowrank_linear(x, [own, *(c for _, c in others)])
         family.keep(x, {id(s): y for (s, _), y in zip(others, rest, strict=True)})
         return first
-
-    def _few_rows(
-        self, serves: Serving, state: MethodState, layer: nn.Module, x: Tensor
-    ) -> Tensor | None:
-        family = self.family
-        if x.numel() > ROWS * x.shape[-1] or not (family.members or family.alone):
-            return None  # who reads the same input is found out by the form for many rows
-        if torch.is_grad_enabled():
-            serves.ready = None
-            return None
-        led = not apart(x) and family.led_by(state)
-        others = functools.partial(self._siblings, state, x) if led else None
-        return serves.answer(state, layer, x, others)
 
     def _siblings(self, state: MethodState, x: Tensor) -> list[tuple[MethodState, Branch]]:
         found = []

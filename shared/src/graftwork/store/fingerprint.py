@@ -11,8 +11,10 @@ if the adapted layers agree. Modules that the graft replaces whole are not part 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from graftwork.sites import own_modules, within
 
 SAMPLES = 16
 _CHUNK = 2**24  # elements hashed at a time, so that a large tensor costs little memory
+_THREADS = min(8, os.cpu_count() or 1)
 
 
 def fingerprint(model: nn.Module, entry: Entry) -> dict[str, Any]:
@@ -33,14 +36,17 @@ def fingerprint(model: nn.Module, entry: Entry) -> dict[str, Any]:
     Raises:
         GraftError: a base tensor holds no values (meta device).
     """
-    tensors = {}
-    for name, t in adapted(model, entry).items():
-        tensors[name] = {
+    found = adapted(model, entry)
+    hashes = _hashes(found)
+    tensors = {
+        name: {
             "dtype": _dtype(t),
             "shape": list(t.shape),
-            "sha256": _hash(t, name),
+            "sha256": hashes[name],
             "sketch": _sketch(t),
         }
+        for name, t in found.items()
+    }
     cls = plain_class(model)
     named = f"{cls.__module__}.{cls.__qualname__}"[:500]
     return {"class": named, "outline": outline(model, entry), "tensors": tensors}
@@ -50,8 +56,10 @@ def differences(saved: Mapping[str, Any], model: nn.Module, entry: Entry) -> lis
     """How the model's base differs from a saved fingerprint, one line for each tensor or layer group."""
     lines = []
     now = adapted(model, entry)
-    for name in saved["tensors"].keys() | now.keys():
-        lines += tensor_difference(name, saved["tensors"].get(name), now.get(name))
+    was = saved["tensors"]
+    hashes = _hashes({n: t for n, t in now.items() if n in was and _fits(t, was[n])})
+    for name in was.keys() | now.keys():
+        lines += tensor_difference(name, was.get(name), now.get(name), hashes.get(name))
     here, there = outline(model, entry), saved["outline"]
     for key in here.keys() | there.keys():
         a, b = here.get(key, 0), there.get(key, 0)
@@ -92,20 +100,36 @@ def _parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{name}.{leaf}" if name else leaf, p
 
 
-def tensor_difference(name: str, saved: Mapping[str, Any] | None, t: Tensor | None) -> list[str]:
-    """One line if a base tensor is not the one that was saved, none if it is."""
-    """How one tensor `t` differs from its entry in a saved fingerprint; empty if it does not."""
+def tensor_difference(
+    name: str, saved: Mapping[str, Any] | None, t: Tensor | None, digest: str | None = None
+) -> list[str]:
+    """How one tensor `t` differs from its entry in a saved fingerprint; empty if it does not.
+
+    Args:
+        digest: the tensor's hash where it is known.
+    """
     if t is None:
         return [f"{name}: not in this model"]
     if saved is None:
         return [f"{name}: not in the graft's base"]
-    if list(t.shape) != saved["shape"]:
+    if not _fits(t, saved):
         return [f"{name}: shape {tuple(t.shape)} here, {tuple(saved['shape'])} in the graft's base"]
-    if _hash(t, name) == saved["sha256"]:
+    if (digest or _hash(t, name)) == saved["sha256"]:
         return []
     if (t.dtype == torch.float16) != (saved["dtype"] == "float16") and _close(t, saved["sketch"]):
         return []
     return [f"{name}: other values"]
+
+
+def _fits(t: Tensor, saved: Mapping[str, Any]) -> bool:
+    shape: list[int] = saved["shape"]
+    return list(t.shape) == shape
+
+
+def _hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Every tensor's hash; both the copy to the host and the hash let other threads run."""
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+        return dict(zip(tensors, pool.map(_hash, tensors.values(), tensors), strict=True))
 
 
 def _hash(t: Tensor, name: str) -> str:
@@ -115,7 +139,7 @@ def _hash(t: Tensor, name: str) -> str:
         )
     digest = hashlib.sha256()
     for part in t.reshape(-1).split(_CHUNK):
-        digest.update(_bits(part).numpy().tobytes())
+        digest.update(_bits(part).numpy().data)
     return digest.hexdigest()
 
 
