@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks import pages as by_case
 from benchmarks.fewshot import page as fewshot
 from benchmarks.methods.page import experiments
 from benchmarks.speed import page as speed
@@ -105,6 +106,7 @@ GENERATORS = {
     "experiments": experiments,
     **fewshot.GENERATORS,
     **speed.GENERATORS,
+    **by_case.GENERATORS,
 }
 
 

@@ -275,8 +275,8 @@ def _stateful_loggers(trainer: Trainer) -> list[Any]:
 def _seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    # torch.manual_seed notes the stack for each kind of device that has not been used yet, which takes
-    # longer than a small network's step
+    # torch.manual_seed notes the stack for each kind of device that has not been used yet: milliseconds of
+    # every step deep inside a trainer
     torch.default_generator.manual_seed(seed)
     used = [device for device in (torch.cuda, torch.xpu) if device.is_initialized()]
     if _other_devices() and not used:
