@@ -42,7 +42,7 @@ def rows_of(part: str, size: Size, device: str, options: argparse.Namespace) -> 
         "lifecycle": lambda: lifecycle.measure(size, device),
         "decoding": lambda: decoding.measure(size, device, compiled=False, **timed),
         "compiled": lambda: decoding.measure(
-            size, device, compiled=True, backend=options.backend, **timed
+            size, device, compiled=True, backend=options.backend, minutes=options.minutes, **timed
         ),
         "swap": lambda: decoding.swaps(size, device, options.backend),
     }
@@ -93,6 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=[*SIZES], default="7b" if cuda else "tiny")
     parser.add_argument("--tokens", type=int, default=64, help="tokens per figure")
     parser.add_argument("--rounds", type=int, default=6, help="figures per side, at least 2")
+    parser.add_argument(
+        "--minutes", type=float, default=7.0, help="after them no further side is compiled"
+    )
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
     parser.add_argument("--out", type=Path, help="the record's file")

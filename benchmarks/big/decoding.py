@@ -7,6 +7,7 @@ a loop with a key-value cache, after a prompt; a ratio is taken within a round.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -83,7 +84,7 @@ def static(model: Any, ids: torch.Tensor, tokens: int, backend: str) -> Callable
         return out.logits[:, -1:].argmax(-1)
 
     mode = {"mode": "reduce-overhead"} if ids.is_cuda and backend == "inductor" else {}
-    step = torch.compile(forward, backend=backend, fullgraph=True, dynamic=False, **mode)
+    step = torch.compile(forward, backend=backend, dynamic=False, **mode)
     cache = StaticCache(config=model.config, max_cache_len=ids.shape[1] + tokens + 8)
 
     def run() -> float:
@@ -106,9 +107,19 @@ FORMS = {"loop": loop, "generate": generate}
 
 
 def measure(
-    size: Size, device: str, *, tokens: int, rounds: int, compiled: bool, backend: str = "inductor"
+    size: Size,
+    device: str,
+    *,
+    tokens: int,
+    rounds: int,
+    compiled: bool,
+    backend: str = "inductor",
+    minutes: float = math.inf,
 ) -> list[Row]:
-    """Milliseconds a token and the ratio to the base's, eager (two forms) or compiled."""
+    """Milliseconds a token and the ratio to the base's, eager (two forms) or compiled.
+
+    After `minutes` no further side is compiled; those that are ready are measured.
+    """
     if device == "cuda" and compiled:
         # products with one row become sums that fuse with what surrounds them, for every side
         torch._inductor.config.coordinate_descent_tuning = True
@@ -116,6 +127,7 @@ def measure(
     rows: list[Row] = []
     made = sides(size, device)
     forms = {"compiled loop": None} if compiled else FORMS
+    until = time.perf_counter() + 60 * minutes
     for form, build in forms.items():
         case = f"decoding, {form}"
         runs: dict[str, Callable[[], Any]] = {}
@@ -126,6 +138,8 @@ def measure(
                 static(model, ids, tokens, backend) if build is None else build(model, ids, tokens)
             )
             try:
+                if time.perf_counter() > until:
+                    raise TimeoutError(f"not begun after {minutes:g} minutes")
                 with torch.no_grad(), block():
                     begun = time.perf_counter()
                     step()

@@ -92,7 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         record = run(name, table, options, sys.argv[1:] if argv is None else argv)
         if out is not None and options.merge:
-            record = merged(record, out, functools.partial(limits.verdict, name))
+            record = merged(
+                record, out, functools.partial(limits.verdict, name, device=options.device)
+            )
     except GraftError as error:
         print(error, file=sys.stderr)
         return 2
@@ -154,7 +156,7 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
             for k, v in vars(options).items()
             if k not in ("out", "table", "merge", "minutes")
         },
-        verdict=limits.verdict(name, rows),
+        verdict=limits.verdict(name, rows, options.device),
         **environment(options.device),
     )
 

@@ -83,6 +83,15 @@ def test_a_meter_notes_what_fails_and_bits_are_counted() -> None:
     assert same_bits({"t": t}, kept) == 2
 
 
+def test_a_compiled_step_is_timed_within_its_box() -> None:
+    timed = {"tokens": 2, "rounds": 2, "compiled": True, "backend": "eager"}
+    rows = decoding.measure(TINY, "cpu", **timed)  # type: ignore[arg-type]
+    found = {(r.variant, r.metric) for r in rows}
+    assert (decoding.PLAIN, "ratio to base") in found and (decoding.OURS, "token") not in found
+    late = decoding.measure(TINY, "cpu", minutes=-1.0, **timed)  # type: ignore[arg-type]
+    assert {r.note for r in late} == {"TimeoutError: not begun after -1 minutes"}
+
+
 def test_limits_are_judged_from_the_rows() -> None:
     def ratio(case: str, variant: str, value: float, metric: str = "ratio to base") -> Row:
         return Row(case=case, variant=variant, metric=metric, value=value)

@@ -134,6 +134,8 @@ def test_the_verdict_counts_the_limits_that_hold() -> None:
     assert "DiaBlo 64: not measured" in said
     assert limits.verdict("llama", rows(1.14, 1.36)).startswith("not seen at this scale: 0 of 3")
     assert limits.verdict("llama", []).startswith("not testable here: ")
+    told = limits.verdict("llama", rows(1.12, 1.36), "cpu")
+    assert told.startswith("not testable here: the limits are for a GPU") and "1.36" in told
 
 
 def test_the_command_of_a_record_names_no_file() -> None:
