@@ -147,7 +147,7 @@ NOTES = [
 def command_of(options: argparse.Namespace, part: str) -> str:
     """The command that measures a part again."""
     words = ["--parts", part, "--size", options.size]
-    for name in ("tokens", "rounds", "threads"):
+    for name in ("tokens", "rounds", "threads", "backend"):
         words += [f"--{name}", str(getattr(options, name))]
     return shlex.join(["python", "-m", "benchmarks.big", *words])
 

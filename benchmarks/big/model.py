@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,6 +133,7 @@ class Meter:
         print(f"{row.case}: {row.variant}: {row.metric} {shown}", flush=True)
 
     def _settle(self) -> int:
+        gc.collect()
         if not self.cuda:
             return 0
         torch.cuda.synchronize()
