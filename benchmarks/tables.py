@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks import pages as by_case
 from benchmarks.fewshot import page as fewshot
 from benchmarks.methods.page import experiments
 from benchmarks.speed import page as speed
@@ -107,6 +108,7 @@ GENERATORS = {
     **fewshot.GENERATORS,
     **speed.GENERATORS,
     **trees.GENERATORS,
+    **by_case.GENERATORS,
 }
 
 

@@ -8,13 +8,19 @@
 All variants of a case take turns in one process on the same inputs; each ratio to the floor is taken within a
 round. The floor is what no adapter can avoid: the frozen network's forward pass and the backward pass to its
 input. All others are whole steps, AdamW included. `--tiny` rehearses every row in small; such figures mean nothing
-and are not written among the records unless `--out` says so.
+and are not written among the records unless `--out` says so. With `--merge` short commands fill one record, each
+with rows of its own:
+
+    python -m benchmarks.speed --cases hidden --rows 'graftwork LoRA ?*' --merge
+    python -m benchmarks.speed --cases hidden --modes compiled --rows 'graftwork LoRA 16' --merge
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
+import math
 import shlex
 import sys
 import time
@@ -25,6 +31,7 @@ from typing import Protocol
 
 import torch
 
+from benchmarks.merging import merged
 from benchmarks.speed import limits
 from benchmarks.speed.anatomy import NOTES as ANATOMY
 from benchmarks.speed.anatomy import anatomy
@@ -72,6 +79,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="rehearse every row in small")
     parser.add_argument("--rounds", type=int, default=8, help="figures per row, at least 2")
     parser.add_argument("--burst", type=int, default=3, help="steps per figure")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="a case builds no further row after them"
+    )
     parser.add_argument("--rows", nargs="+", default=["*"], metavar="GLOB", help="variants by name")
     parser.add_argument(
         "--cases",
@@ -87,26 +97,39 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
     parser.add_argument("--out", type=Path, help="the record's file")
+    parser.add_argument(
+        "--merge", action="store_true", help="keep what the record's file has of other rows"
+    )
     table.add_arguments(parser)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", category=UserWarning)
     argv = sys.argv[1:] if argv is None else argv
+    if options.merge and (options.check or options.anatomy):
+        parser.error("--merge is for figures of a table, without --check and --anatomy")
     try:
         if options.check:
             _needs_device(options)
             record = check(options, command_of(argv))
         else:
             record = run(name, table, options, argv)
+        kept = None if options.tiny else RECORDS.parent / f"{record.record}.json"
+        out = options.out or kept
+        if out is not None and options.merge:
+            judge = functools.partial(limits.verdict, name, device=options.device)
+            record = merged(record, out, judge)
     except GraftError as error:
         print(error, file=sys.stderr)
         return 2
-    name = record.record.removeprefix("speed/")
     print(record.verdict)
-    out = options.out or (None if options.tiny else RECORDS / f"{name}.json")
     if out is not None:
         print(record.write(out))
     return 0
+
+
+def target(table: str, device: str) -> Path:
+    """Where a table's record lies."""
+    return RECORDS / f"{table}{'' if device == 'cuda' else '-cpu'}.json"
 
 
 def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -> Record:
@@ -118,7 +141,9 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
     _needs_device(options)
     if options.rounds < 2 or options.burst < 1:
         raise GraftError("--rounds must be at least 2 and --burst at least 1")
-    turns = Turns(options.device, options.rounds, 1, options.burst, options.rows)
+    turns = Turns(
+        options.device, options.rounds, 1, options.burst, options.rows, 60 * options.minutes
+    )
     cases = table.cases(options)
     if options.cases:
         short = {c.name.split(":")[0]: c for c in cases}
@@ -136,11 +161,12 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
             value = r.note if r.value is None else f"{r.value}{spread} {r.unit or ''}"
             note = f" [{r.note}]" if r.note and r.value is not None else ""
             print(f"{r.case}: {r.variant}: {r.metric} {value}{note}", flush=True)
-    told = limits.verdict(name, rows)
+    told = limits.verdict(name, rows, options.device)
     if options.anatomy:
         told = "seen: counts, no claim about time."
     return Record(
-        record=f"speed/{name}" + ("-anatomy" if options.anatomy else ""),
+        record=f"speed/{target(name, options.device).stem}"
+        + ("-anatomy" if options.anatomy else ""),
         claim="What a step consists of." if options.anatomy else table.CLAIM,
         command=command_of(argv),
         seeds=[0],
@@ -150,7 +176,7 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
         details={
             k: str(v) if isinstance(v, Path) else v
             for k, v in vars(options).items()
-            if k not in ("out", "table")
+            if k not in ("out", "table", "merge", "minutes")
         },
         verdict=told,
         **environment(options.device),

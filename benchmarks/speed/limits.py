@@ -23,8 +23,11 @@ LIMITS: dict[str, dict[tuple[str, str], float]] = {
 }
 
 
-def verdict(table: str, rows: Iterable[Row]) -> str:
-    """How many of a table's limits hold, and the ratio of each; a row that was not measured counts as none."""
+def verdict(table: str, rows: Iterable[Row], device: str = "cuda") -> str:
+    """How many of a table's limits hold, and the ratio of each; a row that was not measured counts as none.
+
+    The limits are for a GPU: on a CPU the ratios are told and not judged.
+    """
     measured = {
         (row.case.partition(":")[0], row.variant): row.value
         for row in rows
@@ -38,5 +41,7 @@ def verdict(table: str, rows: Iterable[Row]) -> str:
         said.append(f"{case}, {variant}: {found} (limit {limit:g})")
     if not any(key in measured for key in LIMITS[table]):
         return f"not testable here: {'; '.join(said)}."
+    if device == "cpu":
+        return f"not testable here: the limits are for a GPU: {'; '.join(said)}."
     word = "seen" if held == len(said) else "partly" if held else "not seen at this scale"
     return f"{word}: {held} of {len(said)} limits hold: {'; '.join(said)}."

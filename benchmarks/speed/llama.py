@@ -21,11 +21,18 @@ from graftwork.fast import reads
 
 CLAIM = "A step of LoRA, DoRA and DiaBlo stays within its limit over the frozen floor on a Llama-shaped model."
 NOTES = [
-    "bf16 base, SDPA, AdamW fused; adapters on all seven linears of a block.",
+    "A bf16 base unless the case says otherwise, SDPA, AdamW fused; adapters on all seven linears of a block.",
     "The input asks for its gradient in every row, so all backward passes go equally far.",
     "fp32 masters: trained tensors in float32, cast to bf16 for the step.",
 ]
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+#: rows that differ from others on a half-precision base alone
+HALF = (
+    "graftwork LoRA 16, bf16 factors",
+    "peft LoRA 16, autocast_adapter_dtype=False",
+    "full fine-tuning, pure bf16",
+    "full fine-tuning, fp32 masters",
+)
 #: ends the name of the row that leaves out the one pass over dy
 ONE_READ = ", one read of dy"
 Model = nn.Module
@@ -39,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--vocabulary", type=int, default=32000)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager"])
 
 
@@ -48,7 +56,9 @@ def cases(options: argparse.Namespace) -> list[Case]:
         options.layers, options.hidden, options.batch, options.tokens = 2, 64, 2, 16
         options.vocabulary = 128
     size = f"{options.layers} layers of {options.hidden}, {options.batch} x {options.tokens} tokens"
-    base = functools.cache(lambda: decoder(options))
+    if options.dtype == "float32":
+        size += ", float32"
+    base = functools.cache(lambda: decoder(options, getattr(torch, options.dtype)))
     sites = len(LINEARS) * options.layers
     return [
         Case(f"{kind}: {size}", variants(base, kind, options), base, lambda: sites)
@@ -56,8 +66,8 @@ def cases(options: argparse.Namespace) -> list[Case]:
     ]
 
 
-def decoder(options: argparse.Namespace) -> Model:
-    """The frozen base with random weights in bf16."""
+def decoder(options: argparse.Namespace, dtype: torch.dtype = torch.bfloat16) -> Model:
+    """The frozen base with random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     heads = max(4, options.hidden // 64)
@@ -75,7 +85,7 @@ def decoder(options: argparse.Namespace) -> Model:
     torch.manual_seed(0)
     with torch.device(options.device):
         model = LlamaForCausalLM(config)
-    return model.to(torch.bfloat16).requires_grad_(False)
+    return model.to(dtype).requires_grad_(False)
 
 
 def variants(base: Callable[[], Model], kind: str, options: argparse.Namespace) -> dict[str, Build]:
@@ -95,6 +105,10 @@ def variants(base: Callable[[], Model], kind: str, options: argparse.Namespace) 
         "full fine-tuning, pure bf16": lambda model: (model, model.parameters()),
         "full fine-tuning, fp32 masters": lambda model: (model, model.parameters()),
     }
+    if options.dtype == "float32":  # where all is float32, these rows would be others' twins
+        for name in HALF:
+            del changes[name]
+        changes["full fine-tuning"] = lambda model: (model, model.parameters())
     out: dict[str, Build] = {}
     for mode in options.modes:
         end = COMPILED if mode == "compiled" else ""
@@ -142,7 +156,9 @@ def _pass(model: Model, kind: str, options: argparse.Namespace, compiled: bool) 
     """Forward and backward on fixed inputs."""
     draw = torch.Generator().manual_seed(0)
     shape = (options.batch, options.tokens)
-    x = torch.randn(*shape, options.hidden, generator=draw).to(options.device, torch.bfloat16)
+    x = torch.randn(*shape, options.hidden, generator=draw).to(
+        options.device, getattr(torch, options.dtype)
+    )
     labels = torch.randint(options.vocabulary, shape, generator=draw).to(options.device)
     called: Any = model if kind == "head" else model.model
     if compiled:

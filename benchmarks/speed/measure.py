@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import gc
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class Turns:
         burst: steps per figure, issued one after another and waited for at the end, as a training loop issues
             them.
         rows: globs over the variants' names; the floors are always measured.
+        seconds: no variant is built after them; what is built by then is measured.
     """
 
     device: str = "cpu"
@@ -60,6 +62,7 @@ class Turns:
     warmup: int = 1
     burst: int = 3
     rows: Sequence[str] = ("*",)
+    seconds: float = math.inf
 
 
 @dataclass
@@ -106,16 +109,19 @@ def measure(case: Case, turns: Turns) -> list[Row]:
     shared = allocated()
     built: dict[str, _Built] = {}
     rows: list[Row] = []
+    begun = time.perf_counter()
     for name, build in wanted.items():
         before = allocated()
         try:
+            if time.perf_counter() - begun > turns.seconds:
+                raise TimeoutError(f"not begun after {turns.seconds:g} s")
             step = build()
             for _ in range(
                 2
             ):  # the optimizer's state is there, and families are known, from here on
                 step()
             _collect(cuda)
-        except (ImportError, torch.OutOfMemoryError, RuntimeError) as error:
+        except Exception as error:  # compilers have errors of many kinds; the other variants go on
             rows.append(_absent(case.name, name, error))
             _collect(cuda)
             continue

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 import graftwork as gw
 from tests.core.core_helpers import close, net, stir, tokens
@@ -104,3 +105,30 @@ def test_switching_and_merging_after_compiling() -> None:
     a.unmerge()
     close(compiled(x), out, 1e-5)
     assert list(gw.grafts(compiled)) == ["a", "b"]
+
+
+def test_a_hot_swap_compiles_nothing_and_another_setting_does() -> None:
+    model, x = net(), tokens()
+    for n, name in enumerate("abc"):
+        stir(gw.graft(model, gw.LoRA(2), name=name, seed=n), seed=n)
+    stir(gw.graft(model, gw.LoRA(2, alpha=5.0), name="other scale"), seed=7)
+    stir(gw.graft(model, gw.LoRA(3), name="other rank"), seed=8)
+    torch._dynamo.reset()
+    counted = CompileCounter()
+    compiled = torch.compile(model.eval(), fullgraph=True, backend=counted)
+    gw.activate(model, "a")
+    with torch.no_grad():
+        close(compiled(x), model(x), 1e-5)
+        first = counted.frame_count
+        outs = []
+        for name in "bcab":
+            gw.activate(model, name)
+            outs.append(compiled(x))
+            close(outs[-1], model(x), 1e-5)
+        assert counted.frame_count == first
+        close(outs[0], outs[3], 0.0)
+        assert float((outs[0] - outs[1]).abs().max()) > 1e-3
+        for name in ("other scale", "other rank"):
+            gw.activate(model, name)
+            close(compiled(x), model(x), 1e-5)
+        assert counted.frame_count > first

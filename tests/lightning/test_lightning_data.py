@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 from graftwork.errors import GraftError
 from graftwork.lightning.curve import HEADER, CurveLogger
 from graftwork.lightning.data import ResumableLoader, ShuffleSampler, mixed_seed, sample_generator
+from graftwork.lightning.resume import keyed
 
 
 class Places(Dataset[Tensor]):
@@ -139,3 +140,11 @@ def test_a_curve_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     other = CurveLogger(tmp_path / "new")
     other.load_state_dict({"bytes": 500})
     assert other.file.read_text() == HEADER
+
+
+def test_keyed_generators_are_those_of_manual_seed() -> None:
+    torch.manual_seed(77)
+    expected = torch.rand(3)
+    torch.rand(5)
+    with keyed(77):
+        assert torch.equal(torch.rand(3), expected)

@@ -75,12 +75,33 @@ def test_the_llama_table_runs_in_small(tmp_path: Path, capsys: pytest.CaptureFix
         torch.set_num_threads(threads)
     assert code == 0
     record = validate_record(out)
-    assert record.record == "speed/llama" and record.command.startswith("python -m benchmarks.sp")
+    assert record.record == "speed/llama-cpu" and record.command.startswith(
+        "python -m benchmarks.sp"
+    )
     names = {r.variant for r in record.rows}
     assert {"floor", "graftwork LoRA 16", "graftwork DoRA 16", "graftwork DiaBlo 64"} <= names
     assert {"full fine-tuning, pure bf16", "full fine-tuning, fp32 masters"} <= names
     assert all(r.value is not None for r in record.rows)
     assert "ratio to floor" in capsys.readouterr().out
+    # a second command adds the case with a head and keeps the first one's rows
+    try:
+        more = "--tiny --device cpu --rounds 2 --burst 1 --cases head --dtype float32 --merge"
+        rows = ["--rows", "graftwork LoRA 16", "full*", "peft LoRA 16"]
+        assert command.main([*more.split(), *rows, "--out", str(out)]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    both = validate_record(out)
+    assert both.rows[: len(record.rows)] == record.rows
+    added = {r.variant for r in both.rows if r.case.startswith("head") and "float32" in r.case}
+    assert added == {"floor", "graftwork LoRA 16", "full fine-tuning", "peft LoRA 16"}
+    assert " && " in both.command
+
+
+def test_no_row_is_built_after_the_time() -> None:
+    rows = measure(CASE, Turns(rounds=2, burst=1, rows=["more"], seconds=-1.0))
+    assert {r.variant: r.note for r in rows} == dict.fromkeys(
+        ["floor", "more"], "TimeoutError: not begun after -1 s"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -114,6 +135,8 @@ def test_the_verdict_counts_the_limits_that_hold() -> None:
     assert "DiaBlo 64: not measured" in said
     assert limits.verdict("llama", rows(1.14, 1.36)).startswith("not seen at this scale: 0 of 3")
     assert limits.verdict("llama", []).startswith("not testable here: ")
+    told = limits.verdict("llama", rows(1.12, 1.36), "cpu")
+    assert told.startswith("not testable here: the limits are for a GPU") and "1.36" in told
 
 
 def test_the_command_of_a_record_names_no_file() -> None:

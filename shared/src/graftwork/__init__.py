@@ -30,7 +30,9 @@ _HOMES = {
     "unmerge": "graftwork.merging",
     "check_reach": "graftwork.reach",
     "extra_loss": "graftwork.losses",
+    "linear_cross_entropy": "graftwork.token_loss",
     "prompt": "graftwork.prompts",
+    "serving": "graftwork.fast.serving",
     "NewRows": "graftwork.beside",
     "register_layer": "graftwork.algebra.recognise",
     "register_reader": "graftwork.fused",
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from graftwork.beside import NewRows
     from graftwork.cards import cards
     from graftwork.dual import Dual, dual
+    from graftwork.fast.serving import serving
     from graftwork.fused import register_reader
     from graftwork.graft import graft, graft_from_spec
     from graftwork.handle import Graft, activate, active, get, grafts, remove
@@ -92,6 +95,7 @@ if TYPE_CHECKING:
     from graftwork.sharding import shard_base
     from graftwork.store import load, save
     from graftwork.store.passport import inspect
+    from graftwork.token_loss import linear_cross_entropy
 
 
 def __getattr__(name: str) -> Any:
@@ -171,6 +175,7 @@ __all__ = [
     "graft_from_spec",
     "grafts",
     "inspect",
+    "linear_cross_entropy",
     "load",
     "lora_plus",
     "merge",
@@ -180,6 +185,7 @@ __all__ = [
     "register_reader",
     "remove",
     "save",
+    "serving",
     "shard_base",
     "unmerge",
 ]

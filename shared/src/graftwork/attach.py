@@ -9,7 +9,7 @@ isinstance, deepcopy, pickle, `torch.compile` and wrappers go on working; exact-
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -27,32 +27,45 @@ class SiteGrafts(Hidden):
 
     Attributes:
         active: (graft name, weight) pairs in force, in order; empty means the base.
+        on: whether any is. A compiler that looked at the names would compile anew for each of them.
         frozen_norm: the site keeps running statistics and stays in eval mode; `training` of this
             child is the mode that it would have without the graft.
         serves: dotted paths (from this module) of sites whose weights this module's forward reads.
         open: whether such an owner's forward is running, so that `.weight` is the effective weight.
         seen: names of active grafts that were reached, while a reach check listens.
+        few: answers the site's call with a few rows, or with `None`, while the model serves
+            (`graftwork.fast.serving`); gone as soon as something else is switched on.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.active: tuple[tuple[str, float], ...] = ()
+        # in a tuple, so that it is not registered as one more child
+        self._sole: tuple[SiteState | None] = (None,)
+        self.few: Callable[[Any], Tensor | None] | None = None
+        self.active = ()
         self.frozen_norm = False
         self.serves: tuple[str, ...] = ()
         self.open = False
         self.seen: set[tuple[str, str]] | None = None
         self._read: dict[str, Tensor | None] = {}
-        self._sole: tuple[Any, SiteState | None] = (None, None)
+
+    @property
+    def active(self) -> tuple[tuple[str, float], ...]:
+        return self._active
+
+    @active.setter
+    def active(self, pairs: tuple[tuple[str, float], ...]) -> None:
+        self._active, self.on = pairs, bool(pairs)
+        self._find_sole()
 
     def add(self, name: str, slot: str, state: SiteState) -> None:
         self.add_module(f"{name}:{slot}" if slot else name, state)
-        self._sole = (None, None)
+        self._find_sole()
 
     def drop(self, name: str) -> None:
         for key in [k for k in self._modules if k.split(":")[0] == name]:
             del self._modules[key]
         self.active = tuple(a for a in self.active if a[0] != name)
-        self._sole = (None, None)
 
     def state(self, name: str, slot: str = CALL) -> SiteState | None:
         found = self._modules.get(f"{name}:{slot}" if slot else name)
@@ -60,14 +73,17 @@ class SiteGrafts(Hidden):
         return found
 
     def sole(self) -> SiteState | None:
-        """The one state that acts on this site's call, in full, or `None`: found once per activation."""
-        for_whom, found = self._sole
-        if for_whom is not self.active:
-            (name, weight), *others = self.active or (("", 0.0),)
-            alone = not others and weight == 1.0 and self.state(name, ROWS) is None
-            found = self.state(name) if alone else None
-            self._sole = (self.active, found)
-        return found
+        """The one state that acts on this site's call, in full, or `None`."""
+        return self._sole[0]
+
+    def _find_sole(self) -> None:
+        (name, weight), *others = self.active or (("", 0.0),)
+        alone = not others and weight == 1.0 and self.state(name, ROWS) is None
+        self._sole = (self.state(name) if alone else None,)
+        self.few = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "few": None}
 
     def slots(self, name: str) -> dict[str, SiteState]:
         """This graft's states here, by slot."""
@@ -85,7 +101,7 @@ class SiteGrafts(Hidden):
 
     def run(self, layer: nn.Module, base: Any, args: Any, kwargs: Any) -> Any:
         """The site's call under the active grafts."""
-        if self.seen is None and not torch.compiler.is_compiling():
+        if self.seen is None:
             sole = self.sole()
             if sole is not None:
                 sole.check(layer)
@@ -170,10 +186,14 @@ class GraftedSite(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         grafts: SiteGrafts = self._modules[CHILD]  # type: ignore[assignment]
+        if not torch.compiler.is_compiling() and grafts.few is not None and grafts.seen is None:
+            y = grafts.few(args[0]) if len(args) == 1 and not kwargs else None
+            if y is not None:
+                return y
         base = super().forward
         if grafts.serves:
             base = functools.partial(_serve, self, grafts, base)
-        if not grafts.active:
+        if not grafts.on:
             return base(*args, **kwargs)
         if grafts.open:
             # called by an owner that also reads weights: the branch is added once, here

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from graftwork.fast.blocks import Blocks, block_linear
 from graftwork.fast.linear import Branch, lowrank_linear, one_linear
+from graftwork.fast.serving import Serving
 from graftwork.fast.siblings import Family, apart, plain, watch
 from graftwork.fast.twins import Pool, Twin, alone
 
@@ -42,6 +43,7 @@ class Fast:
         self.layer: weakref.ref[nn.Module] | None = None
         self._kept: Kept | None = None
         self._watched = 0
+        self.serves: Serving | None = None  # while the model serves
 
     def __deepcopy__(self, memo: Any) -> Fast:
         return Fast(copy.deepcopy(self.pool, memo))
@@ -60,6 +62,10 @@ class Fast:
                 return ready
         if not plain(x):
             return None
+        if self.serves is not None:
+            few = self.serves.answer(state, layer, x)
+            if few is not None:
+                return few
         own = self.form(state, layer, x)
         if own is None:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -292,7 +293,20 @@ def _stateful_loggers(trainer: Trainer) -> list[Any]:
 def _seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    # torch.manual_seed notes the stack for each kind of device that has not been used yet: milliseconds of
+    # every step deep inside a trainer
+    torch.default_generator.manual_seed(seed)
+    used = [device for device in (torch.cuda, torch.xpu) if device.is_initialized()]
+    if _other_devices() and not used:
+        torch.manual_seed(seed)
+    for device in used:
+        device.manual_seed_all(seed)
+
+
+@functools.cache
+def _other_devices() -> bool:
+    """Whether there is anything but a CPU."""
+    return torch.accelerator.is_available()
 
 
 def _random_state() -> dict[str, Any]:

@@ -15,9 +15,11 @@ compared by their samples where the hashes differ.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +30,12 @@ from graftwork.errors import GraftError
 from graftwork.ledger import Entry
 from graftwork.sites import own_modules, within
 
+H = TypeVar("H")
+R = TypeVar("R")
+
 SAMPLES = 16
 _CHUNK = 2**24  # elements hashed at a time, so that a large tensor costs little memory
+_THREADS = min(8, os.cpu_count() or 1)
 
 
 def fingerprint(model: nn.Module, entry: Entry) -> dict[str, Any]:
@@ -38,15 +44,7 @@ def fingerprint(model: nn.Module, entry: Entry) -> dict[str, Any]:
     Raises:
         GraftError: a base tensor holds no values (meta device).
     """
-    tensors = {}
-    for name, held in adapted(model, entry).items():
-        t = held.value()
-        tensors[name] = {
-            "dtype": held.kind,
-            "shape": list(t.shape),
-            "sha256": _hash(t, name),
-            "sketch": _sketch(t),
-        }
+    tensors = dict(_threaded(_entry, adapted(model, entry)))
     cls = plain_class(model)
     named = f"{cls.__module__}.{cls.__qualname__}"[:500]
     return {"class": named, "outline": outline(model, entry), "tensors": tensors}
@@ -54,12 +52,17 @@ def fingerprint(model: nn.Module, entry: Entry) -> dict[str, Any]:
 
 def differences(saved: Mapping[str, Any], model: nn.Module, entry: Entry) -> list[str]:
     """How the model's base differs from a saved fingerprint, one line for each tensor or layer group."""
-    lines = []
-    now = adapted(model, entry)
-    for name in saved["tensors"].keys() | now.keys():
-        held = now.get(name)
-        known, kind = saved["tensors"].get(name), None if held is None else held.kind
-        lines += tensor_difference(name, known, None if held is None else held.value(), kind)
+    lines: list[str] = []
+    now, was = adapted(model, entry), saved["tensors"]
+
+    def compared(name: str, held: Held | None) -> list[str]:
+        known = was.get(name)
+        if held is None:
+            return tensor_difference(name, known, None)
+        return tensor_difference(name, known, held.value(), held.kind)
+
+    for _, found in _threaded(compared, {n: now.get(n) for n in was.keys() | now.keys()}):
+        lines += found
     here, there = outline(model, entry), saved["outline"]
     for key in here.keys() | there.keys():
         a, b = here.get(key, 0), there.get(key, 0)
@@ -149,6 +152,22 @@ def tensor_difference(
     return [f"{name}: other values"]
 
 
+def _entry(name: str, held: Held) -> dict[str, Any]:
+    t = held.value()
+    return {
+        "dtype": held.kind,
+        "shape": list(t.shape),
+        "sha256": _hash(t, name),
+        "sketch": _sketch(t),
+    }
+
+
+def _threaded(work: Callable[[str, H], R], held: Mapping[str, H]) -> list[tuple[str, R]]:
+    """Every name with what `work` makes of it, a few at a time: copies to the host and hashes let other threads run."""
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+        return list(zip(held, pool.map(work, held, held.values()), strict=True))
+
+
 def _hash(t: Tensor, name: str) -> str:
     if t.is_meta:
         raise GraftError(
@@ -156,7 +175,7 @@ def _hash(t: Tensor, name: str) -> str:
         )
     digest = hashlib.sha256()
     for part in t.reshape(-1).split(_CHUNK):
-        digest.update(_bits(part).numpy().tobytes())
+        digest.update(_bits(part).numpy().data)
     return digest.hexdigest()
 
 

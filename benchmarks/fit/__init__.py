@@ -1,0 +1,1 @@
+"""A whole fine-tuning run, ours beside peft's: `python -m benchmarks.fit`."""
