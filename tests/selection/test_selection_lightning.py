@@ -20,6 +20,7 @@ from graftwork.lightning import DataLayerSelection, ExactResume, ResumableLoader
 from graftwork.lightning.data import mixed_seed, sample_generator
 from graftwork.lightning.output import settle_output
 from graftwork.lightning.resume import keyed
+from graftwork.lightning.strategies import ShardedBase
 from tests.selection.selection_helpers import Tokens
 
 
@@ -256,6 +257,7 @@ def test_more_refusals() -> None:
     with pytest.raises(gw.GraftError, match="pass size="):
         callback.size("no tensor")
     assert callback.size({"name": ["a"], "x": torch.zeros(3, 2)}) == 3
-    several: Any = type("T", (), {"world_size": 2, "strategy": "fsdp"})()
-    with pytest.raises(gw.GraftError, match="strategy: ddp"):
-        callback.on_fit_start(several, Module())
+    for strategy in ("fsdp", ShardedBase()):
+        several: Any = type("T", (), {"world_size": 2, "strategy": strategy})()
+        with pytest.raises(gw.GraftError, match="strategy: ddp"):
+            callback.on_fit_start(several, Module())

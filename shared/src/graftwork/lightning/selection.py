@@ -21,6 +21,7 @@ from graftwork.errors import GraftError
 from graftwork.handle import get
 from graftwork.lightning.data import ShuffleSampler, mixed_seed
 from graftwork.lightning.resume import keyed
+from graftwork.lightning.strategies import ShardedBase
 from graftwork.selection.gast import GAST
 
 
@@ -93,7 +94,8 @@ class DataLayerSelection(Callback):
                 f"DataLayerSelection.network: {type(pl_module).__name__} has no module {self.network!r}"
             )
         several = trainer.world_size > 1
-        if several and not isinstance(trainer.strategy, DDPStrategy):
+        whole = isinstance(trainer.strategy, DDPStrategy)
+        if several and (not whole or isinstance(trainer.strategy, ShardedBase)):
             raise GraftError(
                 "DataLayerSelection: several processes need the whole of each tensor in each of them; use strategy: ddp"
             )
