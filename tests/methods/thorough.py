@@ -8,6 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+
 def thorough() -> bool:
     """Whether everything is asked for."""
     return bool(os.environ.get("GRAFTWORK_THOROUGH"))
