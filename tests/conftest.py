@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 
 # Before anything imports numpy or torch: two workers on two cores must not start four threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -11,6 +12,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Pictures are drawn to files.
 os.environ["MPLBACKEND"] = "Agg"
+# Started in the background of a script it ignores Ctrl-C, and so would the processes that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
