@@ -76,7 +76,7 @@ def test_the_llama_table_is_taken_apart_in_small(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(threads)
     record = validate_record(out)
-    assert record.record == "speed/llama-anatomy"
+    assert record.record == "speed/llama-cpu-anatomy"
     [forward] = record.find(variant="graftwork LoRA 16", metric="operations a site, forward")
     # a cast a layer and direction would be four more
     assert forward.value is not None and forward.value < 5

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graftwork.algebra.geometry import BlockPlan, Geometry, fit
+from graftwork.algebra.products import exact_mm
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Linear(Geometry):
 
             ||w + s b A||^2 = ||w||^2 + s b (2 A w + s A A^T b)
 
-        in the precision of A, but A w in the base's; with B = 0 it is ||w|| exactly.
+        in the precision of A, with A as it is rounded for the base's products: where W + s B A nearly cancels, the
+        difference of the two would count. With B = 0 it is ||w|| exactly.
         """
         rows = self.rows(weight)
         # in the dtype of A as a start takes it, so that m / n starts at 1; half precision is not copied
@@ -53,7 +55,8 @@ class Linear(Geometry):
         norm: Tensor = (
             rows.norm(dim=1) if same else torch.linalg.vector_norm(rows, dim=1, dtype=a.dtype)
         )
-        cross = (rows @ a.to(rows.dtype).t()).to(a.dtype)
+        wide, half = a.dtype, a.to(rows.dtype)
+        cross, a = exact_mm(rows, half.t(), wide), half.to(wide)
         more = (b * (2 * cross + scale * (b @ (a @ a.t())))).sum(1)
         return (norm * norm + scale * more).clamp_min_(0).sqrt_()
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graftwork.fast.twins import Twin, bmm
+from graftwork.algebra.products import bmm
+from graftwork.fast.twins import Twin
 
 
 class Blocks:

@@ -30,10 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graftwork.algebra.products import mm
 from graftwork.fast.blocks import owned
 from graftwork.fast.channels import column_dots, scaled, scaled_rows
 from graftwork.fast.reads import both
-from graftwork.fast.twins import Gain, Twin, mm, stacked
+from graftwork.fast.twins import Gain, Twin, stacked
 
 
 class Branch:

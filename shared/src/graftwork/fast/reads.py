@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from graftwork.fast.twins import mm
+from graftwork.algebra.products import mm
 
 #: bytes of dy from which on reading it once is worth a launch that costs more
 LARGE = 2**25

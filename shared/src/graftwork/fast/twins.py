@@ -12,9 +12,9 @@ Where a method has magnitudes m (DoRA), what they come to is made here too,
 
     g = m / n,   n_o = ||w_o + s b_o A||,   n_o^2 = ||w_o||^2 + s b_o (2 A w_o + s A A^T b_o)
 
-for rows w_o of W and b_o of B, without the sum's matrix and in the factors' precision, but A w in W's; where n is zero,
-g is 1. All layers' rows lie one behind another, so that what is per row is done once for all. ||w_o||^2 is computed
-again when W is another tensor, has moved or was written to by anything but `.data`.
+for rows w_o of W and b_o of B, without the sum's matrix, in float32 or wider, with A as it is rounded for W's products;
+where n is zero, g is 1. All layers' rows lie one behind another, so that what is per row is done once for all. ||w_o||^2
+is computed again when W is another tensor, has moved or was written to by anything but `.data`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-#: whether a product of half precisions can be left in float32
-_WIDE = "dtype" in torch.ops.aten.mm.overloads() and torch.version.hip is None
+from graftwork.algebra.products import exact_mm
 
 
 class Gain(NamedTuple):
@@ -200,8 +199,9 @@ def _fill_gains(twins: Sequence[Twin]) -> None:
     more = torch.empty_like(bs)
     for t, part in zip(twins, more.split(sizes), strict=True):
         assert t.weight is not None
-        a, b = (s.to(wide) for s in t.sources[:2])
-        cross = mm(t.weight, t.copies[0].t() if t.turned[0] is None else t.turned[0], wide)
+        # A as the layer's products take it in both terms: where W + s B A nearly cancels, their difference counts
+        a, b = t.copies[0].to(wide), t.sources[1].to(wide)
+        cross = exact_mm(t.weight, t.copies[0].t() if t.turned[0] is None else t.turned[0], wide)
         torch.addmm(cross, b, a.mm(a.t()), beta=2 * t.scale, alpha=t.scale * t.scale, out=part)
     square = torch.cat([t.square(wide) for t in twins])
     norm = square.add_(more.mul_(bs).sum(1)).clamp_min_(0).sqrt_()
@@ -245,21 +245,3 @@ def alone(twin: Twin, apart: bool) -> Twin:
     if not apart:
         twin._square = own._square
     return own
-
-
-def mm(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a b in `dtype`, which is the operands' or wider; summed in it and not rounded before, where the device can."""
-    if a.dtype is dtype:
-        return a.mm(b)
-    if _WIDE and a.is_cuda and dtype is torch.float32:
-        return torch.mm(a, b, out_dtype=dtype)
-    return a.mm(b).to(dtype)
-
-
-def bmm(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same for batches of matrices."""
-    if a.dtype is dtype:
-        return a.bmm(b)
-    if _WIDE and a.is_cuda and dtype is torch.float32:
-        return torch.bmm(a, b, out_dtype=dtype)
-    return a.bmm(b).to(dtype)
