@@ -13,7 +13,7 @@ Where a method has magnitudes m (DoRA), what they come to is made here too,
     g = m / n,   n_o = ||w_o + s b_o A||,   n_o^2 = ||w_o||^2 + s b_o (2 A w_o + s A A^T b_o)
 
 for rows w_o of W and b_o of B, without the sum's matrix, in float32 or wider, with A as it is rounded for W's
-products; where n is zero, g is 1. All layers' rows lie one behind another, so that what is per row is done once for all.
+products; where n is zero, g is 1. All layers' rows lie one behind another, so what is per row is done once for all.
 ||w_o||^2 is computed again when W is another tensor, has moved or was written to by anything but `.data`.
 """
 
