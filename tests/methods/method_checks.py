@@ -136,7 +136,8 @@ def values_for(method: Method, case: LayerCase) -> Values | None:
     """
     if method.id not in REFERENCES:
         return Values(0.1, 0)
-    layers = [case.build().to(dtype) for dtype in (torch.float32, *HALVES)]
+    # starts that are drawn are others in another dtype
+    layers = [case.build().to(dtype) for dtype in (torch.float64, torch.float32, *HALVES)]
     for draw in range(12):
         values = Values(0.5 ** (1 + draw / 2), draw)
         if not any(
