@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+from collections.abc import Iterator
 
 # Before anything imports numpy or torch: two workers on two cores must not start four threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -19,6 +20,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.mutant_hunt import Hunter
+
 # pytest-timeout sets the limits: a deadline per example would fail on a busy machine only.
 # A hunt for mutants asks whether a test fails, not for the smallest case on which it does.
 hunting = "GRAFTWORK_TEST_CASES" in os.environ
@@ -30,6 +33,14 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate] if hunting else tuple(Phase),
 )
 settings.load_profile("graftwork")
+
+
+@pytest.fixture(scope="session")
+def hunter() -> Iterator[Hunter]:
+    """Tries mutants; see `tests.mutant_hunt`."""
+    made = Hunter()
+    yield made
+    made.close()
 
 
 @pytest.hookimpl(tryfirst=True)

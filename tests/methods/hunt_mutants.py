@@ -1,15 +1,15 @@
-"""Run a method's tests on each mutant of a file of sources, in a process of its own each.
+"""Runs tests on mutants of a source, each in a fork of one warm process.
 
-    python hunt_mutants.py METHOD MUTANTS.json
-
-Reads a list of {"module", "source"}; prints one line of JSON per entry: pytest's exit code on it. The
-first entry may have `source` None: the unchanged method, which must pass. torch is imported once and every mutant
-runs in a fork, so a mutant costs its tests alone. An entry with "tests" (paths, separated by spaces)
-is no method's, and is tried on these.
+Reads a line of JSON a run from stdin: `module` and `source` (both None: the sources as they are), `tests`
+(files or test ids), `keyword`, `first` (ids of tests to begin with), and `warm` (libraries that the tests import).
+Answers with a line: pytest's exit code and the ids of the tests that failed, of which the first ends the run.
+What is imported once for all is torch and the like, so that a mutant costs its tests alone.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -19,17 +19,34 @@ import sys
 import traceback
 import types
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 os.environ["GRAFTWORK_TEST_CASES"] = "8"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import hypothesis  # noqa: F401, E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+import torch._dynamo  # noqa: E402  the first step of any optimizer imports it
 import transformers.pytorch_utils  # noqa: F401, E402
 
 torch.set_num_threads(1)
+
+OPTIONS = [
+    "-x",
+    "-q",
+    "--tb=no",
+    "--assert=plain",
+    "-p",
+    "no:cacheprovider",
+    "--rootdir",
+    str(ROOT),
+]
+# one seed, so that chance decides neither about a mutant nor about the unchanged source
+OPTIONS += ["--hypothesis-seed=0"]
+#: the plugins that the settings and the generated cases need, without those that cost an import each
+PLUGINS = ["-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin"]
 
 
 class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -49,43 +66,64 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, f"<mutant of {self.name}>", "exec"), module.__dict__)
 
 
-def run(method_id: str, entry: dict[str, str | None]) -> int:
-    """pytest's exit code for this entry, from a forked child."""
+class Failures:
+    """A pytest plugin that runs some tests first and remembers which failed."""
+
+    def __init__(self, first: list[str]) -> None:
+        self.first = first
+        self.ids: list[str] = []
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: item.nodeid not in self.first)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.ids.append(report.nodeid)
+
+
+def run(entry: dict[str, Any]) -> dict[str, Any]:
+    """`code`, pytest's exit code for this entry, and `failed`, from a forked child."""
+    read, write = os.pipe()
     child = os.fork()
-    if child:
-        _, status = os.waitpid(child, 0)
-        return os.waitstatus_to_exitcode(status)
+    if not child:
+        os.close(read)
+        _run_in_child(entry, write)
+    os.close(write)
+    with open(read, encoding="utf8") as answer:
+        told = answer.read()
+    _, status = os.waitpid(child, 0)
+    return json.loads(told) if told else {"code": os.waitstatus_to_exitcode(status), "failed": []}
+
+
+def _run_in_child(entry: dict[str, Any], write: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     shown = os.dup(2)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    code = 99
     try:
         if entry["source"] is not None:
-            assert entry["module"] is not None and entry["module"] not in sys.modules
+            assert entry["module"] not in sys.modules
             sys.meta_path.insert(0, Mutated(entry["module"], entry["source"]))
-        files = [HERE / f"test_method_{method_id}.py", HERE / "test_method_conformance.py"]
-        chosen = [str(f) for f in files if f.exists()]
-        keyword = f"test_method_{method_id} or {method_id}-"
-        if entry.get("tests"):
-            chosen, keyword = str(entry["tests"]).split(" "), ""
-        options = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # hypothesis is here already
-        # one seed, so that chance decides neither about a mutant nor about the unchanged method
-        options += ["--hypothesis-seed=0"]
-        code = int(
-            pytest.main([*options, "-k", keyword, "--rootdir", str(HERE.parents[1]), *chosen])
-        )
+        seen = Failures(entry["first"])
+        chosen = [*OPTIONS, *PLUGINS, "-k", entry["keyword"], *entry["tests"]]
+        answer = {"code": int(pytest.main(chosen, plugins=[seen])), "failed": seen.ids}
+        os.write(write, json.dumps(answer).encode())
     except BaseException:
         os.write(shown, traceback.format_exc().encode())
-    finally:
-        os._exit(code)
+        os._exit(99)
+    os._exit(0)
 
 
 def main() -> None:
-    method_id, path = sys.argv[1:]
-    for entry in json.loads(Path(path).read_text(encoding="utf8")):
-        print(json.dumps(run(method_id, entry)), flush=True)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    answers = os.fdopen(os.dup(1), "w", encoding="utf8")
+    os.dup2(2, 1)  # nothing but answers on the pipe
+    for line in sys.stdin:
+        entry = json.loads(line)
+        for name in entry["warm"]:
+            importlib.import_module(name)
+        gc.freeze()  # a child's collections pass over what the parent holds
+        print(json.dumps(run(entry)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import ast
 import copy
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 
 import torch
@@ -22,6 +21,7 @@ from torch import nn
 from graftwork.algebra.linear import Linear
 from graftwork.cards import cards
 from graftwork.methods import method_class
+from tests.mutant_hunt import Mutant
 
 KINDS = ("sign", "scale", "transpose", "dropped term", "wrong start")
 #: functions that say what is computed; the others say what is refused, or how fast it is
@@ -60,16 +60,6 @@ def _moved(module):
         p.data = p.data + 0.1
     return module
 """
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A changed source of `module`."""
-
-    kind: str
-    what: str
-    module: str
-    source: str
 
 
 def mutants(method_id: str) -> list[Mutant]:

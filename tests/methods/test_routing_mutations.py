@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.optim.test_optim_mutations import check_mutants
+from tests.mutant_hunt import Hunter, check_edits
 
 TESTS = ["methods/test_method_moe_lora.py", "methods/test_method_goat.py"]
 MUTANTS = [
@@ -24,5 +22,5 @@ MUTANTS = [
 
 
 @pytest.mark.timeout(900)
-def test_every_mutant_is_caught(tmp_path: Path) -> None:
-    check_mutants("graftwork.routing", TESTS, MUTANTS, tmp_path)
+def test_every_mutant_is_caught(hunter: Hunter) -> None:
+    check_edits(hunter, "graftwork.routing", TESTS, MUTANTS)

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.methods.thorough import some_of
-
-TESTS = Path(__file__).parents[1]
-HUNT = TESTS / "methods" / "hunt_mutants.py"
-SOURCES = TESTS.parent / "shared" / "src"
-FAILED = int(pytest.ExitCode.TESTS_FAILED)
+from tests.mutant_hunt import Hunter, check_edits
 
 #: module -> (its tests, [(kind, text that stands there once, its replacement)])
 MUTANTS: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
@@ -158,37 +148,5 @@ MUTANTS: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("module", MUTANTS)
-def test_every_mutant_is_caught(module: str, tmp_path: Path) -> None:
-    check_mutants(module, *MUTANTS[module], tmp_path)
-
-
-def check_mutants(
-    module: str, files: list[str], edits: list[tuple[str, str, str]], folder: Path
-) -> None:
-    """Every edit of a module's source makes its tests fail; some of them, unless all are asked for."""
-    edits = some_of(edits, lambda edit: edit[0])
-    source = (SOURCES / (module.replace(".", "/") + ".py")).read_text(encoding="utf8")
-    tests = " ".join(str(TESTS / f) for f in files)
-    entries: list[dict[str, str | None]] = [{"module": None, "source": None, "tests": tests}]
-    for _, old, new in edits:
-        assert source.count(old) == 1, f"{old!r} stands {source.count(old)} times in {module}"
-        entries.append({"module": module, "source": source.replace(old, new), "tests": tests})
-    kinds = {kind for kind, _, _ in edits}
-    assert {"sign", "scale", "transpose", "dropped term", "wrong start"} <= kinds
-    file = folder / "mutants.json"
-    file.write_text(json.dumps(entries), encoding="utf8")
-    done = subprocess.run(
-        [sys.executable, str(HUNT), module, str(file)],
-        capture_output=True,
-        text=True,
-        cwd=TESTS.parent,
-    )
-    assert done.returncode == 0, done.stderr
-    control, *codes = [json.loads(line) for line in done.stdout.splitlines()]
-    assert control == 0, f"the tests fail on the unchanged file (pytest's exit code {control})"
-    report = [
-        f"{kind}: {old} -> {new}: {c}" for (kind, old, new), c in zip(edits, codes, strict=True)
-    ]
-    survivors = [line for line, code in zip(report, codes, strict=True) if code != FAILED]
-    print(f"{module}: {len(edits)} mutants, {len(survivors)} survivors", *survivors, sep="\n  ")
-    assert not survivors
+def test_every_mutant_is_caught(module: str, hunter: Hunter) -> None:
+    check_edits(hunter, module, *MUTANTS[module])

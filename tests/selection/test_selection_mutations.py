@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.optim.test_optim_mutations import check_mutants
+from tests.mutant_hunt import Hunter, check_edits
 
 TESTS = ["selection/test_selection_gast.py", "selection/test_selection_use.py"]
 LIGHTNING = ["selection/test_selection_lightning.py"]
@@ -66,6 +64,6 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("module", MUTANTS)
-def test_every_mutant_is_caught(module: str, tmp_path: Path) -> None:
-    tests = LIGHTNING if "lightning" in module else TESTS
-    check_mutants(module, tests, MUTANTS[module], tmp_path)
+def test_every_mutant_is_caught(module: str, hunter: Hunter) -> None:
+    tests, warm = (LIGHTNING, ["lightning"]) if "lightning" in module else (TESTS, [])
+    check_edits(hunter, module, tests, MUTANTS[module], warm)
