@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
 from tests.methods.thorough import some_of
+from tests.warm import Warm
 
 TESTS = Path(__file__).parent
 SOURCES = TESTS.parent / "shared" / "src"
+HUNT = "tests.methods.hunt_mutants"
+ENV = {
+    "GRAFTWORK_TEST_CASES": "8",
+    "OMP_NUM_THREADS": "1",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+}
 FAILED = int(pytest.ExitCode.TESTS_FAILED)
 #: of every hand-made list of mutants
 KINDS = {"sign", "scale", "transpose", "dropped term", "wrong start"}
@@ -53,44 +57,24 @@ class Chosen:
 
 
 class Hunter:
-    """The one warm process of a test session that tries mutants; it starts with the first."""
+    """Tries mutants, each in a fork of a warm process: one for every choice of libraries to import."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._warm: dict[tuple[str, ...], Warm] = {}
 
     def try_on(self, mutant: Mutant | None, chosen: Chosen) -> Outcome:
         """Run tests on a mutant, or on the sources as they are."""
-        entry: dict[str, Any] = asdict(chosen)
-        entry |= {"module": mutant and mutant.module, "source": mutant and mutant.source}
-        try:
-            process = self._started()
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(json.dumps(entry) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-            assert line, "the hunting process ended; its error is in the captured output"
-        except BaseException:
-            self.close()  # its next answer would be taken for another's
-            raise
-        return Outcome(**json.loads(line))
+        place = tuple(chosen.warm)
+        warm = self._warm.setdefault(place, Warm([HUNT, *place], ENV))
+        module, source = (mutant.module, mutant.source) if mutant else (None, None)
+        how = (list(chosen.tests), chosen.keyword, list(chosen.first))
+        done = warm.call(f"{HUNT}:run", module, source, *how)
+        return Outcome(*done.value) if done.value else Outcome(done.returncode, [])
 
     def close(self) -> None:
-        """End the process."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate()
-
-    def _started(self) -> subprocess.Popen[str]:
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, str(TESTS / "methods" / "hunt_mutants.py")],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=TESTS.parent,
-            )
-        return self._process
+        """End the processes."""
+        for warm in self._warm.values():
+            warm.close()
 
 
 def survivors(hunter: Hunter, name: str, mutants: Iterable[Mutant], chosen: Chosen) -> list[str]:

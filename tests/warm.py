@@ -1,0 +1,152 @@
+"""Functions and commands run in forks of one process that has imported what is slow to import.
+
+Each run is a process of its own, as fresh as the imports leave it, with its own folder, exit code and output; only
+the interpreter's start and the imports are shared. The warm process itself computes nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Done(NamedTuple):
+    """What a run left: its exit code (negative: the signal that ended it), output, and what the function returned."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    value: Any
+
+
+class Warm:
+    """The warm process; it starts with the first run.
+
+    Args:
+        imports: modules to import once; importable from the repository's root.
+        env: what its environment has beside this process's.
+    """
+
+    def __init__(self, imports: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        self.imports, self.env = list(imports), dict(env or {})
+        self._process: subprocess.Popen[str] | None = None
+
+    def call(self, function: str, *args: Any, cwd: Path = ROOT) -> Done:
+        """Run `module:name` on JSON values in a fork, in the folder `cwd`.
+
+        Raises:
+            RuntimeError: the warm process ended.
+        """
+        try:
+            process = self._started()
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(json.dumps([function, args, str(cwd)]) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+            if not answer:
+                raise RuntimeError("the warm process ended; its error is in the captured output")
+        except BaseException:
+            self.close()  # its next answer would be taken for another's
+            raise
+        return Done(*json.loads(answer))
+
+    def script(self, name: str, *args: str, cwd: Path) -> Done:
+        """Run an installed command."""
+        return self.call("tests.warm:run_script", name, *args, cwd=cwd)
+
+    def close(self) -> None:
+        """End the process and its runs."""
+        process, self._process = self._process, None
+        if process is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.warm", *self.imports],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+                env={**os.environ, **self.env},
+                start_new_session=True,
+            )
+        return self._process
+
+
+def run_script(name: str, *args: str) -> None:
+    """What the installed command does."""
+    [entry] = entry_points(group="console_scripts", name=name)
+    sys.argv = [name, *args]
+    sys.exit(entry.load()())
+
+
+def _run(function: str, args: list[Any], cwd: str) -> Done:
+    """One run in a fork."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            _in_child(function, args, cwd, write)
+        os.close(write)
+        with open(read, encoding="utf8") as answer:
+            value = answer.read()
+        _, status = os.waitpid(child, 0)
+        for file in (out, err):
+            file.seek(0)
+        code = os.waitstatus_to_exitcode(status)
+        return Done(code, out.read(), err.read(), json.loads(value) if value else None)
+
+
+def _in_child(function: str, args: list[Any], cwd: str, write: int) -> None:
+    code = 0
+    try:
+        os.chdir(cwd)
+        module, _, name = function.partition(":")
+        value = getattr(importlib.import_module(module), name)(*args)
+        os.write(write, json.dumps(value).encode())
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    os.close(write)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", encoding="utf8")
+    os.dup2(2, 1)  # nothing but answers on the pipe
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a child's collections pass over what this process holds
+    for line in sys.stdin:
+        print(json.dumps(_run(*json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
