@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 # Before anything imports numpy or torch: two workers on two cores must not start four threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -17,6 +17,7 @@ os.environ["MPLBACKEND"] = "Agg"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import coverage
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
@@ -41,6 +42,23 @@ def hunter() -> Iterator[Hunter]:
     made = Hunter()
     yield made
     made.close()
+
+
+@pytest.fixture
+def enough_coverage() -> Iterator[Callable[[], None]]:
+    """Call it in a test where what follows runs the same lines again: coverage stops until the test's end."""
+    measuring = coverage.Coverage.current()
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        if measuring is not None and not stopped:
+            stopped = True
+            measuring.stop()
+
+    yield stop
+    if measuring is not None and stopped:
+        measuring.start()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -91,38 +91,39 @@ def reference(made: gw.Graft, layer: nn.Module, p: dict[str, Tensor]) -> ByHand 
     return None if build is None else build(made.method, layer, p)
 
 
-def cancels(method: Method, case: LayerCase, layer: nn.Module, values: Values) -> bool:
+def cancels(hand: ByHand, case: LayerCase, x: Tensor) -> bool:
     """Whether the terms of the method's sum are larger than max|y|, so that they take each other away.
 
     The limits are relative to max|y|. Where terms of size 1 add up to 0.01, every arithmetic that rounds
     the terms is off by a hundred roundings, the frozen layer's plus a bias too; no such values are drawn.
     """
-    made = graft(copy.deepcopy(layer), method, case)
-    move(made, case, values)
-    p = {n: t.to(layer_dtype(layer)).double() for n, t in tensors_of(made, case).items()}
-    wide = copy.deepcopy(layer).double()
-    hand = reference(made, wide, p)
-    assert hand is not None
-    x = case.pooled(wide)
     with torch.no_grad():
         largest = hand.forward(x, **case.call).pow(2).max()
         return bool(hand.energy(x, **case.call).max() > 1.5 * largest)
 
 
-def close_call(method: Method, case: LayerCase, layer: nn.Module, values: Values) -> bool:
+def close_call(hand: ByHand, inputs: list[Tensor], dtype: torch.dtype) -> bool:
     """Whether a gate of the method is so near its threshold that float32's rounding decides.
 
     A whole vector or expert then comes or goes, which no limit on errors allows for; no such values are drawn.
     """
+    if hand.margin is None:
+        return False
+    some = [_cast(x, dtype).double() for x in inputs if x.numel() > 0]
+    return any(float(hand.margin(x)) < MARGIN for x in some)
+
+
+def tells_nothing(method: Method, case: LayerCase, layer: nn.Module, values: Values) -> bool:
+    """Whether on this layer these values cancel or make a close call."""
     made = graft(copy.deepcopy(layer), method, case)
     move(made, case, values)
     dtype = layer_dtype(layer)
     p = {n: t.to(dtype).double() for n, t in tensors_of(made, case).items()}
-    hand = reference(made, copy.deepcopy(layer).double(), p)
-    if hand is None or hand.margin is None:
-        return False
-    inputs = [x for x in (case.inputs(), case.pooled(case.build())) if x.numel() > 0]
-    return any(float(hand.margin(_cast(x, dtype).double())) < MARGIN for x in inputs)
+    wide = copy.deepcopy(layer).double()
+    hand = reference(made, wide, p)
+    assert hand is not None
+    pooled = case.pooled(wide)
+    return cancels(hand, case, pooled) or close_call(hand, [case.inputs(), pooled], dtype)
 
 
 def layer_dtype(layer: nn.Module) -> torch.dtype:
@@ -140,10 +141,7 @@ def values_for(method: Method, case: LayerCase) -> Values | None:
     layers = [case.build().to(dtype) for dtype in (torch.float64, torch.float32, *HALVES)]
     for draw in range(12):
         values = Values(0.5 ** (1 + draw / 2), draw)
-        if not any(
-            cancels(method, case, layer, values) or close_call(method, case, layer, values)
-            for layer in layers
-        ):
+        if not any(tells_nothing(method, case, layer, values) for layer in layers):
             return values
     return None
 

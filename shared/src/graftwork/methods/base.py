@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -92,9 +93,14 @@ def check_fields(item: Any) -> None:
     Raises:
         GraftError: wrong type, value out of range or not finite; the message names the field.
     """
-    hints = typing.get_type_hints(type(item))
+    hints = _hints(type(item))
     for f in dataclasses.fields(item):
         _check(f"{type(item).__name__}.{f.name}", getattr(item, f.name), hints[f.name], f.metadata)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 @dataclass(frozen=True)
