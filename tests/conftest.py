@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.mutant_hunt import Hunter
+from tests.warm import Pool
 
 # pytest-timeout sets the limits: a deadline per example would fail on a busy machine only.
 # A hunt for mutants asks whether a test fails, not for the smallest case on which it does.
@@ -37,11 +38,17 @@ settings.load_profile("graftwork")
 
 
 @pytest.fixture(scope="session")
-def hunter() -> Iterator[Hunter]:
+def warm() -> Iterator[Pool]:
+    """Runs commands where what is slow to import is imported already; see `tests.warm`."""
+    pool = Pool()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def hunter(warm: Pool) -> Hunter:
     """Tries mutants; see `tests.mutant_hunt`."""
-    made = Hunter()
-    yield made
-    made.close()
+    return Hunter(warm)
 
 
 @pytest.fixture

@@ -10,16 +10,11 @@ from typing import NamedTuple
 import pytest
 
 from tests.methods.thorough import some_of
-from tests.warm import Warm
+from tests.warm import Pool
 
 TESTS = Path(__file__).parent
 SOURCES = TESTS.parent / "shared" / "src"
 HUNT = "tests.methods.hunt_mutants"
-ENV = {
-    "GRAFTWORK_TEST_CASES": "8",
-    "OMP_NUM_THREADS": "1",
-    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-}
 FAILED = int(pytest.ExitCode.TESTS_FAILED)
 #: of every hand-made list of mutants
 KINDS = {"sign", "scale", "transpose", "dropped term", "wrong start"}
@@ -57,24 +52,17 @@ class Chosen:
 
 
 class Hunter:
-    """Tries mutants, each in a fork of a warm process: one for every choice of libraries to import."""
+    """Tries mutants, each in a fork of a warm process."""
 
-    def __init__(self) -> None:
-        self._warm: dict[tuple[str, ...], Warm] = {}
+    def __init__(self, warm: Pool) -> None:
+        self._warm = warm
 
     def try_on(self, mutant: Mutant | None, chosen: Chosen) -> Outcome:
         """Run tests on a mutant, or on the sources as they are."""
-        place = tuple(chosen.warm)
-        warm = self._warm.setdefault(place, Warm([HUNT, *place], ENV))
         module, source = (mutant.module, mutant.source) if mutant else (None, None)
         how = (list(chosen.tests), chosen.keyword, list(chosen.first))
-        done = warm.call(f"{HUNT}:run", module, source, *how)
+        done = self._warm(HUNT, *chosen.warm).call(f"{HUNT}:run", module, source, *how)
         return Outcome(*done.value) if done.value else Outcome(done.returncode, [])
-
-    def close(self) -> None:
-        """End the processes."""
-        for warm in self._warm.values():
-            warm.close()
 
 
 def survivors(hunter: Hunter, name: str, mutants: Iterable[Mutant], chosen: Chosen) -> list[str]:

@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -31,6 +32,22 @@ class Done(NamedTuple):
     stdout: str
     stderr: str
     value: Any
+
+
+class Pool:
+    """Warm processes by what they import; each starts with its first run and serves all tests of the session."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, ...], Warm] = {}
+
+    def __call__(self, *imports: str) -> Warm:
+        """The process that imports these modules."""
+        return self._made.setdefault(imports, Warm(imports, {"OMP_NUM_THREADS": "1"}))
+
+    def close(self) -> None:
+        """End all."""
+        for warm in self._made.values():
+            warm.close()
 
 
 class Warm:
@@ -68,6 +85,19 @@ class Warm:
         """Run an installed command."""
         return self.call("tests.warm:run_script", name, *args, cwd=cwd)
 
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Done:
+        """Run `python -m module`, `python -c code` or `python script`, as `subprocess.run` does."""
+        python, *words = command
+        assert python == sys.executable, command
+        place = Path.cwd() if cwd is None else cwd
+        return self.call("tests.warm:run_python", words, dict(env or os.environ), cwd=place)
+
     def close(self) -> None:
         """End the process and its runs."""
         process, self._process = self._process, None
@@ -94,6 +124,25 @@ def run_script(name: str, *args: str) -> None:
     [entry] = entry_points(group="console_scripts", name=name)
     sys.argv = [name, *args]
     sys.exit(entry.load()())
+
+
+def run_python(words: list[str], env: dict[str, str]) -> None:
+    """What an interpreter does with these words."""
+    os.environ.clear()
+    os.environ.update(env)
+    paths = env.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [p for p in paths if p and p not in sys.path]
+    first = words[0]
+    if first == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.argv = ["-c", *words[2:]]
+        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = words
+        sys.path.insert(0, str(Path(first).parent))
+        runpy.run_path(first, run_name="__main__")
 
 
 def _run(function: str, args: list[Any], cwd: str) -> Done:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,24 +13,16 @@ import yaml
 
 from graftwork.lightning.app import App, apps
 from graftwork_runs import validate_record
-from tests.warm import Done, Warm
+from tests.warm import Done, Pool
 
 APPS = apps()
 EVERY_APP = pytest.mark.parametrize("app", APPS.values(), ids=APPS)
 DRY = ["fit", "validate", "test", "predict", "adapt", "demo"]
 
 
-@pytest.fixture(scope="module")
-def warm() -> Iterator[Warm]:
-    """Runs the apps' commands where their libraries are imported already."""
-    made = Warm([a.cli.partition(":")[0] for a in APPS.values()], {"OMP_NUM_THREADS": "1"})
-    yield made
-    made.close()
-
-
-def run(warm: Warm, app: App, folder: Path, *args: str) -> Done:
+def run(warm: Pool, app: App, folder: Path, *args: str) -> Done:
     """The app's command in a process and a folder of its own; the traceback check holds for every call."""
-    done = warm.script(app.name, *args, cwd=folder)
+    done = warm(app.cli.partition(":")[0]).script(app.name, *args, cwd=folder)
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     return done
 
@@ -70,7 +61,7 @@ def test_some_app_is_registered() -> None:
 @EVERY_APP
 @pytest.mark.parametrize("verb", DRY)
 def test_each_verb_runs_dry_on_its_default_and_leaves_nothing(
-    app: App, warm: Warm, verb: str, tmp_path: Path
+    app: App, warm: Pool, verb: str, tmp_path: Path
 ) -> None:
     done = run(warm, app, tmp_path, verb, "--dry_run")
     assert done.returncode == 0, done.stderr
@@ -79,7 +70,7 @@ def test_each_verb_runs_dry_on_its_default_and_leaves_nothing(
 
 
 @EVERY_APP
-def test_the_config_prints_validates_and_has_a_schema(app: App, warm: Warm, tmp_path: Path) -> None:
+def test_the_config_prints_validates_and_has_a_schema(app: App, warm: Pool, tmp_path: Path) -> None:
     printed = run(warm, app, tmp_path, "fit", "--print_config")
     assert printed.returncode == 0, printed.stderr
     config = printed.stdout[printed.stdout.index("seed_everything") :]
@@ -93,7 +84,7 @@ def test_the_config_prints_validates_and_has_a_schema(app: App, warm: Warm, tmp_
 
 
 @EVERY_APP
-def test_shipped_configs_are_listed_and_copied(app: App, warm: Warm, tmp_path: Path) -> None:
+def test_shipped_configs_are_listed_and_copied(app: App, warm: Pool, tmp_path: Path) -> None:
     assert app.default in run(warm, app, tmp_path, "config", "list").stdout
     assert run(warm, app, tmp_path, "config", "copy", app.default, "mine.yaml").returncode == 0
     assert isinstance(yaml.safe_load((tmp_path / "mine.yaml").read_text()), dict)
@@ -113,7 +104,7 @@ def test_shipped_configs_are_listed_and_copied(app: App, warm: Warm, tmp_path: P
     ids=lambda a: " ".join(a),
 )
 def test_bad_input_is_one_message_and_exit_code_2(
-    app: App, warm: Warm, args: list[str], tmp_path: Path
+    app: App, warm: Pool, args: list[str], tmp_path: Path
 ) -> None:
     # a word that is no verb costs no import, so the exit code of the installed command is seen too
     whole = args == ["no-such-verb"]
@@ -131,7 +122,7 @@ def test_a_run_folder_holds_config_graft_record_and_report(fitted: Path) -> None
     assert "<html" in report and 'src="http' not in report
 
 
-def test_a_finished_run_is_resumed_not_repeated(fitted: Path, warm: Warm) -> None:
+def test_a_finished_run_is_resumed_not_repeated(fitted: Path, warm: Pool) -> None:
     app = app_of(fitted)
     before = (fitted / "graft" / "adapter.safetensors").read_bytes()
     done = run(
@@ -141,7 +132,7 @@ def test_a_finished_run_is_resumed_not_repeated(fitted: Path, warm: Warm) -> Non
     assert (fitted / "graft" / "adapter.safetensors").read_bytes() == before
 
 
-def test_an_adapter_is_exported(fitted: Path, warm: Warm) -> None:
+def test_an_adapter_is_exported(fitted: Path, warm: Pool) -> None:
     app = app_of(fitted)
     done = run(warm, app, fitted.parent, "export", "--adapter", "run/graft", "--output", "exported")
     assert done.returncode == 0, done.stderr

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TextIO
 
 import pytest
 import torch
 
 from benchmarks.fit import __main__ as command
-from benchmarks.fit import judging
-from benchmarks.fit.runs import OURS, PEFT_SETTINGS, Found, Run, Work, last_line
+from benchmarks.fit import judging, runs
+from benchmarks.fit.runs import OURS, PEFT_SETTINGS, Found, Run, Work, _clock, last_line
 from benchmarks.fit.setting import base, checksum, read_tokens, setting, write_tokens
 from graftwork.errors import GraftError
 from graftwork_runs import validate_record
+from tests.warm import Done, Pool
 
 DEFAULT, HALF = "peft, default", "peft, autocast_adapter_dtype=False"
 
@@ -107,8 +112,18 @@ def test_no_run_is_begun_after_the_time(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_both_sides_run_in_small_and_agree(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    warm: Pool,
 ) -> None:
+    def run(command: list[str], stdout: TextIO, env: dict[str, str], **more: Any) -> Done:
+        done = warm("benchmarks.fit.cli", "transformers.trainer", "peft").run(command, env=env)
+        stdout.write(done.stdout + done.stderr)
+        return done
+
+    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(**{**vars(subprocess), "run": run}))
+    monkeypatch.setattr(runs, "_clock", time.perf_counter)  # the processes are nobody's children
     monkeypatch.setattr(command, "PEFT_SETTINGS", {DEFAULT: PEFT_SETTINGS[DEFAULT]})
     out, work = tmp_path / "fit.json", tmp_path / "w"
     words = ["--cases", "tiny", "--steps", "8", "--trial", "8", "--repeats", "1"]
@@ -127,6 +142,12 @@ def test_both_sides_run_in_small_and_agree(
     assert command.main([*words, "--work", str(work), "--out", str(out)]) == 0
     assert before == {p: p.stat().st_mtime_ns for p in work.rglob("found.json")}
     assert "graftwork, 8 steps" in capsys.readouterr().out
+
+
+def test_the_clock_of_processes_that_ended() -> None:
+    begun = _clock()
+    subprocess.run([sys.executable, "-c", "sum(range(10**6))"], check=True)
+    assert _clock() > begun
 
 
 def test_a_log_tells_its_last_words(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import pytest
 import graftwork as gw
 from graftwork_medseg.app import main
 from tests.medseg.adapt_kit import TINY, site, tiny_base
+from tests.warm import Pool
 
-ROOT = Path(__file__).parents[2]
 LEFT = {  # what a kill in a phase has left in the run folder
     "search": {"search/last.ckpt"},
     "refine": {"search/last.ckpt", "search.json"},
@@ -42,7 +40,11 @@ def words(run: str) -> list[str]:
 
 @pytest.mark.parametrize("phase", LEFT)
 def test_a_kill_leaves_no_trace(
-    whole: Path, phase: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    whole: Path,
+    phase: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    warm: Pool,
 ) -> None:
     monkeypatch.chdir(whole)
     # a checkpoint after every other step of the search, so that the kill falls between two
@@ -51,11 +53,7 @@ def test_a_kill_leaves_no_trace(
         "import sys; from tests.medseg.adapt_kit import main_killed_at\n"
         "main_killed_at(sys.argv[1], sys.argv[2:])"
     )
-    path = os.pathsep.join([str(ROOT), *sys.path])
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    killed = subprocess.run(
-        [sys.executable, "-c", code, phase, *words(phase)], env=env, capture_output=True, text=True
-    )
+    killed = warm("graftwork_medseg.cli").run([sys.executable, "-c", code, phase, *words(phase)])
     assert killed.returncode == -9, killed.stderr[-2000:]
     there = {name for name in FILES if (whole / phase / name).exists()}
     assert there == LEFT[phase]

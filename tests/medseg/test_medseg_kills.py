@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,19 +17,18 @@ from safetensors.torch import load_file
 import graftwork as gw
 from graftwork_runs import validate_record
 from tests.medseg.conftest import msd_folder, write_nifti
+from tests.warm import Pool
 
 SCRIPT = Path(__file__).with_name("killed_runs.py")
 LABELS = {"0": "background", "1": "GM", "2": "WM", "3": "lesion"}
 
 
-def story(verb: str, data: Path, target: Path) -> list[dict[str, Any]]:
+def story(warm: Pool, verb: str, data: Path, target: Path) -> list[dict[str, Any]]:
     """What `killed_runs.py` did: one entry per child, the undisturbed one first."""
     seed = secrets.randbits(32)
     print(f"kill times: seed {seed}")
     command = [sys.executable, str(SCRIPT), verb, str(data), str(target), str(seed)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    done = warm("graftwork_medseg.cli").run(command)
     assert done.returncode == 0, done.stderr[-3000:]
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     for one in found:
@@ -59,18 +56,18 @@ def same_grafts(whole: Path, killed: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_stopped_fit_goes_on_to_the_same_graft(tmp_path: Path) -> None:
+def test_a_stopped_fit_goes_on_to_the_same_graft(tmp_path: Path, warm: Pool) -> None:
     data = msd_folder(tmp_path / "data", labels=LABELS)
-    whole, *killed = story("fit", data, tmp_path)
+    whole, *killed = story(warm, "fit", data, tmp_path)
     assert [one["resumed"] for one in killed] == [False, True, True, True]
     assert steps(killed[-1]) < steps(whole), "it began anew"
     same_grafts(tmp_path / "whole" / "run", tmp_path / "killed" / "run")
 
 
 @pytest.mark.timeout(300)
-def test_a_stopped_adapt_goes_on_to_the_same_graft_and_verdict(tmp_path: Path) -> None:
+def test_a_stopped_adapt_goes_on_to_the_same_graft_and_verdict(tmp_path: Path, warm: Pool) -> None:
     data = msd_folder(tmp_path / "data", labels=LABELS)
-    whole, *killed = story("adapt", data, tmp_path)
+    whole, *killed = story(warm, "adapt", data, tmp_path)
     # It was stopped in the training, in the scoring, and in the trainings that leave a case out.
     assert steps(whole) and steps(killed[1]) < steps(whole)
     assert not steps(killed[-1]) and 0 < steps(killed[-1], "fold") < steps(whole, "fold")
@@ -85,12 +82,14 @@ def test_a_stopped_adapt_goes_on_to_the_same_graft_and_verdict(tmp_path: Path) -
 
 
 @pytest.mark.timeout(300)
-def test_a_stopped_predict_goes_on_to_the_same_masks_and_statistics(tmp_path: Path) -> None:
+def test_a_stopped_predict_goes_on_to_the_same_masks_and_statistics(
+    tmp_path: Path, warm: Pool
+) -> None:
     shape = (30, 26, 22)
     for n in range(4):
         voxels = np.random.default_rng(n).normal(size=shape).astype(np.float32)
         write_nifti(tmp_path / "in" / f"case{n}.nii.gz", voxels)
-    whole, *killed = story("predict", tmp_path / "in", tmp_path)
+    whole, *killed = story(warm, "predict", tmp_path / "in", tmp_path)
     assert steps(whole, "case") == 4
     # Finished cases are not segmented again; each stop costs the one that it fell into.
     assert sum(steps(one, "case") for one in killed) == 4 + 3

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import types
 
@@ -25,6 +26,8 @@ OPTIONS = ["-x", "-q", "--tb=no", "--assert=plain", "-p", "no:cacheprovider"]
 OPTIONS += ["--hypothesis-seed=0"]
 #: the plugins that the settings and the generated cases need, without those that cost an import each
 OPTIONS += ["-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin"]
+
+ENV = {"GRAFTWORK_TEST_CASES": "8", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -71,6 +74,7 @@ def run(
         keyword: pytest's `-k`.
         first: ids of tests to begin with.
     """
+    os.environ.update(ENV)
     if module is not None and source is not None:
         assert module not in sys.modules
         sys.meta_path.insert(0, Mutated(module, source))
