@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 # Before anything imports numpy or torch: two workers on two cores must not start four threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -17,7 +17,6 @@ os.environ["MPLBACKEND"] = "Agg"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import coverage
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
@@ -49,23 +48,6 @@ def warm() -> Iterator[Pool]:
 def hunter(warm: Pool) -> Hunter:
     """Tries mutants; see `tests.mutant_hunt`."""
     return Hunter(warm)
-
-
-@pytest.fixture
-def enough_coverage() -> Iterator[Callable[[], None]]:
-    """Call it in a test where what follows runs the same lines again: coverage stops until the test's end."""
-    measuring = coverage.Coverage.current()
-    stopped = False
-
-    def stop() -> None:
-        nonlocal stopped
-        if measuring is not None and not stopped:
-            stopped = True
-            measuring.stop()
-
-    yield stop
-    if measuring is not None and stopped:
-        measuring.start()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import shlex
 import sys
 import time
 import warnings
@@ -25,11 +24,14 @@ import torch
 
 from benchmarks.big import decoding, lifecycle
 from benchmarks.big.model import SIZES, Size
+from benchmarks.commands import command_of, words_of
 from benchmarks.merging import merged
 from graftwork.errors import GraftError
 from graftwork_runs import Record, Row, environment
 
 RECORDS = Path(__file__).parents[1] / "records" / "speed"
+#: options that say what is measured
+SETTING = ("size", "tokens", "rounds", "threads", "backend")
 PARTS = ("lifecycle", "decoding", "compiled", "swap")
 #: times the base's token latency
 LATENCY = 1.10
@@ -113,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = Record(
             record=f"speed/big-{options.size}",
             claim="Unmerged decoding takes at most 1.10 of the base's time a token, and a hot swap compiles nothing.",
-            command=command_of(options, part),
+            command=command_of("benchmarks.big", ["--parts", part, *words_of(options, SETTING)]),
             seeds=[0],
             seconds=round(time.perf_counter() - begun, 1),
             rows=rows,
@@ -142,14 +144,6 @@ NOTES = [
     "save and load hash the adapted weights of the base, which peft does not.",
     "recompilations: graphs made by five switches among three adapters, two of them not seen before.",
 ]
-
-
-def command_of(options: argparse.Namespace, part: str) -> str:
-    """The command that measures a part again."""
-    words = ["--parts", part, "--size", options.size]
-    for name in ("tokens", "rounds", "threads", "backend"):
-        words += [f"--{name}", str(getattr(options, name))]
-    return shlex.join(["python", "-m", "benchmarks.big", *words])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ first; the fastest, and the fastest with float32 factors, are then run in full. 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -20,12 +19,15 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.commands import command_of, words_of
 from benchmarks.fit import judging
 from benchmarks.fit.runs import OURS, PEFT_SETTINGS, WHOLE_LOGITS, Found, Run, Work
 from benchmarks.fit.setting import RANK, RATE, SETTINGS, setting
 from graftwork.errors import GraftError
 from graftwork_runs import Record, Row, environment
 
+#: options that say what is measured
+SETTING = ("cases", "steps", "trial", "repeats", "threads")
 RECORDS = Path(__file__).parents[1] / "records" / "speed"
 
 
@@ -127,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         record=f"speed/{target(cuda).stem}",
         claim="A fit through the command line takes at most 0.75 of the time and 0.85 of the memory of peft in the "
         "Hugging Face Trainer at its fastest setting, on the same loss curve.",
-        command=command_of(options),
+        command=command_of("benchmarks.fit", words_of(options, SETTING)),
         seeds=[0],
         seconds=round(time.perf_counter() - begun, 1),
         rows=rows,
@@ -169,14 +171,6 @@ NOTES = [
 def target(cuda: bool) -> Path:
     """Where the record lies."""
     return RECORDS / ("fit.json" if cuda else "fit-cpu.json")
-
-
-def command_of(options: argparse.Namespace) -> str:
-    """The command that measures this again."""
-    words = ["--cases", *options.cases]
-    for name in ("steps", "trial", "repeats", "threads"):
-        words += [f"--{name}", str(getattr(options, name))]
-    return shlex.join(["python", "-m", "benchmarks.fit", *words])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import signal
 import socket
 import statistics
@@ -28,6 +27,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.commands import command_of
+from benchmarks.rows import figure
 from benchmarks.scale.worker import ADAPTER
 from benchmarks.timing import median_row
 from graftwork_runs import Record, Row, environment
@@ -178,7 +179,7 @@ def recorded(
         title = TITLES[mode] + (f", {count}" if count > 1 else "")
         if "error" in row:
             failures.append(f"{title}: {row['error']}")
-            rows.append(_row("training", title, "step", None, "ms", note=row["error"]))
+            rows.append(figure("training", title, "step", None, "ms", note=row["error"]))
             continue
         rows += _speed_rows(row, found["one"], title, count)
         rows += _equality_rows(row, found["one"], title, options.work)
@@ -189,7 +190,7 @@ def recorded(
     return Record(
         record="scale/several-gpus",
         claim=CLAIM,
-        command=command_of(argv),
+        command=command_of("benchmarks.scale", argv, ("--out", "--work")),
         seeds=[0],
         seconds=round(seconds, 1),
         rows=rows,
@@ -209,33 +210,33 @@ def _speed_rows(row: dict[str, Any], one: dict[str, Any], title: str, count: int
     case = f"training: {sizes['layers']} layers of {sizes['hidden']}, {sizes['batch']} x {sizes['tokens']} tokens a GPU"
     made = [median_row(case, title, "step", [1000 * s for s in speed["seconds"]], "ms")]
     rate = count * sizes["batch"] * sizes["tokens"] / statistics.median(speed["seconds"])
-    made.append(_row(case, title, "throughput", round(rate), "tokens/s"))
+    made.append(figure(case, title, "throughput", round(rate), "tokens/s"))
     if count > 1 and "speed" in one:
         alone = statistics.median(one["speed"]["seconds"])
         times = count * alone / statistics.median(speed["seconds"])
-        made.append(_row(case, title, "over one GPU", round(times, 3)))
+        made.append(figure(case, title, "over one GPU", round(times, 3)))
     if speed["peak"]:
-        made.append(_row(case, title, "peak", round(speed["peak"] / 2**30, 3), "GiB"))
-    made.append(_row(case, title, "save", speed["bytes"], "bytes"))
-    made.append(_row(case, title, "base", speed["base"], "bytes"))
+        made.append(figure(case, title, "peak", round(speed["peak"] / 2**30, 3), "GiB"))
+    made.append(figure(case, title, "save", speed["bytes"], "bytes"))
+    made.append(figure(case, title, "base", speed["base"], "bytes"))
     return made
 
 
 def _equality_rows(row: dict[str, Any], one: dict[str, Any], title: str, work: Path) -> list[Row]:
     sizes, case = row["settings"]["equality"], "adapter"
-    made = [_row(case, title, "change by training", float(f"{row['equality']['moved']:.4g}"))]
+    made = [figure(case, title, "change by training", float(f"{row['equality']['moved']:.4g}"))]
     if row["settings"]["count"] == 1:
         return made
     same = float(row["equality"]["agree"])
     made.append(
-        _row(case, title, "bit-equal in all processes", same, note=f"{sizes['steps']} steps")
+        figure(case, title, "bit-equal in all processes", same, note=f"{sizes['steps']} steps")
     )
     if "error" in one:
-        made.append(_row(case, title, "difference", None, note=f"one GPU: {one['error']}"))
+        made.append(figure(case, title, "difference", None, note=f"one GPU: {one['error']}"))
         return made
     a, b = (load_file(work / r["settings"]["name"] / "equality" / ADAPTER) for r in (one, row))
     apart = max(float((a[k] - b[k]).abs().max()) for k in a) / one["equality"]["moved"]
-    made.append(_row(case, title, "difference", float(f"{apart:.3g}")))
+    made.append(figure(case, title, "difference", float(f"{apart:.3g}")))
     return made
 
 
@@ -254,27 +255,6 @@ def misses(rows: Sequence[Row]) -> list[str]:
         if row.metric == "bit-equal in all processes" and not row.value:
             out.append(f"{row.variant}: the processes hold different adapters")
     return out
-
-
-def _row(
-    case: str,
-    variant: str,
-    metric: str,
-    value: float | None,
-    unit: str | None = None,
-    note: str | None = None,
-) -> Row:
-    return Row(case=case, variant=variant, metric=metric, value=value, unit=unit, note=note)
-
-
-def command_of(argv: Sequence[str]) -> str:
-    """The command that measures this again, without where files lie."""
-    kept = list(argv)
-    for name in ("--out", "--work"):
-        if name in kept:
-            at = kept.index(name)
-            del kept[at : at + 2]
-    return shlex.join(["python", "-m", "benchmarks.scale", *kept])
 
 
 if __name__ == "__main__":

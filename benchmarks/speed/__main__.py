@@ -21,16 +21,15 @@ import argparse
 import functools
 import importlib
 import math
-import shlex
 import sys
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from benchmarks.commands import command_of
 from benchmarks.merging import merged
 from benchmarks.speed import limits
 from benchmarks.speed.anatomy import NOTES as ANATOMY
@@ -110,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.check:
             _needs_device(options)
-            record = check(options, command_of(argv))
+            record = check(options, command_of("benchmarks.speed", argv))
         else:
             record = run(name, table, options, argv)
         kept = None if options.tiny else RECORDS.parent / f"{record.record}.json"
@@ -168,7 +167,7 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
         record=f"speed/{target(name, options.device).stem}"
         + ("-anatomy" if options.anatomy else ""),
         claim="What a step consists of." if options.anatomy else table.CLAIM,
-        command=command_of(argv),
+        command=command_of("benchmarks.speed", argv),
         seeds=[0],
         seconds=round(time.perf_counter() - begun, 1),
         rows=rows,
@@ -186,15 +185,6 @@ def run(name: str, table: Table, options: argparse.Namespace, argv: list[str]) -
 def _needs_device(options: argparse.Namespace) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise GraftError("--device cuda: torch sees no GPU here; use --device cpu")
-
-
-def command_of(argv: Sequence[str]) -> str:
-    """The command that measures this again, without where its record was written."""
-    kept = list(argv)
-    if "--out" in kept:
-        at = kept.index("--out")
-        del kept[at : at + 2]
-    return shlex.join(["python", "-m", "benchmarks.speed", *kept])
 
 
 if __name__ == "__main__":

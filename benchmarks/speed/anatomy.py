@@ -23,6 +23,7 @@ from torch.optim.optimizer import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.rows import figure
 from benchmarks.speed.measure import Case, Step, chosen, floor_of
 from graftwork_runs import Row
 
@@ -101,7 +102,7 @@ def anatomy(case: Case, options: argparse.Namespace) -> list[Row]:
         except (ImportError, torch.OutOfMemoryError, RuntimeError) as error:
             steps.pop(name, None)
             text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            rows.append(_row(case.name, name, "operations", None, note=text[:300]))
+            rows.append(figure(case.name, name, "operations", None, note=text[:300]))
     host = _host(steps, cuda)
     for name in steps:
         rows += _told(case, name, counts, host)
@@ -116,10 +117,10 @@ def _told(
 ) -> list[Row]:
     found, floor = counts[name], floor_of(name)
     rows = [
-        _row(case.name, name, f"operations, {phase}", sum(found[phase].values()))
+        figure(case.name, name, f"operations, {phase}", sum(found[phase].values()))
         for phase in PHASES
     ]
-    rows.append(_row(case.name, name, "host", round(1000 * host[name], 3), "ms"))
+    rows.append(figure(case.name, name, "host", round(1000 * host[name], 3), "ms"))
     sites = case.sites()
     if name == floor or floor not in counts or not sites:
         return rows
@@ -128,10 +129,12 @@ def _told(
         over = sum(found[phase].values()) - sum(counts[floor][phase].values())
         names = ", ".join(f"{n} {c / sites:.3g}" for n, c in more.most_common(12))
         rows.append(
-            _row(case.name, name, f"operations a site, {phase}", round(over / sites, 3), note=names)
+            figure(
+                case.name, name, f"operations a site, {phase}", round(over / sites, 3), note=names
+            )
         )
     spent = 1e6 * (host[name] - host[floor]) / sites
-    rows.append(_row(case.name, name, "host a site", round(spent, 2), "us"))
+    rows.append(figure(case.name, name, "host a site", round(spent, 2), "us"))
     return rows
 
 
@@ -171,23 +174,14 @@ def _over(case: str, name: str, own: dict[str, float], floor: dict[str, float]) 
     own, floor = dict(own), dict(floor)
     launches, less = own.pop("launches"), floor.pop("launches")
     rows = [
-        _row(case, name, "kernels", launches, note=f"the floor has {less:.0f}"),
-        _row(
+        figure(case, name, "kernels", launches, note=f"the floor has {less:.0f}"),
+        figure(
             case, name, "kernel time", round(sum(own.values()), 3), "ms",
             f"the floor has {sum(floor.values()):.3f}",
         ),
     ]  # fmt: skip
     more = {k: own.get(k, 0.0) - floor.get(k, 0.0) for k in {*own, *floor}}
     largest = sorted(more, key=lambda k: -abs(more[k]))[:KERNELS]
-    return rows + [_row(case, name, f"kernel: {k[:150]}", round(more[k], 3), "ms") for k in largest]
-
-
-def _row(
-    case: str,
-    variant: str,
-    metric: str,
-    value: float | None,
-    unit: str | None = None,
-    note: str | None = None,
-) -> Row:
-    return Row(case=case, variant=variant, metric=metric, value=value, unit=unit, note=note)
+    return rows + [
+        figure(case, name, f"kernel: {k[:150]}", round(more[k], 3), "ms") for k in largest
+    ]

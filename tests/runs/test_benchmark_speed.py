@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.commands import command_of, words_of
 from benchmarks.speed import __main__ as command
 from benchmarks.speed import limits
 from benchmarks.speed.measure import Case, Step, Turns, chosen, floor_of, measure
@@ -141,5 +143,7 @@ def test_the_verdict_counts_the_limits_that_hold() -> None:
 
 def test_the_command_of_a_record_names_no_file() -> None:
     argv = ["--table", "llama", "--out", "here/r.json", "--rows", "peft LoRA 16", "*"]
-    said = command.command_of(argv)
+    said = command_of("benchmarks.speed", argv)
     assert said == "python -m benchmarks.speed --table llama --rows 'peft LoRA 16' '*'"
+    options = Namespace(cases=["a", "b"], steps=3, work="here")
+    assert words_of(options, ["cases", "steps"]) == ["--cases", "a", "b", "--steps", "3"]
