@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 ROOT = Path(__file__).parents[1]
 
@@ -153,7 +153,8 @@ def _run(function: str, args: list[Any], cwd: str) -> Done:
         if not child:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            _in_child(function, args, cwd, write)
+            os.chdir(cwd)
+            in_child(function, args, write)
         os.close(write)
         with open(read, encoding="utf8") as answer:
             value = answer.read()
@@ -164,13 +165,14 @@ def _run(function: str, args: list[Any], cwd: str) -> Done:
         return Done(code, out.read(), err.read(), json.loads(value) if value else None)
 
 
-def _in_child(function: str, args: list[Any], cwd: str, write: int) -> None:
+def in_child(function: str, args: list[Any], write: int | None = None) -> NoReturn:
+    """End a forked process with a function's run; what it returns goes to the descriptor `write`."""
     code = 0
     try:
-        os.chdir(cwd)
         module, _, name = function.partition(":")
         value = getattr(importlib.import_module(module), name)(*args)
-        os.write(write, json.dumps(value).encode())
+        if write is not None:
+            os.write(write, json.dumps(value).encode())
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
@@ -178,7 +180,8 @@ def _in_child(function: str, args: list[Any], cwd: str, write: int) -> None:
     except BaseException:
         traceback.print_exc()
         code = 1
-    os.close(write)
+    if write is not None:
+        os.close(write)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

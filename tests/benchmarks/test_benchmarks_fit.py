@@ -19,6 +19,7 @@ from benchmarks.fit.runs import OURS, PEFT_SETTINGS, Found, Run, Work, _clock, l
 from benchmarks.fit.setting import base, checksum, read_tokens, setting, write_tokens
 from graftwork.errors import GraftError
 from graftwork_runs import validate_record
+from tests.benchmarks.forked_ranks import LIBRARIES
 from tests.warm import Done, Pool
 
 DEFAULT, HALF = "peft, default", "peft, autocast_adapter_dtype=False"
@@ -118,7 +119,7 @@ def test_both_sides_run_in_small_and_agree(
     warm: Pool,
 ) -> None:
     def run(command: list[str], stdout: TextIO, env: dict[str, str], **more: Any) -> Done:
-        done = warm("benchmarks.fit.cli", "transformers.trainer", "peft").run(command, env=env)
+        done = warm(*LIBRARIES).run(command, env=env)
         stdout.write(done.stdout + done.stderr)
         return done
 

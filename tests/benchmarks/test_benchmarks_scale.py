@@ -10,6 +10,22 @@ import pytest
 
 from benchmarks.scale import __main__ as command
 from graftwork_runs import Row, validate_record
+from tests.benchmarks.forked_ranks import LIBRARIES
+from tests.warm import Pool
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch: pytest.MonkeyPatch, warm: Pool) -> None:
+    """A row's processes are forked from one that has their libraries."""
+
+    def launch(file: Path, count: int, limit: float) -> str | None:
+        done = warm(*LIBRARIES).call(
+            "tests.benchmarks.forked_ranks:launch", str(file), count, limit
+        )
+        assert done.returncode == 0, done.stderr
+        return done.value  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(command, "launch", launch)
 
 
 @pytest.fixture(scope="module")
