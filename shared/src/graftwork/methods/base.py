@@ -93,7 +93,8 @@ def check_fields(item: Any) -> None:
     Raises:
         GraftError: wrong type, value out of range or not finite; the message names the field.
     """
-    hints = _hints(type(item))
+    cls: Any = type(item)
+    hints = _hints(cls)
     for f in dataclasses.fields(item):
         _check(f"{type(item).__name__}.{f.name}", getattr(item, f.name), hints[f.name], f.metadata)
 
