@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 ROOT = Path(__file__).parents[1]
+#: processes that a pool keeps running; each holds about half a gigabyte
+KEPT = 2
 
 
 class Done(NamedTuple):
@@ -35,14 +37,18 @@ class Done(NamedTuple):
 
 
 class Pool:
-    """Warm processes by what they import; each starts with its first run and serves all tests of the session."""
+    """Warm processes by what they import, for all tests of a session; those used last are kept running."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[str, ...], Warm] = {}
 
     def __call__(self, *imports: str) -> Warm:
         """The process that imports these modules."""
-        return self._made.setdefault(imports, Warm(imports, {"OMP_NUM_THREADS": "1"}))
+        warm = self._made.pop(imports, None) or Warm(imports, {"OMP_NUM_THREADS": "1"})
+        self._made[imports] = warm  # the last used stands last
+        for idle in list(self._made.values())[:-KEPT]:
+            idle.close()
+        return warm
 
     def close(self) -> None:
         """End all."""

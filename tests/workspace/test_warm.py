@@ -51,13 +51,17 @@ def test_modules_scripts_and_functions_run(python: Warm, tmp_path: Path) -> None
     assert python.call("os:getppid").value == python.call("os:getppid").value != os.getpid()
 
 
-def test_one_process_serves_all_who_import_the_same() -> None:
+def test_one_process_serves_all_who_import_the_same_and_few_are_kept() -> None:
     pool = Pool()
     assert pool("json") is pool("json") is not pool("json", "csv")
-    first = pool("json").call("os:getppid").value
-    pool.close()
+    first, second, third = (pool(m).call("os:getppid").value for m in ("json", "csv", "ast"))
+    assert pool("csv").call("os:getppid").value == second
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
+    assert pool("json").call("os:getppid").value not in (first, second, third)
+    pool.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(second, 0)
 
 
 class Told(Hunter):
