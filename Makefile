@@ -15,11 +15,11 @@ demo: $(VENV)/.$(APP)
 	@$(BIN)/python tools/environment.py run $(VENV) $(APP) demo $(ARGS)
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(MEASURE) $(ARGS)
 
 # apart from `test`, since tracing every line slows Python code down by half
 coverage: $(VENV)/.dev
-	@$(MAKE) --no-print-directory test ARGS='--cov --cov-report term $(ARGS)'
+	@$(MAKE) --no-print-directory test MEASURE='--cov --cov-report term'
 
 # every mutant, and 100 generated cases of each method and layer kind: about an hour on 2 cores
 thorough: $(VENV)/.dev
