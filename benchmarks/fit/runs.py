@@ -102,13 +102,13 @@ class Work:
         place.mkdir(parents=True, exist_ok=True)
         noted = place / "noted.json"
         noted.unlink(missing_ok=True)
-        command = command_of(run, shared, place, noted)
+        words = arguments_of(run, shared, place, noted)
         log = place / "log.txt"
         begun = _clock()
         try:
             with log.open("w") as out:
                 code = subprocess.run(
-                    [sys.executable, *command], stdout=out, stderr=subprocess.STDOUT,
+                    [sys.executable, *words], stdout=out, stderr=subprocess.STDOUT,
                     env=surroundings(self.threads), timeout=self.seconds, check=False,
                 ).returncode  # fmt: skip
         except subprocess.TimeoutExpired:
@@ -125,7 +125,7 @@ class Work:
         return self.folder / run.case / f"steps-{run.steps}" / f"{word}-{run.repeat}"
 
 
-def command_of(run: Run, shared: Path, place: Path, noted: Path) -> list[str]:
+def arguments_of(run: Run, shared: Path, place: Path, noted: Path) -> list[str]:
     """The arguments of a run's process, after `python`; our side's config is written into `place`."""
     ids = str(shared / "ids.safetensors")
     if run.variant in PEFT_SETTINGS:
