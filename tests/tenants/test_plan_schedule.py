@@ -19,7 +19,12 @@ cases = st.dictionaries(
 )
 
 
-@given(case=cases, capacity=st.integers(64, 300), distance=st.integers(1, 4), multiple=st.sampled_from([1, 8, 64]))  # fmt: skip
+@given(
+    case=cases,
+    capacity=st.integers(64, 300),
+    distance=st.integers(1, 4),
+    multiple=st.sampled_from([1, 8, 64]),
+)
 def test_the_rules_hold(
     case: dict[str, tuple[list[int], int]], capacity: int, distance: int, multiple: int
 ) -> None:

@@ -141,8 +141,9 @@ class Planner:
         lost = [load.name for load in loads if not self._fits([load], state)]
         if lost:
             raise GraftError(
-                f"cap: {self.cap:,} bytes do not hold {', '.join(map(repr, lost))} even alone beside the backbone and "
-                f"the {state:,} bytes of all tasks' adapters and optimizers; raise the cap, shorten its batch or train fewer tasks"
+                f"cap: {self.cap:,} bytes do not hold {', '.join(map(repr, lost))} even alone, beside the backbone and "
+                f"the {state:,} bytes of all tasks' adapters and optimizers; raise the cap, shorten its batch or train "
+                "fewer tasks"
             )
         exhaustive = len(loads) <= EXHAUSTIVE
         groups = (

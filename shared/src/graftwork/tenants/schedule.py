@@ -1,9 +1,9 @@
 """In which order do samples run? Microbatches of a token capacity (LoRAFusion, arXiv 2510.00206).
 
-Three rules make the order exact: a microbatch holds samples of one global batch of an adapter at most; an adapter's next
-global batch begins at least `distance` microbatches (pipeline stages) after the end of its last one; its optimizer
-steps when all samples of a global batch are done. The paper packs by a mixed-integer program; this is its greedy
-fallback: longest sample first, into the first microbatch that may take it. Imports no torch.
+Three rules make the order exact: a microbatch holds samples of one global batch of an adapter at most; an adapter's
+next global batch begins at least `distance` microbatches (pipeline stages) after the end of its last one; its
+optimizer steps when all samples of a global batch are done. The paper packs by a mixed-integer program; this is the
+greedy way: longest sample first, into the first microbatch that may take it. Imports no torch.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def microbatches(
         long = next((n for n in lengths[task] if -(-n // multiple) * multiple > capacity), None)
         if long is not None:
             raise GraftError(
-                f"capacity: {capacity} tokens do not hold a sample of {long} tokens of {task!r}; raise it or cut the sample"
+                f"capacity: {capacity} tokens do not hold a sample of {long} tokens of {task!r}; raise it or cut the "
+                "sample"
             )
     out: list[Microbatch] = []
     free = dict.fromkeys(lengths, 0)  # the first microbatch that a task's next global batch may use
