@@ -63,9 +63,11 @@ def admitted(planner: Planner, groups: Sequence[Sequence[TaskLoad]], all_state: 
         memory = planner.cost.bytes(planner.rows(g), all_state)
         if planner.cap is not None and memory > planner.cap:
             return False
-        alone = min(planner.cost.seconds(planner.rows([t])) for t in g)
-        if seconds > len(g) * alone / planner.fairness * (1 + 1e-12):
-            return False
+        for t in g if len(g) > 1 else []:
+            alone = planner.cost.seconds(planner.rows([t]))
+            share = sum(u.priority for u in g) / t.priority
+            if seconds > share * alone / planner.fairness * (1 + 1e-9):
+                return False
     return True
 
 
@@ -126,7 +128,8 @@ def test_turns_give_each_task_its_share(data: st.DataObject) -> None:
     shares = []
     for load in loads:
         steps = sum(load.name in g for g in cycle)
-        shares.append(steps / seconds * len(loads) * planner.seconds([load]))
+        part = load.priority / sum(t.priority for t in loads)
+        shares.append(steps / seconds / part * planner.seconds([load]))
     assert plan.fairness == pytest.approx(min(shares), rel=1e-9)
     # whole turns round the shares of time by 2 % each way; very long cycles by more
     if sum(plan.turns) < 256:
@@ -172,6 +175,13 @@ def test_a_long_task_does_not_starve_a_short_one() -> None:
     assert Planner(cost, fairness=0.01).plan(loads).groups == (("short", "long"),)
 
 
+def test_a_higher_priority_has_more_turns() -> None:
+    loads = [TaskLoad("a", (100,), priority=3), TaskLoad("b", (100,))]
+    plan = Planner(CostModel(per_row=1e-3), rows=lambda g: 10**6 if len(g) > 1 else 100).plan(loads)
+    assert dict(zip(plan.groups, plan.turns, strict=True)) == {("a",): 3, ("b",): 1}
+    assert plan.fairness == pytest.approx(1.0)
+
+
 def test_what_is_refused() -> None:
     cost = CostModel(per_row=1.0, backbone=1000, row_bytes=10)
     with pytest.raises(GraftError, match=r"cap: 999 bytes are under the 1,000 of the backbone"):
@@ -192,6 +202,8 @@ def test_what_is_refused() -> None:
         TaskLoad("", (1,))
     with pytest.raises(GraftError, match="state"):
         TaskLoad("a", (1,), -1)
+    with pytest.raises(GraftError, match="priority"):
+        TaskLoad("a", (1,), priority=0)
     for field in ("floor", "backbone", "row_bytes"):
         with pytest.raises(GraftError, match=field):
             CostModel(**{field: -1})

@@ -32,14 +32,16 @@ class TaskLoad:
         name: of the task.
         lengths: real tokens of each sequence (or rows of each sample) of one step.
         state: bytes that stay on the device while the task is there: adapter, gradients, optimizer.
+        priority: its weight in the sharing of time.
 
     Raises:
-        GraftError: no name, a length below 1, or a negative state.
+        GraftError: no name, a length below 1, a negative state, or a priority that is not above 0.
     """
 
     name: str
     lengths: tuple[int, ...]
     state: int = 0
+    priority: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", tuple(self.lengths))
@@ -54,6 +56,10 @@ class TaskLoad:
                 )
         if self.state < 0:
             raise GraftError(f"state: task {self.name!r} has {self.state} bytes; give at least 0")
+        if not (math.isfinite(self.priority) and self.priority > 0):
+            raise GraftError(
+                f"priority: task {self.name!r} has {self.priority}; give a number above 0"
+            )
 
     @property
     def rows(self) -> int:

@@ -8,8 +8,9 @@ cheapest partition into neighbours,
 up to `EXHAUSTIVE` tasks every partition is looked at. A group is admitted when
 
 1. its pass fits: M(G) <= cap, and
-2. it is fair: T(G) <= |G| T({t}) / f for each member t. With turns that give each group a share |G| / m of the time,
-   each of the m tasks then has at least the fraction f of the steps that it would have alone in an m-th of the time.
+2. it is fair: T(G) <= p(G) / p(t) T({t}) / f for each member t, where p(G) is the sum of its members' priorities. With
+   turns that give each group the share p(G) / p of the time, each task then has at least the fraction f of the steps
+   that it would have alone in the share p(t) / p: of m tasks of one priority, in an m-th of the time.
 
 A task alone is always fair, so there is a plan whenever each task fits alone. Imports no torch.
 """
@@ -64,9 +65,9 @@ class Plan:
         chosen: the partition and its cost.
         alone: each task in a group of its own.
         together: all tasks in one group.
-        turns: passes of each group in a cycle; one each wherever that is fair to all.
-        fairness: the smallest of the tasks' shares: steps per second over those that it would have alone, times the
-            number of tasks; 1 is an equal share of the device.
+        turns: passes of each group in a cycle; one each wherever that is fair to tasks of one priority.
+        fairness: the smallest of the tasks' shares: steps per second over those that it would have alone in its
+            priority's part of the time; 1 is a task that lost nothing.
         exhaustive: whether all partitions were compared.
         cap: bytes; `None` for no cap.
     """
@@ -185,7 +186,7 @@ class Planner:
         return self.cap is None or self.bytes(group, state) <= self.cap
 
     def _fair(self, group: Sequence[TaskLoad], solo: dict[str, float]) -> bool:
-        bound = len(group) * min(solo[load.name] for load in group) / self.fairness
+        bound = _weight(group) * min(solo[t.name] / t.priority for t in group) / self.fairness
         return self.seconds(group) <= bound * (1 + 1e-12)
 
     def _admitted(self, group: Sequence[TaskLoad], state: int, solo: dict[str, float]) -> bool:
@@ -246,11 +247,12 @@ class Planner:
     def _turns(
         self, groups: Sequence[Sequence[TaskLoad]], solo: dict[str, float]
     ) -> tuple[int, ...]:
-        """Passes of each group in a cycle: one where that is fair, else so that its time comes near |G| / m."""
+        """Passes of each group in a cycle: one where that is fair, else so that its time comes near p(G) / p."""
         once = (1,) * len(groups)
-        if self._least_share(groups, once, solo) >= self.fairness:
+        equal = len({load.priority for g in groups for load in g}) == 1
+        if equal and self._least_share(groups, once, solo) >= self.fairness:
             return once
-        rates = [len(g) / self.seconds(g) for g in groups]
+        rates = [_weight(g) / self.seconds(g) for g in groups]
         slowest = min(rates)
         return _rounded([r / slowest for r in rates])
 
@@ -258,9 +260,9 @@ class Planner:
         self, groups: Sequence[Sequence[TaskLoad]], turns: Sequence[int], solo: dict[str, float]
     ) -> float:
         cycle = sum(n * self.seconds(g) for g, n in zip(groups, turns, strict=True))
-        count = sum(map(len, groups))
+        weight = sum(map(_weight, groups))
         return min(
-            n / cycle * count * solo[load.name]
+            n / cycle * weight / load.priority * solo[load.name]
             for g, n in zip(groups, turns, strict=True)
             for load in g
         )
@@ -291,6 +293,10 @@ def _rounded(rates: Sequence[float], slack: float = 0.02) -> tuple[int, ...]:
             break
         scale += 1
     return best[1]
+
+
+def _weight(group: Sequence[TaskLoad]) -> float:
+    return sum(load.priority for load in group)
 
 
 def _check_names(loads: Sequence[TaskLoad]) -> None:

@@ -110,7 +110,7 @@ def _parted(made: Any, name: str) -> tuple[Optimizer, Any]:
     interval, every = one.get("interval", "epoch"), one.get("frequency", 1)
     if interval != "step" or every != 1:
         raise GraftError(
-            f"job {name!r}: its schedule goes by the {interval}, every {every}; a shared run steps it with the optimizer: "
-            'give interval "step" and frequency 1'
+            f"job {name!r}: its schedule goes by the {interval}, every {every}; a shared run steps it with the "
+            'optimizer: give interval "step" and frequency 1'
         )
     return made, one["scheduler"]

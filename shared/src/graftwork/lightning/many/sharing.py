@@ -47,11 +47,11 @@ def tokenizer_print(cli: AppCLI) -> str:
         tokenizer: Any = getattr(owner, "tokenizer", None)
         if tokenizer is None:
             continue
-        vocabulary = getattr(tokenizer, "get_vocab", dict)()
+        vocabulary: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
         special = getattr(tokenizer, "special_tokens_map", {})
         text = json.dumps([sorted(vocabulary.items()), sorted(special.items())], default=str)
-        kind = "" if vocabulary else repr(tokenizer)
-        return f"{type(tokenizer).__name__} of {len(vocabulary)} tokens {_digest((text + kind).encode())}"
+        seen = _digest((text if vocabulary else repr(tokenizer)).encode())
+        return f"{type(tokenizer).__name__} of {len(vocabulary)} tokens {seen}"
     return ""
 
 

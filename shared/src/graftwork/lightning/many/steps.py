@@ -70,7 +70,7 @@ class Steps:
             number = place()["batches"] - 1 if callable(place) else number
             yield self.cut(self._moved(batch), number)
         self.epoch += 1
-        sampler = getattr(self.loader, "sampler", None)
+        sampler: Any = getattr(self.loader, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self.epoch)
 
