@@ -1,6 +1,6 @@
-"""Many fine-tuning tasks on one frozen backbone (MuxTune, arXiv 2603.02885).
+"""Many fine-tuning tasks on one frozen backbone: one pass for all, each with its own adapter, loss and optimizer.
 
-Names load on first use.
+Names load on first use: what plans imports no torch.
 """
 
 from __future__ import annotations
@@ -9,21 +9,57 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "Aligned": "graftwork.tenants.align",
+    "Aligner": "graftwork.tenants.aligner",
     "CostModel": "graftwork.tenants.cost",
+    "Joined": "graftwork.tenants.batches",
+    "Mix": "graftwork.tenants.mix",
+    "Outcome": "graftwork.tenants.steps",
     "Plan": "graftwork.tenants.plan",
     "Planner": "graftwork.tenants.plan",
     "Run": "graftwork.tenants.cost",
+    "Runner": "graftwork.tenants.runner",
+    "Segments": "graftwork.tenants.segments",
+    "Task": "graftwork.tenants.task",
     "TaskLoad": "graftwork.tenants.cost",
+    "Tenant": "graftwork.tenants.task",
     "fit": "graftwork.tenants.cost",
     "microbatches": "graftwork.tenants.schedule",
+    "mixed": "graftwork.tenants.mix",
 }
 
 if TYPE_CHECKING:
+    from graftwork.tenants.align import Aligned
+    from graftwork.tenants.aligner import Aligner
+    from graftwork.tenants.batches import Joined
     from graftwork.tenants.cost import CostModel, Run, TaskLoad, fit
+    from graftwork.tenants.mix import Mix, mixed
     from graftwork.tenants.plan import Plan, Planner
+    from graftwork.tenants.runner import Runner
     from graftwork.tenants.schedule import microbatches
+    from graftwork.tenants.segments import Segments
+    from graftwork.tenants.steps import Outcome
+    from graftwork.tenants.task import Task, Tenant
 
-__all__ = ["CostModel", "Plan", "Planner", "Run", "TaskLoad", "fit", "microbatches"]
+__all__ = [
+    "Aligned",
+    "Aligner",
+    "CostModel",
+    "Joined",
+    "Mix",
+    "Outcome",
+    "Plan",
+    "Planner",
+    "Run",
+    "Runner",
+    "Segments",
+    "Task",
+    "TaskLoad",
+    "Tenant",
+    "fit",
+    "microbatches",
+    "mixed",
+]
 
 
 def __getattr__(name: str) -> Any:
