@@ -182,6 +182,13 @@ def test_a_higher_priority_has_more_turns() -> None:
     assert plan.fairness == pytest.approx(1.0)
 
 
+def test_two_kinds_of_rows_never_share_a_pass() -> None:
+    loads = [TaskLoad(f"t{i}", (10,), kind="ab"[i % 2]) for i in range(4)]
+    plan = Planner(CostModel(floor=1.0)).plan(loads)
+    assert plan.groups == (("t0", "t2"), ("t1", "t3"))
+    assert not plan.together.fits
+
+
 def test_what_is_refused() -> None:
     cost = CostModel(per_row=1.0, backbone=1000, row_bytes=10)
     with pytest.raises(GraftError, match=r"cap: 999 bytes are under the 1,000 of the backbone"):

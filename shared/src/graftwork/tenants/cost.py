@@ -33,6 +33,7 @@ class TaskLoad:
         lengths: real tokens of each sequence (or rows of each sample) of one step.
         state: bytes that stay on the device while the task is there: adapter, gradients, optimizer.
         priority: its weight in the sharing of time.
+        kind: of its rows, such as their shape; tasks of two kinds cannot share a pass.
 
     Raises:
         GraftError: no name, a length below 1, a negative state, or a priority that is not above 0.
@@ -42,6 +43,7 @@ class TaskLoad:
     lengths: tuple[int, ...]
     state: int = 0
     priority: float = 1.0
+    kind: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", tuple(self.lengths))

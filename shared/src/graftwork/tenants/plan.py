@@ -7,7 +7,7 @@ cheapest partition into neighbours,
 
 up to `EXHAUSTIVE` tasks every partition is looked at. A group is admitted when
 
-1. its pass fits: M(G) <= cap, and
+1. its rows are of one kind and its pass fits: M(G) <= cap, and
 2. it is fair: T(G) <= p(G) / p(t) T({t}) / f for each member t, where p(G) is the sum of its members' priorities. With
    turns that give each group the share p(G) / p of the time, each task then has at least the fraction f of the steps
    that it would have alone in the share p(t) / p: of m tasks of one priority, in an m-th of the time.
@@ -41,7 +41,7 @@ class Predicted:
         groups: names of the tasks that run in one pass.
         seconds: of one step of every task, a pass of each group.
         bytes: at the peak.
-        fits: whether that is within the cap.
+        fits: whether that is within the cap, and each group's rows are of one kind.
         fair: whether each group is.
     """
 
@@ -135,7 +135,7 @@ class Planner:
         Raises:
             GraftError: no task, two of one name, or tasks that do not fit even alone (by name).
         """
-        loads = sorted(loads, key=lambda load: (load.rows, load.name))
+        loads = sorted(loads, key=_order)
         _check_names(loads)
         state = sum(load.state for load in loads)
         solo = {load.name: self.cost.seconds(self.rows([load])) for load in loads}
@@ -168,7 +168,7 @@ class Planner:
         Raises:
             GraftError: no partition into neighbours is admitted; `plan` says why.
         """
-        loads = sorted(loads, key=lambda load: (load.rows, load.name))
+        loads = sorted(loads, key=_order)
         _check_names(loads)
         state = sum(load.state for load in loads)
         solo = {load.name: self.cost.seconds(self.rows([load])) for load in loads}
@@ -183,6 +183,8 @@ class Planner:
         return self.cost.bytes(self.rows(group), state)
 
     def _fits(self, group: Sequence[TaskLoad], state: int) -> bool:
+        if len({load.kind for load in group}) > 1:
+            return False
         return self.cap is None or self.bytes(group, state) <= self.cap
 
     def _fair(self, group: Sequence[TaskLoad], solo: dict[str, float]) -> bool:
@@ -238,7 +240,7 @@ class Planner:
     ) -> Predicted:
         return Predicted(
             tuple(tuple(load.name for load in g) for g in groups),
-            sum(self.seconds(g) for g in groups),
+            sum(map(self.seconds, groups)),
             max(self.bytes(g, state) for g in groups),
             all(self._fits(g, state) for g in groups),
             all(len(g) == 1 or self._fair(g, solo) for g in groups),
@@ -293,6 +295,10 @@ def _rounded(rates: Sequence[float], slack: float = 0.02) -> tuple[int, ...]:
             break
         scale += 1
     return best[1]
+
+
+def _order(load: TaskLoad) -> tuple[str, int, str]:
+    return load.kind, load.rows, load.name
 
 
 def _weight(group: Sequence[TaskLoad]) -> float:

@@ -36,8 +36,8 @@ def refuse_other(name: str, first: str, mine: dict[str, str], theirs: dict[str, 
         for d in (mine, theirs)
     )
     raise GraftError(
-        f"job {name!r}: its base is not that of {first!r}: {len(differ)} tensors differ, {where} first ({mine_}; there "
-        f"{theirs_}); jobs of one run share one base: same weights, dtype and seed of random ones"
+        f"job {name!r}: its base is not that of {first!r}: {len(differ)} tensors differ, {where} first ({mine_}; "
+        f"there {theirs_}); jobs of one run share one base: same weights, dtype and seed of random ones"
     )
 
 
@@ -63,8 +63,8 @@ def refuse_tokenizer(name: str, first: str, mine: str, theirs: str) -> None:
     """
     if mine != theirs:
         raise GraftError(
-            f"job {name!r}: its tokenizer is not that of {first!r}: {mine or 'none'}; there {theirs or 'none'}; jobs of "
-            "one run share one tokenizer"
+            f"job {name!r}: its tokenizer is not that of {first!r}: {mine or 'none'}; there {theirs or 'none'}; "
+            "jobs of one run share one tokenizer"
         )
 
 
