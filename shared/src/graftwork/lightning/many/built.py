@@ -236,7 +236,7 @@ def _device(clis: Sequence[AppCLI], jobs: Sequence[Job]) -> torch.device:
             )
         if device != found[0][0]:
             raise GraftError(
-                f"job {job.name!r}: its trainer wants {device}, that of {jobs[0].name!r} {found[0][0]}; give all jobs one "
-                "accelerator and device"
+                f"job {job.name!r}: its trainer wants {device}, that of {jobs[0].name!r} {found[0][0]}; give all jobs "
+                "one accelerator and device"
             )
     return found[0][0]

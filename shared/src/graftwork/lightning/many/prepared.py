@@ -64,7 +64,7 @@ def _check(cli: AppCLI) -> None:
     trainer = cli._get(cli.config_init, "trainer")
     for field, good in REFUSED.items():
         value = trainer.get(field)
-        if value not in good:
+        if repr(value) not in map(repr, good):  # one batch, 1, is not all of them, 1.0
             raise GraftError(
                 f"trainer.{field}: {value!r} is not followed in a shared run; leave it out, or train this job alone"
             )
