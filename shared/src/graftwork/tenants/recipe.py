@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftwork.attach import CALL, SiteGrafts, grafts_of
+from graftwork.attach import CALL, ROWS, SiteGrafts, grafts_of
 from graftwork.errors import GraftError
 from graftwork.fast.sites import KINDS
 from graftwork.states import CopyState, MethodState, RowsState, SiteState
@@ -69,10 +69,17 @@ class Recipe:
         site = Site(grafts)
         for name in tasks:
             slots = grafts.slots(name)
+            rows = slots.get(ROWS)
+            if rows is not None and len(tasks) == 1 and CALL not in slots:
+                site.replaced[name] = (
+                    rows  # in a pass to itself a task's output may have a width of its own
+                )
+                continue
             if any(isinstance(s, RowsState) for s in slots.values()):
                 raise GraftError(
                     f"tenants: graft {name!r} has new rows at a {type(module).__mro__[2].__name__}, and their outputs "
-                    "do not fit beside other tasks'; use them in the task's loss, which runs alone"
+                    "do not fit beside other tasks'; give it passes to itself (a group of one), or use them in the "
+                    "task's loss, which runs alone"
                 )
             state = slots.get(CALL)
             if isinstance(state, CopyState) or (

@@ -51,6 +51,11 @@ class Built:
     kind: str
     logged: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def tokens(self) -> bool:
+        """Whether its rows are sequences of token ids."""
+        return self.kind.startswith(TOKENS)
+
     def load(self, state: int) -> TaskLoad:
         """What the planner gets to know."""
         return TaskLoad(self.job.name, self.lengths, state, float(self.job.priority), self.kind)
@@ -82,7 +87,7 @@ class Shared:
 
     def rows(self, group: Any) -> int:
         """Rows of a pass, padding included."""
-        if self.aligner is not None and group[0].kind == TOKENS:
+        if self.aligner is not None and group[0].kind.startswith(TOKENS):
             return self.aligner.rows(group)
         return real_rows(group)
 
@@ -123,10 +128,10 @@ def build(jobs: Jobs) -> Shared:
         )
     built = [_built(job, cli) for job, cli in zip(jobs.jobs, clis, strict=True)]
     aligner = None
-    if any(b.kind == TOKENS for b in built):
+    if any(b.tokens for b in built):
         aligner = Aligner(model, jobs.layout, jobs.chunk)
         for b in built:
-            if b.kind == TOKENS:
+            if b.tokens:
                 try:
                     aligner.choice(list(b.lengths))
                 except GraftError as error:
@@ -189,6 +194,8 @@ def _built(job: Job, cli: AppCLI) -> Built:
         raise GraftError(f"job {job.name!r}: its data hold no batch")
     inputs = batch[0]
     lengths, kind = _rows_of(job.name, inputs)
+    if any(isinstance(item, gw.NewRows) for item in cli._setting("also_train")):
+        kind += f"; outputs of {job.name} alone"  # of another width than the others': it has its passes to itself
     return Built(job, cli, steps, _count(job.name, cli, loader), inputs, lengths, kind, logged)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from graftwork.errors import GraftError
-from graftwork.lightning.many.built import TOKENS, Built, Shared
+from graftwork.lightning.many.built import Built, Shared
 from graftwork.tenants.cost import CostModel, Fit, Run, TaskLoad, fit, state_bytes
 from graftwork.tenants.layouts import LAYOUTS
 from graftwork.tenants.measure import measured
@@ -108,7 +108,7 @@ class Planning:
             rows: dict[str, int] = {}
             real = 0
             for group in partition.groups:
-                members = [b for b in self.shared.jobs if b.job.name in group and b.kind == TOKENS]
+                members = [b for b in self.shared.jobs if b.job.name in group and b.tokens]
                 lengths = [n for b in members for n in b.lengths]
                 if not lengths or self.shared.aligner is None:
                     continue
