@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from graftwork.attach import CALL, ROWS, SiteGrafts, grafts_of
 from graftwork.errors import GraftError
 from graftwork.fast.sites import KINDS
-from graftwork.states import CopyState, MethodState, RowsState, SiteState
+from graftwork.states import CopyState, MethodState, SiteState
 from graftwork.tenants.grouped import Bundle, Member, Stacks, alike
 
 
@@ -70,17 +70,14 @@ class Recipe:
         for name in tasks:
             slots = grafts.slots(name)
             rows = slots.get(ROWS)
-            if rows is not None and len(tasks) == 1 and CALL not in slots:
-                site.replaced[name] = (
-                    rows  # in a pass to itself a task's output may have a width of its own
-                )
-                continue
-            if any(isinstance(s, RowsState) for s in slots.values()):
+            if rows is not None and (len(tasks) > 1 or isinstance(slots.get(CALL), CopyState)):
                 raise GraftError(
                     f"tenants: graft {name!r} has new rows at a {type(module).__mro__[2].__name__}, and their outputs "
                     "do not fit beside other tasks'; give it passes to itself (a group of one), or use them in the "
                     "task's loss, which runs alone"
                 )
+            if rows is not None:
+                site.replaced[name] = rows
             state = slots.get(CALL)
             if isinstance(state, CopyState) or (
                 isinstance(state, MethodState) and state.method.changes == "attention"

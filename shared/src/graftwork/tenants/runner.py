@@ -224,7 +224,7 @@ class Runner:
         if self._planned is not None and self._planned[0] == names:
             return self._planned[1]
         groups: Sequence[Sequence[str]] = [names]
-        if self.plan is not None:
+        if self.plan is not None and names:
             self._made = self.plan(self.running) if callable(self.plan) else self.plan
             groups = self._made.groups
             found = [n for group in groups for n in group]
