@@ -23,19 +23,22 @@ from graftwork.tenants.plan import Plan
 #: mean tokens and sequences of a batch, task by task
 MEANS = (32, 512, 64, 256, 48, 384, 96, 128)
 BATCHES = (1, 2, 4, 1, 2, 1, 4, 2)
-OWN, ALONE, PADDED, CHUNKED, PACKED, PLANNED, CAPPED = (
+OWN, ALONE, PADDED, CHUNKED, PACKED, PLANNED, FAIR, CAPPED = (
     "own backbones",
     "one at a time",
     "together, padded",
     "together, chunked",
     "together, packed",
     "planned",
+    "planned, fair",
     "planned under a cap",
 )
 SIMPLE = (ALONE, PADDED, CHUNKED, PACKED)
 SIZES = (16, 32, 64, 128)
 #: the cap over what the largest task needs alone
 CAP = 1.25
+#: a fairness that binds no plan
+UNBOUND = 1e-9
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,20 @@ def decoder(options: argparse.Namespace, dtype: torch.dtype) -> nn.Module:
         hidden_size=options.hidden,
         intermediate_size=3 * options.hidden,
         num_hidden_layers=options.layers,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        num_attention_heads=max(4, options.hidden // 64),
+        num_key_value_heads=max(4, options.hidden // 64),
         vocab_size=256,
         max_position_embeddings=1024,
         attn_implementation="sdpa",
         use_cache=False,
     )
-    return LlamaForCausalLM(config).to(dtype).requires_grad_(False)
+    return LlamaForCausalLM(config).to(options.device, dtype).requires_grad_(False)
+
+
+def twin(base: nn.Module) -> nn.Module:
+    """A model of its own with the same frozen tensors; copies are counted, not made."""
+    tensors = [*base.parameters(), *base.buffers()]
+    return copy.deepcopy(base, {id(t): t for t in tensors})
 
 
 def batch(number: int, options: argparse.Namespace) -> dict[str, Tensor]:
@@ -71,7 +80,8 @@ def batch(number: int, options: argparse.Namespace) -> dict[str, Tensor]:
     lengths = torch.randint(mean // 2, mean + mean // 2, (BATCHES[number],), generator=draw)
     width = int(lengths.max())
     ids = torch.randint(1, 256, (len(lengths), width), generator=draw)
-    return {"input_ids": ids, "attention_mask": torch.arange(width) < lengths[:, None]}
+    mask = torch.arange(width) < lengths[:, None]
+    return {"input_ids": ids.to(options.device), "attention_mask": mask.to(options.device)}
 
 
 def loss(logits: Tensor, target: Mapping[str, Tensor]) -> Tensor:
@@ -96,6 +106,18 @@ def task(number: int, options: argparse.Namespace) -> Task:
     )
 
 
+def clock_of(device: str) -> Callable[[], float]:
+    """Processor time on a CPU, on which a busy neighbour does not count; elsewhere the clock, once the device waits."""
+    if device == "cpu":
+        return time.process_time
+
+    def waited() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return waited
+
+
 class Arm:
     """Some tasks on one backbone, joined in one layout.
 
@@ -114,6 +136,7 @@ class Arm:
         chunk: int | None = None,
         plan: Callable[[Arm], Any] | None = None,
     ) -> None:
+        self.device = next(base.parameters()).device.type
         self.aligner = Aligner(base, layout, chunk, sizes=SIZES, least=0, check=False)
         self.runner = Runner(base, tasks, body=self.body, join=self.join, check=False)
         self.inputs = {t.name: next(iter(t.data))[0] for t in tasks}  # type: ignore[arg-type, call-overload]
@@ -158,7 +181,7 @@ class Arm:
             self.rows(names),
             repeats=repeats,
             state=sum(self.state.values()),
-            clock=time.process_time,
+            clock=clock_of(self.device),
         )
 
     def bytes(self) -> int:
@@ -178,12 +201,11 @@ def arms_of(
 
     def arm(layout: str, chunk: int | None = None, plan: Any = None) -> list[Arm]:
         tasks = [task(i, options) for i in range(count)]
-        return [Arm(copy.deepcopy(base), tasks, layout, chunk, plan)]
+        return [Arm(twin(base), tasks, layout, chunk, plan)]
 
-    def planned(a: Arm, cap: int | None = None) -> Plan:
+    def planned(a: Arm, cap: int | None = None, fairness: float = UNBOUND) -> Plan:
         assert cost is not None
-        planner = Planner(cost, cap=cap, fairness=options.fairness, rows=a.aligner.rows)
-        return planner.plan(a.loads())
+        return Planner(cost, cap=cap, fairness=fairness, rows=a.aligner.rows).plan(a.loads())
 
     def capped(a: Arm) -> Plan:
         assert cost is not None
@@ -192,7 +214,7 @@ def arms_of(
 
     every = [n for i in range(count) for n in batch(i, options)["attention_mask"].sum(1).tolist()]
     out = {
-        OWN: [Arm(copy.deepcopy(base), [task(i, options)], "padded") for i in range(count)],
+        OWN: [Arm(twin(base), [task(i, options)], "padded") for i in range(count)],
         ALONE: arm("padded", plan=lambda a: Groups([[n] for n in a.inputs])),
         PADDED: arm("padded"),
         CHUNKED: arm("chunked", choose_chunk(every, None, SIZES, 0)),
@@ -200,5 +222,6 @@ def arms_of(
     }
     if cost is not None:
         out[PLANNED] = arm("planned", plan=planned)
+        out[FAIR] = arm("planned", plan=lambda a: planned(a, fairness=options.fairness))
         out[CAPPED] = arm("planned", plan=capped)
     return out

@@ -22,6 +22,7 @@ from benchmarks.tenants.arms import (
     ALONE,
     CAPPED,
     CHUNKED,
+    FAIR,
     OWN,
     PACKED,
     PADDED,
@@ -29,6 +30,7 @@ from benchmarks.tenants.arms import (
     SIMPLE,
     Arm,
     arms_of,
+    clock_of,
     decoder,
     task,
 )
@@ -54,7 +56,11 @@ OVER = "memory over the cap"
 def fitted(options: argparse.Namespace) -> tuple[CostModel, list[Row]]:
     """The cost model, and how far it is off: on its own passes and on others."""
     most = max(options.tasks)
-    a = Arm(decoder(options, torch.float32), [task(i, options) for i in range(most)], "planned")
+    a = Arm(
+        decoder(options, getattr(torch, options.dtype)),
+        [task(i, options) for i in range(most)],
+        "planned",
+    )
     names = list(a.inputs)
     order = sorted(names, key=lambda n: sum(a.lengths[n]))
     shown = [[order[0]], [order[len(order) // 2]], [order[-1]], order[: len(order) // 2], order]
@@ -90,7 +96,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     details: dict[str, Any] = {"cost": cost.row(), "plans": {}}
     for count in options.tasks:
         case = f"{count} tasks" if count > 1 else "1 task"
-        arms = arms_of(count, options, torch.float32, cost)
+        arms = arms_of(count, options, getattr(torch, options.dtype), cost)
 
         def rounds(group: list[Arm]) -> Callable[[], None]:
             def run() -> None:
@@ -103,6 +109,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
             {name: rounds(group) for name, group in arms.items()},
             rounds=options.rounds,
             warmup=options.warmup,
+            clock=clock_of(options.device),
         )
         real = sum(sum(n) for a in arms[OWN] for n in a.lengths.values())
         for name, group in arms.items():
@@ -119,7 +126,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
             rows.append(_row(case, name, "waste", sum(a.waste() for a in group) / len(group)))
             far = max(_far(a, arms[OWN]) for a in group)
             rows.append(_row(case, name, WEIGHTS, far))
-        for name in (PLANNED, CAPPED):
+        for name in (PLANNED, FAIR, CAPPED):
             plan = arms[name][0].plan
             assert isinstance(plan, Plan)
             details["plans"][f"{case}: {name}"] = {
@@ -131,7 +138,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
                 rows.append(_row(case, name, OVER, memory))
         told = {
             name: sum(cost.seconds(arms[name][0].rows(g), len(g)) for g in arms[name][0].cycle())
-            for name in (ALONE, PADDED, CHUNKED, PACKED, PLANNED, CAPPED)
+            for name in (ALONE, PADDED, CHUNKED, PACKED, PLANNED, FAIR, CAPPED)
         }
         # loss and optimizer of a task, which the fitted passes have not: from the plainest plan alone
         beside = max(0.0, _value(rows, case, ALONE, "round") / 1e3 - told[ALONE]) / count
@@ -153,6 +160,8 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
 def exact(options: argparse.Namespace) -> list[Row]:
     """In float64: the weights after some rounds, relative to training alone."""
     count = max(options.tasks)
+    small = {"layers": min(2, options.layers), "hidden": min(128, options.hidden)}
+    options = argparse.Namespace(**{**vars(options), **small})
     arms = arms_of(count, options, torch.float64, None)
     for group in arms.values():
         for a in group:
@@ -186,12 +195,13 @@ def judge(rows: Sequence[Row]) -> str:
     far = max(r.value or 0.0 for r in rows if "float64" in r.case)
     big = max(cases, key=lambda c: int(c.split()[0]))
     memory = {name: _value(rows, big, name, "memory") for name in (OWN, ALONE, PLANNED, CAPPED)}
-    faster = _value(rows, big, ALONE, "step") / _value(rows, big, PLANNED, "step")
+    steps = {name: _value(rows, big, name, "step") for name in (ALONE, PLANNED, FAIR)}
+    faster, price = steps[ALONE] / steps[PLANNED], steps[FAIR] / steps[PLANNED]
     text = (
         f"{big} on one backbone take {memory[ALONE] / memory[OWN]:.2f} of the memory of copies one at a time, "
         f"{memory[PLANNED] / memory[OWN]:.2f} as planned, {memory[CAPPED] / memory[OWN]:.2f} under a cap; the plan has "
-        f"{faster:.2f} times the speed of one at a time; rounds are predicted within {off:.0%}; in float64 weights are "
-        f"those of training alone to {far:.1e}"
+        f"{faster:.2f} times the speed of one at a time, and a fair one takes {price:.2f} times as long; rounds are "
+        f"predicted within {off:.0%}; in float64 weights are those of training alone to {far:.1e}"
     )
     if far > 1e-6:
         return f"not seen at this scale: tasks are not kept apart; {text}"
@@ -228,6 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "layers": 4, "hidden": 128, "rounds": 5, "warmup": 3, "shrink": 1, "threads": 1
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--fairness", type=float, default=0.5)
     parser.add_argument("--tasks", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--out", type=Path, default=TARGET)
@@ -235,7 +247,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     began = time.perf_counter()
     rows, details = measure(options)
-    given = ("layers", "hidden", "rounds", "warmup", "shrink", "threads", "fairness")
+    given = (
+        "layers",
+        "hidden",
+        "rounds",
+        "warmup",
+        "shrink",
+        "threads",
+        "fairness",
+        "device",
+        "dtype",
+    )
     words = [f"--{n} {getattr(options, n)}" for n in given]
     words += ["--tasks", *map(str, options.tasks)]
     command = " ".join(["python -m benchmarks.tenants.small", *words])
@@ -253,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ],
         details=details,
         verdict=judge(rows),
-        **environment("cpu"),
+        **environment(options.device),
     )
     for r in rows:
         print(f"{r.case}: {r.variant}: {r.metric}: {r.value} {r.unit or ''}")

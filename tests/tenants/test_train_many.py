@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -175,7 +176,61 @@ def stopped(monkeypatch: pytest.MonkeyPatch, after: int) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(board, "show", show)
 
 
-@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_killed_run_goes_on_from_its_last_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = jobs_file(THREE, run_dir="parts", layout="padded", checkpoint_every=2)
+
+    class Killed(BaseException):
+        pass
+
+    def dying(self: Any, runner: Any) -> None:
+        if runner.rounds == 3:
+            raise Killed
+
+    show = run.Board.show
+    monkeypatch.setattr(run.Board, "show", dying)
+    with pytest.raises(Killed):
+        main(["train-many", file, "--quiet"])
+    monkeypatch.setattr(run.Board, "show", show)
+    assert said_in("parts", "short")["status"] == "running"
+    assert main(["train-many", file, "--quiet", "--resume"]) == 0
+    jobs_file(THREE, run_dir="whole", layout="padded")
+    assert main(["train-many", file, "--quiet"]) == 0
+    for one in THREE:
+        whole, parts = (tensors(Path(f) / one["name"] / "graft") for f in ("whole", "parts"))
+        for key, value in whole.items():
+            torch.testing.assert_close(parts[key], value, rtol=1e-9, atol=1e-12)
+
+
+def test_the_table_has_a_row_for_each_job() -> None:
+    from rich.console import Console
+
+    from graftwork.lightning.many.table import Board
+
+    class Runner:
+        rounds = 7
+
+        def table(self) -> list[dict[str, Any]]:
+            row = {"method": "lora", "rows": 9, "failures": 0, "step": 3, "loss": 0.5}
+            return [
+                {**row, "name": "a", "status": "running"},
+                {**row, "name": "b", "status": "failed", "loss": None, "failures": 2},
+            ]
+
+    for terminal in (True, False):
+        text = io.StringIO()
+        console = Console(file=text, force_terminal=terminal, width=120)
+        with Board({"a": 5, "b": 5}, console=console) as board:
+            board._said -= 60
+            board.show(Runner())  # type: ignore[arg-type]
+        for word in ("a", "3/5", "0.5", "b", "failed", "round 7"):
+            assert word in text.getvalue()
+    text = io.StringIO()
+    with Board({}, quiet=True, console=Console(file=text, force_terminal=True)) as board:
+        board.show(Runner())  # type: ignore[arg-type]
+    assert text.getvalue() == ""
+
+
+@pytest.mark.parametrize("after", [1, 3])
 def test_after_ctrl_c_all_jobs_go_on_exactly(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     file = jobs_file(THREE, run_dir="whole", layout="padded")
     assert main(["train-many", file, "--quiet"]) == 0

@@ -39,8 +39,8 @@ def measured(
 ) -> Run:
     """Forward and backward of one pass, the fastest of some.
 
-    No gradient, parameter or random stream of a task is changed. Bytes are the device's peak; on a CPU, which does not
-    count them, the backbone, the tasks' state and what the forward pass keeps for the backward one.
+    No gradient, parameter or random stream of a task is changed. Bytes are the backbone's, the tasks' state and what
+    the pass has allocated at its peak; on a CPU, which does not count that, what is kept for the backward pass.
 
     Args:
         model: with the tasks' grafts.
@@ -74,19 +74,23 @@ def measured(
             for _ in range(warm):
                 once()
             if cuda:
+                for p in parameters:
+                    p.grad = None
+                before = torch.cuda.memory_allocated(device)
                 torch.cuda.reset_peak_memory_stats(device)
             for _ in range(repeats):
                 began = clock()
                 once()
                 times.append(clock() - began)
-            if cuda:
-                peak = torch.cuda.max_memory_allocated(device)
-            else:
-                peak = model_bytes(model) + state + saved_bytes(model, once)
+            peak = (
+                torch.cuda.max_memory_allocated(device) - before
+                if cuda
+                else saved_bytes(model, once)
+            )
         finally:
             for p, grad in zip(parameters, kept, strict=True):
                 p.grad = grad
-    return Run(rows, len(inputs), min(times), peak, state)
+    return Run(rows, len(inputs), min(times), model_bytes(model) + state + peak, state)
 
 
 def saved_bytes(model: nn.Module, run: Callable[[], object]) -> int:

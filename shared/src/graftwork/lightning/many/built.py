@@ -119,7 +119,9 @@ def build(jobs: Jobs) -> Shared:
             cli.model.network = model  # the copy is let go
         clis.append(cli)
     assert model is not None
-    model.to(_device(clis, jobs.jobs))
+    device = _device(clis, jobs.jobs)
+    for cli in clis:
+        cli.model.to(device)
     backbone = model_bytes(model)
     if jobs.memory is not None and jobs.memory < backbone:
         raise GraftError(
@@ -183,16 +185,18 @@ def _built(job: Job, cli: AppCLI) -> Built:
     try:
         data.prepare_data()
         data.setup("fit")
-        loader = data.train_dataloader()
+        # the first is looked at and let go: the one that trains stands at its start
+        first, loader = data.train_dataloader(), data.train_dataloader()
+        cli.model.train()
+        with torch.random.fork_rng():
+            batch = next(iter(Steps(job.name, cli.model, first)), None)
     except GraftError as error:
-        raise GraftError(f"job {job.name!r}: {error}") from None
-    steps = Steps(job.name, cli.model, loader, logged.__setitem__)
-    cli.model.train()
-    with torch.random.fork_rng():
-        batch = next(iter(steps), None)
+        text = str(error)
+        named = text if text.startswith(f"job {job.name!r}") else f"job {job.name!r}: {text}"
+        raise GraftError(named) from None
     if batch is None:
         raise GraftError(f"job {job.name!r}: its data hold no batch")
-    inputs = batch[0]
+    steps, inputs = Steps(job.name, cli.model, loader, logged.__setitem__), batch[0]
     lengths, kind = _rows_of(job.name, inputs)
     if any(isinstance(item, gw.NewRows) for item in cli._setting("also_train")):
         kind += f"; outputs of {job.name} alone"  # of another width than the others': it has its passes to itself

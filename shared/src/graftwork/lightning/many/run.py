@@ -68,6 +68,7 @@ def train_many(
         runner.load(folder / STATE)
     told = {**(earlier or planning.told()), "predicted round": planning.seconds(plan)}
     _tell(folder, runner, shared, told)
+    runner.save(folder / STATE)
     counts = {b.job.name: b.count for b in shared.jobs}
     rounds: list[float] = []
     began = time.perf_counter()
