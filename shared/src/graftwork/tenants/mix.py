@@ -34,15 +34,15 @@ from graftwork.tenants.segments import Segments
 from graftwork.tenants.streams import Stream
 from graftwork.tenants.tiles import Tiles
 
-#: layouts of tiles that are kept
+#: batches' layouts that are kept
 KEPT = 256
 
 
 class Pass:
     """What holds while a batch, or some of its rows, runs."""
 
-    def __init__(self, segments: Segments, recipe: Recipe) -> None:
-        self.segments, self.recipe = segments, recipe
+    def __init__(self, segments: Segments, recipe: Recipe, tiles: dict[Any, Tiles]) -> None:
+        self.segments, self.recipe, self.tiles = segments, recipe, tiles
         self._token: Token | None = None
 
     @property
@@ -70,7 +70,7 @@ class Mix:
         self._entries: list[Entry] = []
         self._sites: list[tuple[nn.Module, SiteGrafts]] = []
         self._recipes: dict[tuple[str, ...], Recipe] = {}
-        self._tiles: dict[Any, Tiles] = {}
+        self._tiles: dict[Segments, dict[Any, Tiles]] = {}
         self._anchors: dict[torch.device, Tensor] = {}
         self._now: Pass | None = None
 
@@ -126,7 +126,10 @@ class Mix:
     @contextlib.contextmanager
     def within(self, segments: Segments) -> Iterator[None]:
         """Inside `on`: let other segments say whose the rows are, for calls with some of the rows."""
-        before, self._now = self._now, Pass(segments, self._recipe(segments.tasks))
+        if segments not in self._tiles and len(self._tiles) >= KEPT:
+            self._tiles.clear()
+        tiles = self._tiles.setdefault(segments, {})
+        before, self._now = self._now, Pass(segments, self._recipe(segments.tasks), tiles)
         try:
             yield
         finally:
@@ -215,14 +218,12 @@ class Mix:
             return None
         if x.shape[-1] != c.shapes[0][2] or x.numel() == 0:
             return None
-        each = now.segments.vectors(x.numel() // x.shape[-1])
-        key = (now.segments, each, c.names, x.device)
-        tiles = self._tiles.get(key)
+        count = x.numel() // x.shape[-1]
+        key = (count, c.names, x.device)
+        tiles = now.tiles.get(key)
         if tiles is None:
-            if len(self._tiles) >= KEPT:
-                self._tiles.clear()
-            tiles = Tiles(now.segments.runs, each, c.names).to(x.device)
-            self._tiles[key] = tiles
+            tiles = Tiles(*now.segments.spread(count), c.names).to(x.device)
+            now.tiles[key] = tiles
         token = now.token  # before the stacks are looked at
         return grouped_linear(x, c, tiles, self._anchor(x.device), token)
 
@@ -245,19 +246,19 @@ class Mix:
         first = next(iter(states.values()))
         whole = first.hidden(layer, out)
         y = whole
-        if y.shape[0] % segments.rows or x.shape[0] != y.shape[0]:
+        if len(segments.runs) > 1 and (y.shape[0] % segments.rows or x.shape[0] != y.shape[0]):
             x, y = _flat(states, x, y)
-        each = segments.vectors(y.shape[0])
+        runs, each = segments.spread(y.shape[0])
         parts, places = [], []
         for name, state in states.items():
             state.check(layer)
-            spots = rows.spans(segments.runs_of(name), each)
+            spots = rows.spans([r for r in runs if r.name == name], each)
             mine, own = rows.part(x, spots), rows.part(y, spots)
             with self._drawing(name, state):
                 change = state.change(layer, mine, own, over.get(name, False))
             parts.append((own + change).to(y.dtype))
             places.append(spots)
-        for run in rows.others(segments, list(states)):
+        for run in (r for r in runs if r.name not in states):
             spots = rows.spans([run], each)
             parts.append(rows.part(y, spots))
             places.append(spots)
