@@ -155,8 +155,10 @@ class Shelf:
         known: dict[str, tuple[Any, Mapping[str, Tensor]]] = {}
         if isinstance(source, Graft):
             for site, state in source.states():
-                plain = isinstance(state, MethodState)
-                known[site] = (state.method, state.params()) if plain else (None, {})  # type: ignore[attr-defined]
+                if isinstance(state, MethodState):
+                    known[site] = (state.method, state.params())
+                else:
+                    known[site] = (None, {})
         else:
             by_site: dict[str, dict[str, Tensor]] = {}
             for key, t in source.items():
