@@ -179,6 +179,34 @@ def test_a_loss_that_fails_leaves_the_others_bits(kind: str) -> None:
     assert bad.step == (7 if status == "running" else 4)
 
 
+@pytest.mark.parametrize("kind", ["NaN", "gradient"])
+def test_a_fused_step_that_must_not_be_taken_skips_itself(kind: str) -> None:
+    """Such a step is issued before its loss is known; weights and moments stay what they were."""
+
+    def fused(graft: gw.Graft) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(graft.parameters(), lr=1e-2, fused=True)
+
+    def made(loss: Any) -> Runner:
+        bad = task("rslora", loss=loss, accumulate=1, optimizer=fused, clip=0.1)
+        return Runner(net(), [task("lora", optimizer=fused), bad])
+
+    well, ill = made(mse), made(after(4, FAULTS[kind][0]))
+    well.run(rounds=4)
+    ill.run(rounds=4)
+    before = bits(ill.state_of("rslora"))
+    assert before == bits(well.state_of("rslora"))
+    ill.run(rounds=1)
+    now = bits(ill.state_of("rslora"))
+    for part in ("tensors", "optimizer", "schedule", "step", "micro", "curve"):
+        assert now[part] == before[part], part
+    well.run(rounds=1)
+    assert state(well, "lora") == state(ill, "lora")
+    ill.run(rounds=2)
+    assert ill.tenants["rslora"].step == 6 and not hasattr(
+        ill.tenants["rslora"].optimizer, "found_inf"
+    )
+
+
 @pytest.mark.parametrize("groups", [None, "each alone"])
 @pytest.mark.parametrize("kind", [*FAULTS, "data", "leave", "remove", "optimizer", "rate 0"])
 def test_the_others_bits_are_those_of_a_run_without_it(kind: str, groups: str | None) -> None:

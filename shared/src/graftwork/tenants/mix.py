@@ -41,9 +41,17 @@ KEPT = 256
 class Pass:
     """What holds while a batch, or some of its rows, runs."""
 
-    def __init__(self, segments: Segments, recipe: Recipe, tiles: dict[Any, Tiles]) -> None:
-        self.segments, self.recipe, self.tiles = segments, recipe, tiles
+    def __init__(self, mix: Mix, segments: Segments, tiles: dict[Any, Tiles]) -> None:
+        self.mix, self.segments, self.tiles = mix, segments, tiles
+        self._recipe: Recipe | None = None
         self._token: Token | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the sites do for these tasks, looked up at the first call of one."""
+        if self._recipe is None:
+            self._recipe = self.mix.recipe(self.segments.tasks)
+        return self._recipe
 
     @property
     def token(self) -> Token:
@@ -73,6 +81,8 @@ class Mix:
         self._tiles: dict[Segments, dict[Any, Tiles]] = {}
         self._anchors: dict[torch.device, Tensor] = {}
         self._now: Pass | None = None
+        #: by task, what its methods add to the loss, while somebody collects it
+        self.left: dict[str, list[Tensor]] | None = None
 
     @contextlib.contextmanager
     def on(self, segments: Segments) -> Iterator[Mix]:
@@ -98,15 +108,22 @@ class Mix:
             raise GraftError(
                 "tenants: the model is inside another such block; leave that one first"
             )
-        before = [grafts.active for _, grafts in self._sites]
+        before = [(grafts, grafts.active) for _, grafts in self._sites if grafts.on]
         try:
             for _, grafts in self._sites:
-                grafts.mix, grafts.active = self, ()
+                grafts.__dict__["mix"] = (
+                    self  # what nn.Module makes of an assignment costs more than all else here
+                )
+            for grafts, _ in before:
+                grafts.active = ()
             with self.within(segments):
+                self.recipe(segments.tasks)  # refuses what it must before anything runs
                 yield self
         finally:
-            for (_, grafts), active in zip(self._sites, before, strict=True):
-                grafts.mix, grafts.active = None, active
+            for _, grafts in self._sites:
+                grafts.__dict__["mix"] = None
+            for grafts, active in before:
+                grafts.active = active
 
     def _refresh(self, entries: list[Entry]) -> None:
         same = len(entries) == len(self._entries)
@@ -115,7 +132,8 @@ class Mix:
         self._entries, self._recipes = entries, {}
         self._sites = [(m, g) for m in self.model.modules() if (g := grafts_of(m)) is not None]
 
-    def _recipe(self, tasks: tuple[str, ...]) -> Recipe:
+    def recipe(self, tasks: tuple[str, ...]) -> Recipe:
+        """What the sites do for these tasks."""
         found = self._recipes.get(tasks)
         if found is None or not found.holds():
             if len(self._recipes) >= KEPT:
@@ -129,7 +147,7 @@ class Mix:
         if segments not in self._tiles and len(self._tiles) >= KEPT:
             self._tiles.clear()
         tiles = self._tiles.setdefault(segments, {})
-        before, self._now = self._now, Pass(segments, self._recipe(segments.tasks), tiles)
+        before, self._now = self._now, Pass(self, segments, tiles)
         try:
             yield
         finally:
@@ -188,7 +206,7 @@ class Mix:
             if state is None:
                 return self._together(site, layer, base, args, kwargs)
             state.check(layer)
-            with self._drawing(name, state):
+            with self._own(name, state):
                 return state.call(layer, base, args, kwargs)
         finally:
             for grafts in read:
@@ -254,7 +272,7 @@ class Mix:
             state.check(layer)
             spots = rows.spans([r for r in runs if r.name == name], each)
             mine, own = rows.part(x, spots), rows.part(y, spots)
-            with self._drawing(name, state):
+            with self._own(name, state):
                 change = state.change(layer, mine, own, over.get(name, False))
             parts.append((own + change).to(y.dtype))
             places.append(spots)
@@ -264,18 +282,28 @@ class Mix:
             places.append(spots)
         return rebuilt(out, rows.ordered(parts, places).view(whole.shape))
 
-    def _drawing(self, name: str, state: SiteState) -> contextlib.AbstractContextManager[None]:
-        """The task's random numbers, where its state may draw any."""
+    @contextlib.contextmanager
+    def _own(self, name: str, state: SiteState) -> Iterator[None]:
+        """The task's own random numbers, where its state may draw any, and its own part of the loss."""
         stream = self.streams.get(name)
         quiet = isinstance(state, MethodState) and getattr(state.method, "dropout", None) == 0
-        if stream is None or quiet or not state.training:
-            return contextlib.nullcontext()
-        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
-            raise GraftError(
-                f"tenants: task {name!r} draws random numbers inside a checkpointed module, and a recomputation would "
-                "draw others; set its dropout to 0 or switch checkpointing off"
-            )
-        return stream.on(next(state.parameters()).device)
+        drawn: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if stream is not None and state.training and not quiet:
+            if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+                raise GraftError(
+                    f"tenants: task {name!r} draws random numbers inside a checkpointed module, and a recomputation "
+                    "would draw others; set its dropout to 0 or switch checkpointing off"
+                )
+            drawn = stream.on(next(state.parameters()).device)
+        collects = self.left is not None and isinstance(state, MethodState)
+        if collects:
+            state.__dict__["left"] = self.left.setdefault(name, [])  # type: ignore[union-attr]
+        try:
+            with drawn:
+                yield
+        finally:
+            if collects:
+                state.__dict__["left"] = None
 
 
 def _flat(states: Mapping[str, MethodState], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
