@@ -28,12 +28,12 @@ import torch
 
 from benchmarks.merging import merged
 from benchmarks.speed.llama import decoder
-from benchmarks.tenants import inference, training
+from benchmarks.tenants import inference, isolation, training
 from graftwork.errors import GraftError
 from graftwork_runs import Record, Row, environment, validate_record
 
 RECORDS = Path(__file__).parents[1] / "records" / "tenants"
-PARTS = ("training", "batch", "resident")
+PARTS = ("isolation", "training", "batch", "resident")
 CLAIM = (
     "A step of eight tasks in one pass costs at most 1.5 times one frozen batch of their rows, and a batch of 64 rows "
     "under 64 adapters at most 15 % more than under one, with nothing compiled anew."
@@ -44,6 +44,20 @@ LIMITS = (
     ("inference: prefill", inference.SHELF.format(64), "ratio to one adapter", 1 / 0.85),
     ("inference: decoding", inference.SHELF.format(64), "ratio to one adapter", 1 / 0.85),
     ("inference: 1000 adapters", inference.SHELF.format("random"), "compiled anew", 0),
+    *(
+        ("isolation: 100 steps, float64", name, "relative distance", 1e-10)
+        for name in isolation.TASKS
+    ),
+    ("isolation: 100 steps, float64", "bits", "tensors changed by a NaN", 0),
+)
+#: shown while it is measured
+SHOWN = (
+    "step",
+    "ratio to floor",
+    "ratio to one adapter",
+    "compiled anew",
+    "relative distance",
+    "tensors changed by a NaN",
 )
 DROPPED = ("--out", "--label", "--minutes")
 
@@ -96,6 +110,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--decode", type=int, default=16, help="tokens decoded at a time")
     parser.add_argument("--resident", type=int, default=1000, help="adapters in store")
     parser.add_argument("--visits", type=int, default=1000, help="batches of random adapters")
+    parser.add_argument("--steps", type=int, default=100, help="of the tasks beside training alone")
     parser.add_argument("--rounds", type=int, default=5, help="figures per row, at least 2")
     parser.add_argument("--burst", type=int, default=1, help="steps per figure")
     parser.add_argument(
@@ -116,11 +131,12 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     options.extra, options.visit_tokens, options.compiled_visits = 8, 16, 50
     options.distinct = [n for n in inference.DISTINCT if n <= options.rows]
     if options.tiny:
-        options.tasks = [8, 2]
+        options.tasks, options.steps = [8, 2], 3
         options.layers, options.hidden, options.tokens, options.vocabulary = 2, 64, 16, 128
         options.rows, options.prompt, options.decode = 8, 8, 2
         options.resident, options.visits, options.visit_tokens = 20, 20, 2
-        options.compiled_visits, options.backend, options.distinct = 3, "eager", [1, 8]
+        options.compiled_visits, options.distinct = 3, [1, 8]
+        options.backend = "none" if options.backend == "none" else "eager"
     return options
 
 
@@ -133,6 +149,10 @@ def work(
     def late() -> bool:
         return time.monotonic() - begun > 60 * options.minutes
 
+    if "isolation" in options.parts and not late() and not _has(done, "isolation"):
+        small = argparse.Namespace(**{**vars(options), "layers": 2, "hidden": 64, "tokens": 33})
+        small.vocabulary, small.batch = 64, 1
+        yield "isolation", _safe("isolation", "all", options, lambda: isolation.figures(small))
     if "training" in options.parts:
         for tasks in options.tasks:
             for name in training.rows_of(tasks, options):
@@ -204,7 +224,7 @@ def made(
         rows=list(rows),
         seeds=[0],
         seconds=round(seconds, 1),
-        notes=[*training.NOTES, *inference.NOTES],
+        notes=[*training.NOTES, *inference.NOTES, *isolation.NOTES],
         verdict=judge(rows),
         **environment(options.device),
     )
@@ -233,7 +253,7 @@ def judge(rows: Sequence[Row]) -> str:
         known += value is not None
         held += value is not None and value <= limit
         text = "not measured" if value is None else f"{value:.3g}"
-        said.append(f"{start}, {metric}: {text} (limit {limit:.3g})")
+        said.append(f"{start}, {variant}, {metric}: {text} (limit {limit:.3g})")
     listed = "; ".join(said)
     if not known:
         return f"not testable here: {listed}."
@@ -243,12 +263,10 @@ def judge(rows: Sequence[Row]) -> str:
 
 def shown(rows: Sequence[Row]) -> str:
     """A line's worth of figures."""
+    said = [r for r in rows if r.metric in SHOWN or r.value is None]
     return ", ".join(
-        f"{r.variant if r.metric != 'failed' else 'failed'} {r.metric} "
-        f"{r.note if r.value is None else f'{r.value:g}'}"
-        for r in rows
-        if r.metric in ("step", "ratio to floor", "ratio to one adapter", "failed", "compiled anew") or r.value is None
-    )  # fmt: skip
+        f"{r.variant} {r.metric} {r.note if r.value is None else f'{r.value:g}'}" for r in said
+    )
 
 
 if __name__ == "__main__":

@@ -117,7 +117,8 @@ class Mix:
             for grafts, _ in before:
                 grafts.active = ()
             with self.within(segments):
-                self.recipe(segments.tasks)  # refuses what it must before anything runs
+                assert self._now is not None
+                _ = self._now.recipe  # refuses what it must before anything runs
                 yield self
         finally:
             for _, grafts in self._sites:
