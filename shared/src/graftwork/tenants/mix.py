@@ -14,6 +14,7 @@ that reads the weights of grafted layers without calling them. All of it is exac
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ from graftwork.errors import GraftError
 from graftwork.fast.siblings import plain
 from graftwork.handle import get
 from graftwork.ledger import Entry, ledger_of, root_of
-from graftwork.states import MethodState, SiteState, first_input, rebuilt
+from graftwork.states import MethodState, RowsState, SiteState, first_input, rebuilt
 from graftwork.tenants import rows
 from graftwork.tenants.grouped import Token, grouped_linear
 from graftwork.tenants.recipe import Recipe, Site
@@ -207,11 +208,16 @@ class Mix:
             if state is None:
                 return self._together(site, layer, base, args, kwargs)
             state.check(layer)
+            if isinstance(state, RowsState):  # behind the layer's own outputs, with their change
+                base = functools.partial(self._changed, site, layer, base)
             with self._own(name, state):
                 return state.call(layer, base, args, kwargs)
         finally:
             for grafts in read:
                 grafts.active = ()
+
+    def _changed(self, site: Site, layer: nn.Module, base: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._together(site, layer, base, args, kwargs)
 
     def _together(self, site: Site, layer: nn.Module, base: Any, args: Any, kwargs: Any) -> Any:
         """One call of the frozen layer for all rows, and every task's change on its own."""

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftwork.attach import CALL, SiteGrafts, grafts_of
+from graftwork.attach import CALL, ROWS, SiteGrafts, grafts_of
 from graftwork.errors import GraftError
 from graftwork.fast.sites import KINDS
-from graftwork.states import CopyState, MethodState, RowsState, SiteState
+from graftwork.states import CopyState, MethodState, SiteState
 from graftwork.tenants.grouped import Bundle, Member, Stacks, alike
 
 
@@ -69,11 +69,15 @@ class Recipe:
         site = Site(grafts)
         for name in tasks:
             slots = grafts.slots(name)
-            if any(isinstance(s, RowsState) for s in slots.values()):
+            rows = slots.get(ROWS)
+            if rows is not None and (len(tasks) > 1 or isinstance(slots.get(CALL), CopyState)):
                 raise GraftError(
                     f"tenants: graft {name!r} has new rows at a {type(module).__mro__[2].__name__}, and their outputs "
-                    "do not fit beside other tasks'; use them in the task's loss, which runs alone"
+                    "do not fit beside other tasks'; give it passes to itself (a group of one), or use them in the "
+                    "task's loss, which runs alone"
                 )
+            if rows is not None:
+                site.replaced[name] = rows
             state = slots.get(CALL)
             if isinstance(state, CopyState) or (
                 isinstance(state, MethodState) and state.method.changes == "attention"

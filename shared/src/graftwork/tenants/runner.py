@@ -35,7 +35,7 @@ from graftwork.tenants.task import Task, Tenant
 
 
 class Plan(Protocol):
-    """Which tasks share a pass."""
+    """Which tasks share a pass; with a method `cycle`, also how often each hybrid task has its turn in a round."""
 
     @property
     def groups(self) -> Sequence[Sequence[str]]:
@@ -88,6 +88,7 @@ class Runner:
         self._mix: Mix | None = None
         self._unchecked = check
         self._planned: tuple[list[str], Sequence[Sequence[str]]] | None = None
+        self._made: Plan | None = None
         self._noted: set[str] = set()
         tasks = list(tasks)
         names = [t.name for t in tasks]
@@ -176,10 +177,33 @@ class Runner:
     # -- training ---------------------------------------------------------------------------------
 
     def round(self) -> dict[str, Outcome]:
-        """One batch of every running task."""
+        """One batch of every running task; where the plan gives some hybrid tasks more turns, one for each turn."""
         out: dict[str, Outcome] = {}
+        for turn in self._turns():
+            names = [t.name for t in self.running] if turn is None else turn
+            batches = self._draw(names, out)
+            results = backbone.Results()
+            for group in self.groups() if turn is None else [turn]:
+                chosen = {self.tenants[n]: batches[n] for n in group if n in batches}
+                if chosen:
+                    self._pass(chosen, results)
+            out |= steps.take([self.tenants[n] for n in batches], results, self.patience)
+        self.rounds += bool(out)
+        return out
+
+    def _turns(self) -> Sequence[Sequence[str] | None]:
+        """The hybrid tasks that draw and step one after another; `None` is all of them together."""
+        self.groups()
+        cycle = getattr(self._made, "cycle", None)
+        turns = list(cycle()) if callable(cycle) else []
+        return turns if len(turns) > len({*map(tuple, turns)}) else [None]
+
+    def _draw(self, names: Iterable[str], out: dict[str, Outcome]) -> dict[str, Any]:
+        """A batch of each of these that is running."""
         batches: dict[str, Any] = {}
-        for t in self.running:
+        for t in [self.tenants[n] for n in names]:
+            if t.status != "running":
+                continue
             try:
                 batches[t.name] = t.source.draw()
             except StopIteration:
@@ -188,14 +212,7 @@ class Runner:
             except Exception as error:  # a tenant's data may raise anything
                 steps.drop(t, f"its data: {describe(error)}")
                 out[t.name] = Outcome(fault=t.failures[-1])
-        results = backbone.Results()
-        for group in self.groups():
-            chosen = {self.tenants[n]: batches[n] for n in group if n in batches}
-            if chosen:
-                self._pass(chosen, results)
-        out |= steps.take([self.tenants[n] for n in batches], results, self.patience)
-        self.rounds += bool(batches)
-        return out
+        return batches
 
     def groups(self) -> Sequence[Sequence[str]]:
         """The plan's hybrid tasks.
@@ -207,8 +224,9 @@ class Runner:
         if self._planned is not None and self._planned[0] == names:
             return self._planned[1]
         groups: Sequence[Sequence[str]] = [names]
-        if self.plan is not None:
-            groups = (self.plan(self.running) if callable(self.plan) else self.plan).groups
+        if self.plan is not None and names:
+            self._made = self.plan(self.running) if callable(self.plan) else self.plan
+            groups = self._made.groups
             found = [n for group in groups for n in group]
             wrong = sorted(n for n in names if found.count(n) != 1)
             if wrong:

@@ -59,14 +59,16 @@ class Source:
     def state_dict(self) -> dict[str, Any]:
         """Where the data stand."""
         own = getattr(self.data, "state_dict", None)
-        return {"drawn": self.drawn, "data": own() if callable(own) else None}
+        data = own() if callable(own) else None
+        return {"drawn": self.drawn, "data": data, "stream": self._stream.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where another one stood: data with a state of their own get it back, others are drawn again."""
         own = getattr(self.data, "load_state_dict", None)
         if state["data"] is not None and callable(own):
             own(state["data"])
-            self.drawn = state["drawn"]
+            self._stream.load_state_dict(state["stream"])
+            self.drawn, self._left = state["drawn"], None
             return
         while self.drawn < state["drawn"]:
             try:
