@@ -20,6 +20,7 @@ _HOMES = {
     "Run": "graftwork.tenants.cost",
     "Runner": "graftwork.tenants.runner",
     "Segments": "graftwork.tenants.segments",
+    "Shelf": "graftwork.tenants.shelf",
     "Task": "graftwork.tenants.task",
     "TaskLoad": "graftwork.tenants.cost",
     "Tenant": "graftwork.tenants.task",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from graftwork.tenants.runner import Runner
     from graftwork.tenants.schedule import microbatches
     from graftwork.tenants.segments import Segments
+    from graftwork.tenants.shelf import Shelf
     from graftwork.tenants.steps import Outcome
     from graftwork.tenants.task import Task, Tenant
 
@@ -53,6 +55,7 @@ __all__ = [
     "Run",
     "Runner",
     "Segments",
+    "Shelf",
     "Task",
     "TaskLoad",
     "Tenant",

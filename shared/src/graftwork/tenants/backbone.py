@@ -7,7 +7,7 @@ sum of the losses, and a loss that fails or is not finite leaves nothing but its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.errors import GraftError
-from graftwork.states import MethodState
 from graftwork.tenants import rows
 from graftwork.tenants.batches import Join, parted
 from graftwork.tenants.mix import Mix
@@ -46,34 +45,31 @@ def run(mix: Mix, body: Body, join: Join, batches: Mapping[Tenant, Any]) -> Resu
     halves = {t.name: parted(t.name, b) for t, b in batches.items()}
     joined = join({name: inputs for name, (inputs, _) in halves.items()})
     segments = joined.segments
-    left = {t: _collecting(t) for t in batches}
-    try:
-        with mix.on(segments):
+    with mix.on(segments):
+        mix.left = {}
+        try:
             hidden = body(mix.model, joined.inputs)
-            extras = {t: _collected(states) for t, states in left.items()}
-            d_hidden = torch.zeros_like(hidden)
-            alone: dict[Tenant, Tensor] = {}
-            for t in batches:
-                out.rows[t.name] = segments.alone(t.name).rows
-                try:
-                    loss = _loss(mix, t, hidden, d_hidden, joined.own, segments, halves[t.name][1])
-                except Exception as error:  # a task's own function may raise anything
-                    out.faults[t.name] = describe(error)
-                    continue
-                extra = extras[t]
-                if extra is not None:
-                    loss = loss + extra.detach()
-                    alone[t] = extra / t.task.accumulate
-                out.losses[t.name] = loss
-            ends = [hidden, *alone.values()]
-            grads = [d_hidden, *(torch.ones_like(e) for e in alone.values())]
-            there = [(e, g) for e, g in zip(ends, grads, strict=True) if e.requires_grad]
-            if there and out.losses:
-                torch.autograd.backward([e for e, _ in there], [g for _, g in there])
-    finally:
-        for states in left.values():
-            for s in states:
-                s.left = None
+            left = mix.left
+        finally:
+            mix.left = None
+        d_hidden = torch.zeros_like(hidden)
+        alone: list[Tensor] = []
+        for t in batches:
+            out.rows[t.name] = segments.alone(t.name).rows
+            try:
+                loss = _loss(mix, t, hidden, d_hidden, joined.own, segments, halves[t.name][1])
+            except Exception as error:  # a task's own function may raise anything
+                out.faults[t.name] = describe(error)
+                continue
+            for extra in left.get(t.name, ()):
+                loss = loss + extra.detach()
+                alone.append(extra / t.task.accumulate)
+            out.losses[t.name] = loss
+        ends = [hidden, *alone]
+        grads = [d_hidden, *(torch.ones_like(e) for e in alone)]
+        there = [(e, g) for e, g in zip(ends, grads, strict=True) if e.requires_grad]
+        if there and out.losses:
+            torch.autograd.backward([e for e, _ in there], [g for _, g in there])
     return out
 
 
@@ -110,21 +106,6 @@ def _loss(
     for (start, stop), g in zip(spots, leaf.grad.split([b - a for a, b in spots]), strict=True):
         flat[start:stop] = g
     return loss.detach().reshape(())
-
-
-def _collecting(t: Tenant) -> list[MethodState]:
-    """A task's states, which from now on keep what they add to the loss."""
-    found = [s for _, s in t.graft.states() if isinstance(s, MethodState)]
-    for s in found:
-        s.left = []
-    return found
-
-
-def _collected(states: Sequence[MethodState]) -> Tensor | None:
-    parts = [loss for s in states for loss in s.left or ()]
-    for s in states:
-        s.left = None
-    return sum(parts[1:], parts[0]) if parts else None
 
 
 def describe(error: BaseException) -> str:

@@ -85,7 +85,7 @@ class Bundle:
         out = []
         for i, m in enumerate(self.members):
             r = m.a.shape[0]
-            out += [(a[i, :r], m.a.detach()), (b[i, :, :r], m.b.detach())]
+            out += [(a[i, :r], m.a), (b[i, :, :r], m.b)]
         return out
 
 

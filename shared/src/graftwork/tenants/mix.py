@@ -35,16 +35,24 @@ from graftwork.tenants.segments import Segments
 from graftwork.tenants.streams import Stream
 from graftwork.tenants.tiles import Tiles
 
-#: layouts of tiles that are kept
+#: batches' layouts that are kept
 KEPT = 256
 
 
 class Pass:
     """What holds while a batch, or some of its rows, runs."""
 
-    def __init__(self, segments: Segments, recipe: Recipe) -> None:
-        self.segments, self.recipe = segments, recipe
+    def __init__(self, mix: Mix, segments: Segments, tiles: dict[Any, Tiles]) -> None:
+        self.mix, self.segments, self.tiles = mix, segments, tiles
+        self._recipe: Recipe | None = None
         self._token: Token | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the sites do for these tasks, looked up at the first call of one."""
+        if self._recipe is None:
+            self._recipe = self.mix.recipe(self.segments.tasks)
+        return self._recipe
 
     @property
     def token(self) -> Token:
@@ -71,9 +79,11 @@ class Mix:
         self._entries: list[Entry] = []
         self._sites: list[tuple[nn.Module, SiteGrafts]] = []
         self._recipes: dict[tuple[str, ...], Recipe] = {}
-        self._tiles: dict[Any, Tiles] = {}
+        self._tiles: dict[Segments, dict[Any, Tiles]] = {}
         self._anchors: dict[torch.device, Tensor] = {}
         self._now: Pass | None = None
+        #: by task, what its methods add to the loss, while somebody collects it
+        self.left: dict[str, list[Tensor]] | None = None
 
     @contextlib.contextmanager
     def on(self, segments: Segments) -> Iterator[Mix]:
@@ -99,15 +109,23 @@ class Mix:
             raise GraftError(
                 "tenants: the model is inside another such block; leave that one first"
             )
-        before = [grafts.active for _, grafts in self._sites]
+        before = [(grafts, grafts.active) for _, grafts in self._sites if grafts.on]
         try:
             for _, grafts in self._sites:
-                grafts.mix, grafts.active = self, ()
+                grafts.__dict__["mix"] = (
+                    self  # what nn.Module makes of an assignment costs more than all else here
+                )
+            for grafts, _ in before:
+                grafts.active = ()
             with self.within(segments):
+                assert self._now is not None
+                _ = self._now.recipe  # refuses what it must before anything runs
                 yield self
         finally:
-            for (_, grafts), active in zip(self._sites, before, strict=True):
-                grafts.mix, grafts.active = None, active
+            for _, grafts in self._sites:
+                grafts.__dict__["mix"] = None
+            for grafts, active in before:
+                grafts.active = active
 
     def _refresh(self, entries: list[Entry]) -> None:
         same = len(entries) == len(self._entries)
@@ -116,7 +134,8 @@ class Mix:
         self._entries, self._recipes = entries, {}
         self._sites = [(m, g) for m in self.model.modules() if (g := grafts_of(m)) is not None]
 
-    def _recipe(self, tasks: tuple[str, ...]) -> Recipe:
+    def recipe(self, tasks: tuple[str, ...]) -> Recipe:
+        """What the sites do for these tasks."""
         found = self._recipes.get(tasks)
         if found is None or not found.holds():
             if len(self._recipes) >= KEPT:
@@ -127,7 +146,10 @@ class Mix:
     @contextlib.contextmanager
     def within(self, segments: Segments) -> Iterator[None]:
         """Inside `on`: let other segments say whose the rows are, for calls with some of the rows."""
-        before, self._now = self._now, Pass(segments, self._recipe(segments.tasks))
+        if segments not in self._tiles and len(self._tiles) >= KEPT:
+            self._tiles.clear()
+        tiles = self._tiles.setdefault(segments, {})
+        before, self._now = self._now, Pass(self, segments, tiles)
         try:
             yield
         finally:
@@ -188,7 +210,7 @@ class Mix:
             state.check(layer)
             if isinstance(state, RowsState):  # behind the layer's own outputs, with their change
                 base = functools.partial(self._changed, site, layer, base)
-            with self._drawing(name, state):
+            with self._own(name, state):
                 return state.call(layer, base, args, kwargs)
         finally:
             for grafts in read:
@@ -221,14 +243,12 @@ class Mix:
             return None
         if x.shape[-1] != c.shapes[0][2] or x.numel() == 0:
             return None
-        each = now.segments.vectors(x.numel() // x.shape[-1])
-        key = (now.segments, each, c.names, x.device)
-        tiles = self._tiles.get(key)
+        count = x.numel() // x.shape[-1]
+        key = (count, c.names, x.device)
+        tiles = now.tiles.get(key)
         if tiles is None:
-            if len(self._tiles) >= KEPT:
-                self._tiles.clear()
-            tiles = Tiles(now.segments.runs, each, c.names).to(x.device)
-            self._tiles[key] = tiles
+            tiles = Tiles(*now.segments.spread(count), c.names).to(x.device)
+            now.tiles[key] = tiles
         token = now.token  # before the stacks are looked at
         return grouped_linear(x, c, tiles, self._anchor(x.device), token)
 
@@ -251,36 +271,46 @@ class Mix:
         first = next(iter(states.values()))
         whole = first.hidden(layer, out)
         y = whole
-        if y.shape[0] % segments.rows or x.shape[0] != y.shape[0]:
+        if len(segments.runs) > 1 and (y.shape[0] % segments.rows or x.shape[0] != y.shape[0]):
             x, y = _flat(states, x, y)
-        each = segments.vectors(y.shape[0])
+        runs, each = segments.spread(y.shape[0])
         parts, places = [], []
         for name, state in states.items():
             state.check(layer)
-            spots = rows.spans(segments.runs_of(name), each)
+            spots = rows.spans([r for r in runs if r.name == name], each)
             mine, own = rows.part(x, spots), rows.part(y, spots)
-            with self._drawing(name, state):
+            with self._own(name, state):
                 change = state.change(layer, mine, own, over.get(name, False))
             parts.append((own + change).to(y.dtype))
             places.append(spots)
-        for run in rows.others(segments, list(states)):
+        for run in (r for r in runs if r.name not in states):
             spots = rows.spans([run], each)
             parts.append(rows.part(y, spots))
             places.append(spots)
         return rebuilt(out, rows.ordered(parts, places).view(whole.shape))
 
-    def _drawing(self, name: str, state: SiteState) -> contextlib.AbstractContextManager[None]:
-        """The task's random numbers, where its state may draw any."""
+    @contextlib.contextmanager
+    def _own(self, name: str, state: SiteState) -> Iterator[None]:
+        """The task's own random numbers, where its state may draw any, and its own part of the loss."""
         stream = self.streams.get(name)
         quiet = isinstance(state, MethodState) and getattr(state.method, "dropout", None) == 0
-        if stream is None or quiet or not state.training:
-            return contextlib.nullcontext()
-        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
-            raise GraftError(
-                f"tenants: task {name!r} draws random numbers inside a checkpointed module, and a recomputation would "
-                "draw others; set its dropout to 0 or switch checkpointing off"
-            )
-        return stream.on(next(state.parameters()).device)
+        drawn: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if stream is not None and state.training and not quiet:
+            if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+                raise GraftError(
+                    f"tenants: task {name!r} draws random numbers inside a checkpointed module, and a recomputation "
+                    "would draw others; set its dropout to 0 or switch checkpointing off"
+                )
+            drawn = stream.on(next(state.parameters()).device)
+        collects = self.left is not None and isinstance(state, MethodState)
+        if collects:
+            state.__dict__["left"] = self.left.setdefault(name, [])  # type: ignore[union-attr]
+        try:
+            with drawn:
+                yield
+        finally:
+            if collects:
+                state.__dict__["left"] = None
 
 
 def _flat(states: Mapping[str, MethodState], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -109,6 +109,16 @@ class Segments:
             )
         return count // self.rows
 
+    def spread(self, count: int) -> tuple[tuple[Run, ...], int]:
+        """The runs, and how many of `count` vectors each row has; where one task is alone, all are its own.
+
+        Raises:
+            GraftError: several tasks' rows, and `count` is no multiple of them.
+        """
+        if len(self.runs) == 1 and count % self.rows:
+            return (Run(self.runs[0].name, 0, count),), 1
+        return self.runs, self.vectors(count)
+
     def take(self, t: Tensor, name: str) -> Tensor:
         """A task's part of a tensor, `(its rows, ...)`: a view where they lie together.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,10 @@ def take(tenants: Sequence[Tenant], results: Results, patience: int) -> dict[str
     whole = [t for t in tenants if t.name in results.losses]
     due = [t for t in whole if t.micro + 1 == t.task.accumulate]
     norms = {t: _norm(t.parameters) for t in due}
+    # a step that skips itself on the device is issued before anybody waits for the device's numbers
+    begun = {
+        t: _step(t, norms[t], results.losses[t.name]) for t in due if skips_itself(t.optimizer)
+    }
     found = _numbers([*(results.losses[t.name] for t in whole), *norms.values()])
     size = dict(zip(due, found[len(whole) :], strict=True))
     for t, loss in zip(whole, found, strict=False):
@@ -56,24 +61,55 @@ def take(tenants: Sequence[Tenant], results: Results, patience: int) -> dict[str
         out[t.name] = Outcome(loss)
         if t not in size:
             continue
+        fault = None
         if not math.isfinite(size[t]):
             skip(t, f"its gradient's norm is {size[t]}", patience)
         else:
-            _step(t, norms[t])
+            fault = begun[t] if t in begun else _step(t, norms[t])
+            if fault is None:
+                _advance(t)
+            else:
+                drop(t, fault)
         failed = t.micro == 0 and t.streak > 0
         out[t.name] = Outcome(loss, not failed, t.failures[-1] if failed else None)
     return out
 
 
-def _step(t: Tenant, norm: Tensor) -> None:
+def skips_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer leaves everything as it is where its `found_inf` is 1, as torch's fused ones do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def _step(t: Tenant, norm: Tensor, loss: Tensor | None = None) -> str | None:
+    """Clip and step; what went wrong, or `None`.
+
+    Args:
+        t: whose optimizer.
+        norm: of its gradient.
+        loss: where it is not known yet whether the two are finite; nothing is changed then if they are not.
+    """
+    optimizer: Any = t.optimizer
     try:
         if t.task.clip is not None:
             nn.utils.clip_grads_with_norm_(t.parameters, t.task.clip, norm)
-        t.optimizer.step()
+        if loss is not None:
+            finite = torch.isfinite(norm) & torch.isfinite(loss)
+            optimizer.found_inf = (~finite).float()
+        optimizer.step()
+    except Exception as error:  # a tenant's optimizer may raise anything
+        return f"its optimizer: {describe(error)}"
+    finally:
+        if loss is not None:
+            optimizer.__dict__.pop("found_inf", None)
+    return None
+
+
+def _advance(t: Tenant) -> None:
+    try:
         if t.schedule is not None:
             t.schedule.step()
-    except Exception as error:  # a tenant's optimizer may raise anything
-        drop(t, f"its optimizer: {describe(error)}")
+    except Exception as error:  # or its schedule
+        drop(t, f"its schedule: {describe(error)}")
         return
     t.step += 1
     t.streak = 0
