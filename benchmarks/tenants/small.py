@@ -10,6 +10,8 @@ most keeps for its backward one.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +53,7 @@ SLACK = 1.1
 FASTER, WEIGHTS = "round over the best simple plan's", "weights, largest difference from alone"
 TOLD, OFF = "predicted round", "round, predicted over measured, less 1"
 OVER = "memory over the cap"
+FAILED = "failed"
 
 
 def fitted(options: argparse.Namespace) -> tuple[CostModel, list[Row]]:
@@ -91,74 +94,138 @@ def fitted(options: argparse.Namespace) -> tuple[CostModel, list[Row]]:
 
 
 def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
-    """All rows, and the plans."""
-    cost, rows = fitted(options)
-    details: dict[str, Any] = {"cost": cost.row(), "plans": {}}
-    for count in options.tasks:
-        case = f"{count} tasks" if count > 1 else "1 task"
-        arms = arms_of(count, options, getattr(torch, options.dtype), cost)
+    """All rows, and the plans; a part that fails is told, and the others go on."""
+    parts = Parts(options)
+    rows, details = parts.run("cost model", lambda: _cost_rows(options))
+    plans: dict[str, Any] = {}
+    if "cost" in details:
+        cost = CostModel.from_row(details["cost"])
+        for count in options.tasks:
+            case = f"{count} tasks" if count > 1 else "1 task"
+            more, plan = parts.run(case, lambda n=count, c=case: _case(n, c, options, cost))
+            rows, plans = rows + more, plans | plan
+    case = f"{max(options.tasks)} tasks, float64, 3 steps"
+    rows += parts.run(case, lambda: (exact(case, options), {}))[0]
+    return rows, {**details, "plans": plans}
 
-        def rounds(group: list[Arm]) -> Callable[[], None]:
-            def run() -> None:
-                for a in group:
-                    a.runner.round()
 
-            return run
+class Parts:
+    """Parts of the experiment, kept in a file when they are done, so that a killed one goes on.
 
-        seconds = take_turns(
-            {name: rounds(group) for name, group in arms.items()},
-            rounds=options.rounds,
-            warmup=options.warmup,
-            clock=clock_of(options.device),
-        )
-        real = sum(sum(n) for a in arms[OWN] for n in a.lengths.values())
-        for name, group in arms.items():
-            rows.append(median_row(case, name, "round", [1e3 * s for s in seconds[name]], "ms"))
-            done = [sum(sum(a.lengths[n]) for a in group for g in a.cycle() for n in g)]
-            rate = [done[0] / s for s in seconds[name]]
-            rows.append(median_row(case, name, "real tokens", rate, "1/s"))
-            rows.append(median_row(case, name, "step", [1e3 * real / r for r in rate], "ms"))
-            held = sum(model_bytes(a.runner.model) + sum(a.state.values()) for a in group)
-            kept = max(
-                a.bytes() - model_bytes(a.runner.model) - sum(a.state.values()) for a in group
-            )
-            rows.append(_row(case, name, "memory", (held + kept) / 2**20, "MiB"))
-            rows.append(_row(case, name, "waste", sum(a.waste() for a in group) / len(group)))
-            if len(group[0].cycle()) == len(group[0].groups()):  # else tasks have taken other steps
-                far = max(_far(a, arms[OWN]) for a in group)
-                rows.append(_row(case, name, WEIGHTS, far))
-        for name in (PLANNED, FAIR, CAPPED):
-            plan = arms[name][0].plan
-            assert isinstance(plan, Plan)
-            details["plans"][f"{case}: {name}"] = {
-                "groups": [list(g) for g in plan.groups],
-                "turns": list(plan.turns),
+    Args:
+        options: their `jobs` names the file; `None` keeps nothing.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.file: Path | None = options.jobs
+        words = {k: v for k, v in vars(options).items() if k not in ("out", "jobs")}
+        self.identity = json.dumps(words, default=str)
+        self.done: dict[str, Any] = {}
+        if self.file is not None and self.file.exists():
+            for line in self.file.read_text(encoding="utf8").splitlines():
+                with contextlib.suppress(ValueError):  # the last line of a command that was killed
+                    found = json.loads(line)
+                    if found["options"] == self.identity:
+                        self.done[found["part"]] = found
+
+    def run(
+        self, part: str, make: Callable[[], tuple[list[Row], dict[str, Any]]]
+    ) -> tuple[list[Row], dict[str, Any]]:
+        """What a part gave, now or before; of one that raised, a row that says so."""
+        if part in self.done:
+            kept = self.done[part]
+            print(f"{part}: kept", flush=True)
+            return [Row(**r) for r in kept["rows"]], kept["more"]
+        try:
+            rows, more = make()
+        except Exception as error:  # of whatever kind: the other parts do not depend on it
+            note = f"{FAILED}: {type(error).__name__}: {error}"[:300]
+            print(f"{part}: {note}", flush=True)
+            return [Row(case=part, variant="all", metric="failed", value=None, note=note)], {}
+        if self.file is not None:
+            line = {
+                "part": part,
+                "options": self.identity,
+                "rows": [r.model_dump() for r in rows],
+                "more": more,
             }
-            if plan.cap is not None:
-                memory = _value(rows, case, name, "memory") * 2**20 / plan.cap
-                rows.append(_row(case, name, OVER, memory))
-        told = {
-            name: sum(cost.seconds(arms[name][0].rows(g), len(g)) for g in arms[name][0].cycle())
-            for name in (ALONE, PADDED, CHUNKED, PACKED, PLANNED, FAIR, CAPPED)
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf8") as out:
+                out.write(json.dumps(line) + "\n")
+        print(f"{part}: done", flush=True)
+        return rows, more
+
+
+def _cost_rows(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
+    cost, rows = fitted(options)
+    return rows, {"cost": cost.row()}
+
+
+def _case(
+    count: int, case: str, options: argparse.Namespace, cost: CostModel
+) -> tuple[list[Row], dict[str, Any]]:
+    rows: list[Row] = []
+    plans: dict[str, Any] = {}
+    arms = arms_of(count, options, getattr(torch, options.dtype), cost)
+
+    def rounds(group: list[Arm]) -> Callable[[], None]:
+        def run() -> None:
+            for a in group:
+                a.runner.round()
+
+        return run
+
+    seconds = take_turns(
+        {name: rounds(group) for name, group in arms.items()},
+        rounds=options.rounds,
+        warmup=options.warmup,
+        clock=clock_of(options.device),
+    )
+    real = sum(sum(n) for a in arms[OWN] for n in a.lengths.values())
+    for name, group in arms.items():
+        rows.append(median_row(case, name, "round", [1e3 * s for s in seconds[name]], "ms"))
+        done = [sum(sum(a.lengths[n]) for a in group for g in a.cycle() for n in g)]
+        rate = [done[0] / s for s in seconds[name]]
+        rows.append(median_row(case, name, "real tokens", rate, "1/s"))
+        rows.append(median_row(case, name, "step", [1e3 * real / r for r in rate], "ms"))
+        held = sum(model_bytes(a.runner.model) + sum(a.state.values()) for a in group)
+        kept = max(a.bytes() - model_bytes(a.runner.model) - sum(a.state.values()) for a in group)
+        rows.append(_row(case, name, "memory", (held + kept) / 2**20, "MiB"))
+        rows.append(_row(case, name, "waste", sum(a.waste() for a in group) / len(group)))
+        if len(group[0].cycle()) == len(group[0].groups()):  # else tasks have taken other steps
+            far = max(_far(a, arms[OWN]) for a in group)
+            rows.append(_row(case, name, WEIGHTS, far))
+    for name in (PLANNED, FAIR, CAPPED):
+        plan = arms[name][0].plan
+        assert isinstance(plan, Plan)
+        plans[f"{case}: {name}"] = {
+            "groups": [list(g) for g in plan.groups],
+            "turns": list(plan.turns),
         }
-        # loss and optimizer of a task, which the fitted passes have not: from the plainest plan alone
-        beside = max(0.0, _value(rows, case, ALONE, "round") / 1e3 - told[ALONE]) / count
-        for name, passes in told.items():
-            steps = sum(map(len, arms[name][0].cycle()))
-            seconds_ = passes + beside * steps
-            rows.append(_row(case, name, TOLD, 1e3 * seconds_, "ms"))
-            if name != ALONE:
-                measured_ = _value(rows, case, name, "round")
-                rows.append(_row(case, name, OFF, 1e3 * seconds_ / measured_ - 1))
-        best = min(SIMPLE, key=lambda name: _value(rows, case, name, "round"))
-        worse = _value(rows, case, PLANNED, "step") / _value(rows, case, best, "step")
-        rows.append(_row(case, PLANNED, FASTER, worse, None, best))
-        print(case, f"planned {worse:.3f} of {best}", flush=True)
-    rows += exact(options)
-    return rows, details
+        if plan.cap is not None:
+            memory = _value(rows, case, name, "memory") * 2**20 / plan.cap
+            rows.append(_row(case, name, OVER, memory))
+    told = {
+        name: sum(cost.seconds(arms[name][0].rows(g), len(g)) for g in arms[name][0].cycle())
+        for name in (ALONE, PADDED, CHUNKED, PACKED, PLANNED, FAIR, CAPPED)
+    }
+    # loss and optimizer of a task, which the fitted passes have not: from the plainest plan alone
+    beside = max(0.0, _value(rows, case, ALONE, "round") / 1e3 - told[ALONE]) / count
+    for name, passes in told.items():
+        steps = sum(map(len, arms[name][0].cycle()))
+        seconds_ = passes + beside * steps
+        rows.append(_row(case, name, TOLD, 1e3 * seconds_, "ms"))
+        if name != ALONE:
+            measured_ = _value(rows, case, name, "round")
+            rows.append(_row(case, name, OFF, 1e3 * seconds_ / measured_ - 1))
+    best = min(SIMPLE, key=lambda name: _value(rows, case, name, "round"))
+    worse = _value(rows, case, PLANNED, "step") / _value(rows, case, best, "step")
+    rows.append(_row(case, PLANNED, FASTER, worse, None, best))
+    print(case, f"planned {worse:.3f} of {best}", flush=True)
+    return rows, plans
 
 
-def exact(options: argparse.Namespace) -> list[Row]:
+def exact(case: str, options: argparse.Namespace) -> list[Row]:
     """In float64: the weights after some rounds, relative to training alone."""
     count = max(options.tasks)
     small = {"layers": min(2, options.layers), "hidden": min(128, options.hidden)}
@@ -167,7 +234,6 @@ def exact(options: argparse.Namespace) -> list[Row]:
     for group in arms.values():
         for a in group:
             a.runner.run(rounds=3)
-    case = f"{count} tasks, float64, 3 steps"
     return [
         _row(case, name, WEIGHTS, max(_far(a, arms[OWN]) for a in group))
         for name, group in arms.items()
@@ -185,6 +251,14 @@ def _far(arm: Arm, own: Sequence[Arm]) -> float:
             gap = (value - theirs[key]).abs().max() / theirs[key].abs().max().clamp_min(1e-12)
             far = max(far, float(gap))
     return far
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """What the rows say, or that parts failed on which it rests."""
+    failed = [f"{r.case}: {r.note}" for r in rows if (r.note or "").startswith(FAILED)]
+    if failed:
+        return f"not testable here: {'; '.join(failed)}"
+    return judge(rows)
 
 
 def judge(rows: Sequence[Row]) -> str:
@@ -249,6 +323,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fairness", type=float, default=0.5)
     parser.add_argument("--tasks", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--out", type=Path, default=TARGET)
+    parser.add_argument(
+        "--jobs", type=Path, help="keep finished parts in this file, and do not run them again"
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     began = time.perf_counter()
@@ -268,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words += ["--tasks", *map(str, options.tasks)]
     command = " ".join(["python -m benchmarks.tenants.small", *words])
     record = Record(
-        record="tenants/small",
+        record=f"tenants/{options.out.stem}",
         claim=CLAIM,
         command=command,
         seconds=round(time.perf_counter() - began, 1),
@@ -280,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "what a task's loss and optimizer take is told from the rounds of one at a time, which are not predicted",
         ],
         details=details,
-        verdict=judge(rows),
+        verdict=verdict(rows),
         **environment(options.device),
     )
     for r in rows:

@@ -40,6 +40,48 @@ def test_it_runs_and_writes_a_record(tmp_path: Path) -> None:
     assert by["cost model", "its own passes", "memory off by"] is not None
 
 
+def test_parts_are_kept_and_a_failure_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        "--layers",
+        "1",
+        "--hidden",
+        "16",
+        "--shrink",
+        "32",
+        "--rounds",
+        "2",
+        "--warmup",
+        "0",
+        "--tasks",
+        "1",
+        "2",
+    ]
+    words += ["--out", str(tmp_path / "other.json"), "--jobs", str(tmp_path / "jobs.jsonl")]
+    case = small._case
+
+    def failing(count: int, *more: object) -> object:
+        if count == 2:
+            raise RuntimeError("no memory")
+        return case(count, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(small, "_case", failing)
+    assert small.main(words) == 0
+    first = validate_record(tmp_path / "other.json")
+    assert first.record == "tenants/other"
+    assert first.verdict == "not testable here: 2 tasks: failed: RuntimeError: no memory"
+    assert any(r.case == "1 task" and r.value for r in first.rows)
+
+    monkeypatch.setattr(small, "_case", case)
+    assert small.main(words) == 0
+    second = validate_record(tmp_path / "other.json")
+    assert [r for r in second.rows if r.case == "1 task"] == [
+        r for r in first.rows if r.case == "1 task"
+    ]
+    assert any(r.case == "2 tasks" and r.value for r in second.rows)
+
+
 def rows(**changes: float) -> list[Row]:
     """What a good outcome looks like, but for some figures."""
     found = {

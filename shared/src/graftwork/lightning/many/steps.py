@@ -6,6 +6,7 @@ output, once more with it. What the first part draws at random is drawn the same
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -102,14 +103,15 @@ class Steps:
         Raises:
             GraftError: the step does not call its network, or hands it labels.
         """
-        random = _random(self.module)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             raise _Called(args, kwargs)
 
         try:
-            with self._network(call):
-                self.module.training_step(batch, number)
+            with _card(self.module):
+                random = _random(self.module)
+                with self._network(call):
+                    self.module.training_step(batch, number)
         except _Called as called:
             inputs = self._inputs(called)
         else:
@@ -161,6 +163,22 @@ class Steps:
 
     def _network(self, call: Callable[..., Any]) -> _Stubbed:
         return _Stubbed(self.module, call, self._log)
+
+
+@contextlib.contextmanager
+def _card(module: LightningModule) -> Iterator[None]:
+    """Inside, what the module's card draws follows from the CPU's generator, which is the job's own there."""
+    device = next(module.parameters()).device
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.get_rng_state(device)
+    with torch.cuda.device(device):
+        torch.cuda.manual_seed(int(torch.randint(2**62, ())))
+    try:
+        yield
+    finally:
+        torch.cuda.set_rng_state(before, device)
 
 
 def _random(module: LightningModule) -> list[Tensor]:
