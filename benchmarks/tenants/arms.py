@@ -73,7 +73,7 @@ def twin(base: nn.Module) -> nn.Module:
     return copy.deepcopy(base, {id(t): t for t in tensors})
 
 
-def batch(number: int, options: argparse.Namespace) -> dict[str, Tensor]:
+def batch(number: int, options: argparse.Namespace) -> dict[str, Any]:
     """Sequences of one task: lengths from a half to one and a half of its mean."""
     draw = torch.Generator().manual_seed(number)
     mean = max(12, MEANS[number] // options.shrink)
@@ -81,15 +81,15 @@ def batch(number: int, options: argparse.Namespace) -> dict[str, Tensor]:
     width = int(lengths.max())
     ids = torch.randint(1, 256, (len(lengths), width), generator=draw)
     mask = torch.arange(width) < lengths[:, None]
-    return {"input_ids": ids.to(options.device), "attention_mask": mask.to(options.device)}
+    ids, mask = ids.to(options.device), mask.to(options.device)
+    labels = ids.masked_fill(~mask, -100)
+    return {"input_ids": ids, "labels": labels, "lengths": lengths.tolist()}
 
 
-def loss(logits: Tensor, target: Mapping[str, Tensor]) -> Tensor:
+def loss(logits: Tensor, target: Mapping[str, Any]) -> Tensor:
     """Cross-entropy of the next token over the task's own real tokens."""
-    seen = target["attention_mask"][:, 1:]
-    return nn.functional.cross_entropy(
-        logits[:, :-1][seen].float(), target["input_ids"][:, 1:][seen]
-    )
+    said, labels = logits[:, :-1].float().flatten(0, 1), target["labels"][:, 1:].flatten()
+    return nn.functional.cross_entropy(said, labels, ignore_index=-100)
 
 
 def task(number: int, options: argparse.Namespace) -> Task:
@@ -140,9 +140,7 @@ class Arm:
         self.aligner = Aligner(base, layout, chunk, sizes=SIZES, least=0, check=False)
         self.runner = Runner(base, tasks, body=self.body, join=self.join, check=False)
         self.inputs = {t.name: next(iter(t.data))[0] for t in tasks}  # type: ignore[arg-type, call-overload]
-        self.lengths = {
-            n: tuple(d["attention_mask"].sum(1).tolist()) for n, d in self.inputs.items()
-        }
+        self.lengths = {n: tuple(d["lengths"]) for n, d in self.inputs.items()}
         self.state = {
             t.name: sum(state_bytes(p.numel(), p.element_size()) for p in t.parameters)
             for t in self.runner.tenants.values()
@@ -212,7 +210,7 @@ def arms_of(
         most = max(cost.bytes(a.rows([n]), sum(a.state.values())) for n in a.inputs)
         return planned(a, int(CAP * most))
 
-    every = [n for i in range(count) for n in batch(i, options)["attention_mask"].sum(1).tolist()]
+    every = [n for i in range(count) for n in batch(i, options)["lengths"]]
     out = {
         OWN: [Arm(twin(base), [task(i, options)], "padded") for i in range(count)],
         ALONE: arm("padded", plan=lambda a: Groups([[n] for n in a.inputs])),

@@ -135,7 +135,8 @@ def test_batches_are_as_they_say() -> None:
     options = argparse.Namespace(shrink=1, device="cpu")
     for i, (mean, count) in enumerate(zip(arms.MEANS, arms.BATCHES, strict=True)):
         found = arms.batch(i, options)
-        lengths = found["attention_mask"].sum(1)
+        lengths = (found["labels"] != -100).sum(1)
+        assert lengths.tolist() == found["lengths"]
         assert len(lengths) == count
         assert int(lengths.max()) == found["input_ids"].shape[1]
         assert mean // 2 <= int(lengths.min())

@@ -159,6 +159,18 @@ def test_a_sliding_window_leaves_long_sequences_padded() -> None:
         Aligner(model, "packed").choice([9])
 
 
+def test_checkpointed_models_are_not_cut_into_chunks() -> None:
+    model = build.__wrapped__("Llama")
+    aligner = Aligner(model, sizes=(4,), least=0)
+    assert "chunked" in aligner.layouts()
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    (newer or model.gradient_checkpointing_enable)()
+    assert "chunked" not in aligner.layouts()
+    assert aligner.choice([4, 4, 9]).layout != "chunked"
+    with pytest.raises(GraftError, match="'chunked': a checkpointed module computes its attention"):
+        Aligner(model, "chunked", 4).choice([9])
+
+
 class Windowed(nn.Module):
     """Attention with a mask that holds for whole sequences."""
 
@@ -219,6 +231,11 @@ def test_batches_that_cannot_be_aligned() -> None:
         batches({"a": ids[0]})
     with pytest.raises(GraftError, match="'a': 'pixel_values' cannot be aligned"):
         batches({"a": {"input_ids": ids, "pixel_values": ids}})
+    for lengths in ([3], [0, 3], [3, 4]):
+        with pytest.raises(GraftError, match="'a': lengths must be one for each of 2 sequences"):
+            batches({"a": {"input_ids": ids, "lengths": lengths}})
+    (told,) = batches({"a": {"input_ids": ids, "lengths": [1, 3]}})
+    assert told.lengths == (1, 3)
     with pytest.raises(GraftError, match="no sequence"):
         batches({})
 

@@ -24,7 +24,8 @@ from graftwork.attending import Inside
 from graftwork.errors import GraftError
 from graftwork.tenants.layouts import Waste, bins, check_chunk
 
-#: what a task hands over: token ids (b, l), or a dict with `input_ids` and perhaps `attention_mask`
+#: what a task hands over: token ids (b, l), or a dict with `input_ids` and perhaps `attention_mask`, or in its place
+#: `lengths`, whole numbers that need not be fetched from a device
 Inputs = Tensor | Mapping[str, Any]
 
 
@@ -67,6 +68,10 @@ class Aligned:
         default_factory=dict, repr=False, compare=False
     )
 
+    _places_of: dict[tuple[str, torch.device], tuple[Tensor, Tensor | None]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
     @property
     def waste(self) -> Waste:
         """Rows without a token."""
@@ -83,13 +88,32 @@ class Aligned:
         Returns:
             (b, l, ...), zero behind the end of a sequence.
         """
-        t = tensor_of(output)
-        flat, width = t.flatten(0, 1), self.widths[name]
-        rows = [
-            F.pad(flat[first : first + n].transpose(0, -1), (0, width - n)).transpose(0, -1)
-            for first, n in self.spans[name]
-        ]
-        return torch.stack(rows)
+        flat = tensor_of(output).flatten(0, 1)
+        index, free = self._gather(name, flat.device)
+        width = self.widths[name]
+        rows = flat.index_select(0, index).view(-1, width, *flat.shape[1:])
+        return (
+            rows
+            if free is None
+            else rows.masked_fill(free.view(*free.shape, *[1] * (rows.dim() - 2)), 0)
+        )
+
+    def _gather(self, name: str, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Where a task's tokens lie, row by row, and which places of its rows are free."""
+        key = (name, device)
+        if key not in self._places_of:
+            at = torch.arange(self.widths[name])
+            first, lengths = (torch.tensor(v)[:, None] for v in zip(*self.spans[name], strict=True))
+            free = at >= lengths
+            index = first + at.where(
+                ~free, 0
+            )  # a free place shows its own sequence's first token, masked
+            none = not bool(free.any())
+            self._places_of[key] = (
+                index.flatten().to(device, non_blocking=True),
+                None if none else free.to(device, non_blocking=True),
+            )
+        return self._places_of[key]
 
     @contextlib.contextmanager
     def attending(self) -> Iterator[None]:
@@ -183,10 +207,11 @@ def batches(inputs: Mapping[str, Inputs]) -> list[Batch]:
     out = []
     for name, given in inputs.items():
         mask: Tensor | None = None
+        told: Sequence[int] | None = None
         if isinstance(given, Mapping):
-            mask = given.get("attention_mask")
+            mask, told = given.get("attention_mask"), given.get("lengths")
             tokens = given.get("input_ids")
-            odd = sorted({*given} - {"input_ids", "attention_mask", "labels"})
+            odd = sorted({*given} - {"input_ids", "attention_mask", "lengths", "labels"})
             if odd:
                 raise GraftError(
                     f"task {name!r}: {odd[0]!r} cannot be aligned with other tasks' sequences; hand over input_ids and "
@@ -197,7 +222,13 @@ def batches(inputs: Mapping[str, Inputs]) -> list[Batch]:
         if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.numel() == 0:
             shape = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
             raise GraftError(f"task {name!r}: input_ids must be (sequences, tokens), not {shape}")
-        if mask is None:
+        if told is not None:
+            lengths = tuple(told)
+            if len(lengths) != len(tokens) or not all(0 < n <= tokens.shape[1] for n in lengths):
+                raise GraftError(
+                    f"task {name!r}: lengths must be one for each of {len(tokens)} sequences, 1 to {tokens.shape[1]}"
+                )
+        elif mask is None:
             lengths = (tokens.shape[1],) * tokens.shape[0]
         else:
             if mask.shape != tokens.shape:

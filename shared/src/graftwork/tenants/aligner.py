@@ -25,13 +25,12 @@ from graftwork.tenants.layouts import (
     CHUNKS,
     LAYOUTS,
     LEAST_ROWS,
+    PLANNED,
     Choice,
     check_chunk,
     choose_chunk,
     choose_layout,
 )
-
-PLANNED = "planned"
 
 
 class Aligner:
@@ -84,17 +83,24 @@ class Aligner:
 
     def layouts(self, longest: int = 0) -> tuple[str, ...]:
         """Those that this model takes for sequences of up to `longest` tokens."""
-        good = [k for k in LAYOUTS if k not in self.refused]
-        # a window counts from each token back, which neither a block's mask nor a chunk's place says
-        return tuple(
-            k for k in good if k == "padded" or self.window is None or longest <= self.window
-        )
+        return tuple(k for k in LAYOUTS if not self.obstacle(k, longest))
+
+    def obstacle(self, layout: str, longest: int = 0) -> str:
+        """Why a layout does not go for sequences of up to `longest` tokens; empty if it does."""
+        if layout in self.refused or layout == "padded":
+            return self.refused.get(layout, "")
+        if self.window is not None and longest > self.window:
+            # it counts from each token back, which neither a block's mask nor a chunk's place says
+            return f"it has no sliding window of {self.window} tokens, and a sequence has {longest}"
+        if layout == "chunked" and getattr(self.model, "is_gradient_checkpointing", False):
+            return "a checkpointed module computes its attention again when the chunks are not joined any more"
+        return ""
 
     def choice(self, lengths: Sequence[int]) -> Choice:
         """The layout of a pass of sequences of these lengths.
 
         Raises:
-            GraftError: a sequence above the model's positions, or above its sliding window in a layout that has none.
+            GraftError: a sequence above the model's positions, or a layout that does not go, with the reason.
         """
         longest = max(lengths)
         if self.limit is not None and longest > self.limit:
@@ -103,11 +109,9 @@ class Aligner:
             )
         good = self.layouts(longest)
         if self.layout != PLANNED:
-            if self.layout not in good:
-                raise GraftError(
-                    f"layout: {self.layout!r} has no sliding window of {self.window} tokens, and a sequence has "
-                    f'{longest}; take "padded"'
-                )
+            why = self.obstacle(self.layout, longest)
+            if why:
+                raise GraftError(f'layout: {self.layout!r}: {why}; take "padded"')
             good = (self.layout,)
         sizes = self.sizes if self.chunk is None else (self.chunk,)
         least = self.least if self.chunk is None else 0

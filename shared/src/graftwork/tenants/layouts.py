@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from graftwork.errors import GraftError
 
 LAYOUTS = ("padded", "chunked", "packed")
+#: whichever of them has the fewest rows, pass by pass
+PLANNED = "planned"
 #: chunk sizes that are tried, and the rows that a pass should keep
 CHUNKS, LEAST_ROWS = (64, 128, 256, 512), 4096
 

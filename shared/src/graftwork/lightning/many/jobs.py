@@ -24,10 +24,10 @@ from typing import Any
 
 from graftwork.errors import GraftError
 from graftwork.lightning import configs
+from graftwork.tenants.layouts import LAYOUTS, PLANNED
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-LAYOUTS = ("planned", "padded", "chunked", "packed")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Jobs:
     run_dir: Path
     memory: int | None = None
     fairness: float = 0.5
-    layout: str = "planned"
+    layout: str = PLANNED
     chunk: int | None = None
     checkpoint_every: int = 100
 
@@ -91,9 +91,9 @@ def read(file: str | Path) -> Jobs:
     fairness = data.get("fairness", 0.5)
     if isinstance(fairness, bool) or not isinstance(fairness, int | float) or not 0 < fairness <= 1:
         raise GraftError(f"{file}: fairness must lie in (0, 1], not {fairness!r}")
-    layout = data.get("layout", "planned")
-    if layout not in LAYOUTS:
-        raise GraftError(f"{file}: layout: {layout!r} is none of {', '.join(LAYOUTS)}")
+    layout = data.get("layout", PLANNED)
+    if layout not in (PLANNED, *LAYOUTS):
+        raise GraftError(f"{file}: layout: {layout!r} is none of {', '.join((PLANNED, *LAYOUTS))}")
     chunk = data.get("chunk")
     return Jobs(
         jobs,
