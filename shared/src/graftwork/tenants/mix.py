@@ -331,6 +331,8 @@ def mixed(
 ) -> Iterator[Mix]:
     """Run several grafts of a model in one pass, each on its own rows; see `Mix.on`.
 
+    A `Mix` that is kept finds out what each layer does once, not at every block.
+
     Raises:
         GraftError: a model that does not keep rows apart (by module name), an unknown name, a merge in force.
     """
