@@ -37,6 +37,8 @@ from graftwork.tenants.tiles import Tiles
 
 #: batches' layouts that are kept
 KEPT = 256
+#: bytes that a GPU's kernels read at a time, at most
+ALIGNED = 32
 
 
 class Pass:
@@ -278,7 +280,7 @@ class Mix:
         for name, state in states.items():
             state.check(layer)
             spots = rows.spans([r for r in runs if r.name == name], each)
-            mine, own = rows.part(x, spots), rows.part(y, spots)
+            mine, own = _aligned(rows.part(x, spots)), rows.part(y, spots)
             with self._own(name, state):
                 change = state.change(layer, mine, own, over.get(name, False))
             parts.append((own + change).to(y.dtype))
@@ -311,6 +313,11 @@ class Mix:
         finally:
             if collects:
                 state.__dict__["left"] = None
+
+
+def _aligned(t: Tensor) -> Tensor:
+    """The tensor where a GPU's random kernels, which go by the address, draw for it what they draw for a fresh one."""
+    return t.clone() if t.is_cuda and t.data_ptr() % ALIGNED else t
 
 
 def _flat(states: Mapping[str, MethodState], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
