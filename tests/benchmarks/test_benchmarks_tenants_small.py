@@ -70,6 +70,7 @@ def rows(**changes: float) -> list[Row]:
     ("changes", "start", "words"),
     [
         ({}, "seen", "no simple plan is faster"),
+        ({"faster": 1.05}, "seen", "8 tasks: together, packed is 5.0% faster than the plan"),
         ({"off": 0.4}, "seen", "within 40%"),
         ({"far": 1e-3}, "not seen", "not kept apart"),
         ({"faster": 1.3}, "partly", "together, packed is faster than the plan"),
