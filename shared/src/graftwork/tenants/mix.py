@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from graftwork.algebra.linear import Embedding
 from graftwork.attach import SiteGrafts, grafts_of
@@ -252,7 +253,27 @@ class Mix:
             tiles = Tiles(*now.segments.spread(count), c.names).to(x.device)
             now.tiles[key] = tiles
         token = now.token  # before the stacks are looked at
-        return grouped_linear(x, c, tiles, self._anchor(x.device), token)
+        dropped = self._dropped(site, x) if any(m.dropout for m in c.members) else None
+        return grouped_linear(x, dropped, c, tiles, self._anchor(x.device), token)
+
+    def _dropped(self, site: Site, x: Tensor) -> Tensor:
+        """The input's vectors, with every task's own dropout on its own."""
+        assert self._now is not None and site.bundle is not None
+        flat = x.reshape(-1, x.shape[-1])
+        runs, each = self._now.segments.spread(flat.shape[0])
+        parts, places = [], []
+        chosen = {m.name: m.dropout for m in site.bundle.members if m.dropout}
+        for name, p in chosen.items():
+            spots = rows.spans([r for r in runs if r.name == name], each)
+            mine = _aligned(rows.part(flat, spots))
+            with self._own(name, site.grouped[name]):
+                parts.append(F.dropout(mine, p))
+            places.append(spots)
+        for run in (r for r in runs if r.name not in chosen):
+            spots = rows.spans([run], each)
+            parts.append(rows.part(flat, spots))
+            places.append(spots)
+        return rows.ordered(parts, places)
 
     def _anchor(self, device: torch.device) -> Tensor:
         found = self._anchors.get(device)
