@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import graftwork as gw
 from benchmarks.speed.llama import LINEARS, twin
 from benchmarks.timing import median_row, take_turns
-from graftwork.tenants import Segments, Shelf, mixed
+from graftwork.tenants import Mix, Segments, Shelf
 from graftwork_runs import Row
 
 BASE, ONE = "base", "graftwork, one graft"
@@ -90,6 +90,8 @@ def sides(base: Base, options: argparse.Namespace) -> dict[str, tuple[Any, Calla
         ONE: (single, contextlib.nullcontext),
     }
 
+    mix = Mix(grafted)
+
     def chosen(count: int) -> list[str]:
         names = pick.sample([f"t{i}" for i in range(most)], count)
         return sorted(names[i % count] for i in range(options.rows))
@@ -103,7 +105,7 @@ def sides(base: Base, options: argparse.Namespace) -> dict[str, tuple[Any, Calla
         return block
 
     def in_mix(count: int) -> Callable[[], Any]:
-        return lambda: mixed(grafted, Segments.per_row(chosen(count)))
+        return lambda: mix.on(Segments.per_row(chosen(count)))
 
     for count in options.distinct:
         out[SHELF.format(count)] = (shelved, on_shelf(count))

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import graftwork as gw
+from graftwork.algebra.geometry import Geometry
+from graftwork.algebra.recognise import recognise
 from graftwork.tenants import Mix, Segments, mixed
+from graftwork.tenants.streams import Stream
 from tests.core.core_helpers import base_bits, picture, stir
 from tests.tenants.tenants_kit import METHODS, net
 
@@ -101,6 +104,56 @@ def test_methods_of_every_kind_mixed_in_one_batch(names: Sequence[str], sizes: l
     model = grafted(net(), METHODS).eval()
     segments = Segments((*names, "lora"), (*sizes, 1))
     compare(model, segments, torch.randn(segments.rows, 3, 6, dtype=torch.float64))
+
+
+def test_dropout_of_a_task_whose_rows_lie_apart_is_as_alone() -> None:
+    """It shares the others' products; what it drops is what it would drop alone."""
+    methods = {
+        "dropped": gw.LoRA(2, alpha=3, dropout=0.4),
+        "lora": gw.LoRA(3),
+        "dora": gw.DoRA(2, dropout=0.2),
+    }
+    model = grafted(net(), methods).train()
+    segments = Segments(("dropped", "lora", "dora", "dropped", ""), (2, 1, 2, 1, 1))
+    x = torch.randn(7, 3, 6, dtype=torch.float64, requires_grad=True)
+    streams = {n: Stream(i) for i, n in enumerate(methods)}
+    with Mix(model, streams).on(segments) as mix:
+        y = model(x)
+        [state] = [s for s in mix.recipe(segments.tasks).sites.values() if s.grafts is model.up._graft]  # type: ignore[union-attr]  # fmt: skip
+        assert set(state.grouped) == {"dropped", "lora"} and set(state.branches) == {"dora"}
+    y.square().sum().backward()
+    found, got = {n: [g.clone() for g in grads(model, n) if g is not None] for n in methods}, x.grad
+    assert got is not None
+    clear(model)
+    for i, name in enumerate(methods):
+        gw.activate(model, name)
+        leaf = segments.take(x, name).detach().requires_grad_()
+        torch.manual_seed(i)
+        out = model(leaf)
+        assert torch.allclose(out, segments.take(y, name), atol=1e-12), name
+        out.square().sum().backward()
+        assert leaf.grad is not None
+        assert torch.allclose(leaf.grad, segments.take(got, name), rtol=1e-9, atol=1e-11), name
+        for a, b in zip(found[name], grads(model, name), strict=True):
+            assert b is not None and torch.allclose(a, b, rtol=1e-9, atol=1e-11), name
+
+
+def test_only_a_change_that_is_factors_of_a_dropped_input_says_so() -> None:
+    class Louder(gw.LoRA):
+        def change(self, geo: Any, p: Any, c: Any) -> Tensor:
+            return 2 * super().change(geo, p, c)
+
+    layer = nn.Linear(8, 8)
+    for method, says in (
+        (gw.LoRA(2, dropout=0.1), True),
+        (gw.DoRA(2, dropout=0.1), False),
+        (Louder(2, dropout=0.1), False),
+        (gw.DiaBlo(2, dropout=0.1), False),
+    ):
+        geo = recognise(layer)
+        assert isinstance(geo, Geometry)
+        start = method.start(geo, layer.weight, layer.bias)
+        assert (method.dropped_factors(geo, start) is not None) == says, method
 
 
 def test_packed_tokens_are_rows_too() -> None:

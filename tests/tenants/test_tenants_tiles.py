@@ -65,3 +65,30 @@ def test_equal_runs_are_views_and_one_tile_each() -> None:
     assert uneven.size == 512 and uneven.owner.tolist() == [0, 1, 1, 1]
     odd = Tiles(Segments(("a", "b"), (101, 67)).runs, 1, ("a", "b"))
     assert odd.index is not None and odd.real is not None and int(odd.real.sum()) == 168
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 300)), min_size=1, max_size=8),
+    st.integers(1, 3),
+)
+def test_each_member_gets_the_sum_of_its_own_tiles(cases: list[tuple[int, int]], each: int) -> None:
+    """Whatever stands in the others' tiles, not a number included."""
+    segments = Segments(tuple(f"t{i}" for i, _ in cases), tuple(n for _, n in cases))
+    members = tuple(n for n in ("t2", "t0", "t1") if n in segments.tasks)
+    if not members:
+        return
+    tiles = Tiles(segments.runs, each, members)
+    parts = torch.randn(len(tiles.owner), 2, 3, dtype=torch.float64)
+    for i in range(len(members)):
+        broken = parts.clone()
+        broken[tiles.owner != i] = torch.nan
+        found = tiles.total(broken)
+        assert found.shape == (len(members), 2, 3)
+        assert torch.allclose(found[i], parts[tiles.owner == i].sum(0))
+
+
+def test_uneven_tiles_are_added_up_one_by_one() -> None:
+    tiles = Tiles(Segments(("a", "b", "c"), (900, 30, 60)).runs, 1, ("a", "b", "c"))
+    assert not tiles.one_each and len(tiles.owner) > 2 * 3
+    parts = torch.ones(len(tiles.owner), 1)
+    assert tiles.total(parts).flatten().tolist() == tiles.owner.bincount().tolist()

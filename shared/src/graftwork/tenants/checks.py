@@ -34,9 +34,7 @@ def check_rows_apart(model: nn.Module, strict: bool = True) -> None:
 
 
 def _faults(model: nn.Module, strict: bool) -> Iterator[tuple[str, str]]:
-    for name, module in model.named_modules():
-        if CHILD in name.split("."):
-            continue
+    for name, module in _own(model, ""):
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             yield (
                 name,
@@ -62,3 +60,11 @@ def _faults(model: nn.Module, strict: bool) -> Iterator[tuple[str, str]]:
                     name,
                     "dropout of the frozen base would be drawn for all tasks together; set it to 0",
                 )
+
+
+def _own(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """A module and those in it, without looking through what thousands of grafts hang on them."""
+    yield name, module
+    for leaf, child in module._modules.items():
+        if child is not None and leaf != CHILD:
+            yield from _own(child, f"{name}.{leaf}" if name else leaf)

@@ -14,14 +14,13 @@ for each task; hooks on the factors do not run.
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from graftwork.algebra.products import bmm
@@ -32,12 +31,13 @@ from graftwork.tenants.tiles import Tiles
 
 @dataclass
 class Member:
-    """One task's factors at a layer: A (r, in), B (out, r), s."""
+    """One task's factors at a layer: A (r, in), B (out, r), s, and the probability of dropout on their input."""
 
     name: str
     a: Tensor
     b: Tensor
     scale: float
+    dropout: float = 0.0
 
 
 @dataclass
@@ -47,15 +47,14 @@ class Bundle:
     Args:
         members: of one dtype, on the layer's device.
         layer: the grafted layer.
-        weight: its W (out, in), any strides, frozen; `None`: only the layer itself can make its product (a quantised
-            one), and the branches are added to it.
+        weight: its W (out, in), any strides, frozen.
         bias: its b; frozen.
         dtype: of the products.
     """
 
     members: Sequence[Member]
     layer: weakref.ref[Any]
-    weight: Tensor | None
+    weight: Tensor
     bias: Tensor | None
     dtype: torch.dtype
     #: (members + 1, r, in) and (members + 1, out, r) in `dtype`, the last one zero
@@ -125,18 +124,24 @@ class Stacks:
 
 
 def grouped_linear(
-    x: Tensor, bundle: Bundle, tiles: Tiles, anchor: Tensor, token: Token | None
+    x: Tensor,
+    dropped: Tensor | None,
+    bundle: Bundle,
+    tiles: Tiles,
+    anchor: Tensor,
+    token: Token | None,
 ) -> Tensor:
     """The layer's output (..., out) for x (..., in), with every member's branch on its own vectors.
 
     Args:
         x: of the bundle's dtype.
+        dropped: (vectors, in), what the branches read in its place; `None`: x.
         bundle: its stacks are filled.
         tiles: of x's vectors.
         anchor: a scalar that asks for a gradient, so that the factors get theirs where x needs none.
         token: of the pass.
     """
-    y: Tensor = _Grouped.apply(x, anchor, bundle, tiles, bundle.a, bundle.b, token)
+    y: Tensor = _Grouped.apply(x, dropped, anchor, bundle, tiles, bundle.a, bundle.b, token)
     return y
 
 
@@ -145,6 +150,7 @@ class _Grouped(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
+        dropped: Tensor | None,
         anchor: Tensor,
         c: Bundle,
         tiles: Tiles,
@@ -154,14 +160,15 @@ class _Grouped(torch.autograd.Function):
     ) -> Tensor:
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         a, b = tiles.factors(a), tiles.factors(b)
-        p = tiles.split(rows).bmm(a.transpose(1, 2))
+        p = tiles.split(rows if dropped is None else dropped).bmm(a.transpose(1, 2))
         scale = None if c.scales is None else tiles.factors(c.scales)
         if scale is not None:
             p.mul_(scale)
         tiles.mask_(p)
         y, flat = _frozen(x, rows, c, b)
         tiles.add_product_(flat, p, b.transpose(1, 2))
-        ctx.save_for_backward(x, p)
+        ctx.save_for_backward(x if dropped is None else dropped, p)
+        ctx.shape, ctx.apart = x.shape, dropped is not None
         ctx.bundle, ctx.tiles, ctx.factors, ctx.token = c, tiles, (a, b, scale), token
         return owned(y)
 
@@ -183,20 +190,20 @@ class _Grouped(torch.autograd.Function):
         d_b = tiles.total(bmm(by_tile.transpose(1, 2), p, wide))
         d_a = tiles.total(bmm(dp.transpose(1, 2), tiles.split(rows), wide))
         _give(c, d_a, d_b)
-        dx = None
-        if ctx.needs_input_grad[0]:
+        dx = d_dropped = None
+        if ctx.needs_input_grad[1] or (ctx.needs_input_grad[0] and not ctx.apart):
             dx = tiles.product(rows.shape[0], dp, a)
-            if c.weight is not None:
-                dx.addmm_(dy, c.weight)
-            dx = dx.view(x.shape)
-        return dx, None, None, None, None, None, None
+        if ctx.apart:
+            d_dropped, dx = dx, None
+        if ctx.needs_input_grad[0]:
+            dx = dy.mm(c.weight) if dx is None else dx.addmm_(dy, c.weight)
+            dx = dx.view(ctx.shape)
+        return dx, d_dropped, None, None, None, None, None, None
 
 
 def _frozen(x: Tensor, rows: Tensor, c: Bundle, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The frozen product, or zeros where the layer makes it itself, and the same as (vectors, out)."""
-    if c.weight is None:
-        y = x.new_zeros(*x.shape[:-1], b.shape[1])
-    elif direct(x, c.bias):
+    """The frozen product, and the same as (vectors, out)."""
+    if direct(x, c.bias):
         y = x.new_empty(*x.shape[:-1], b.shape[1])
         flat, weight_t = y.view(-1, y.shape[-1]), c.weight.t()
         if c.bias is None:
@@ -227,9 +234,3 @@ def alike(members: Sequence[Member]) -> list[Member]:
     """The members that one bundle can hold: those of the first one's dtype and device."""
     first = members[0].a
     return [m for m in members if m.a.dtype is first.dtype and m.a.device == first.device]
-
-
-def parameters(bundles: Sequence[Bundle]) -> list[nn.Parameter]:
-    """All factors of some bundles."""
-    pairs = ((m.a, m.b) for c in bundles for m in c.members)
-    return [t for t in itertools.chain.from_iterable(pairs) if isinstance(t, nn.Parameter)]

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from graftwork.algebra.linear import Embedding
 from graftwork.attach import SiteGrafts, grafts_of
@@ -37,6 +38,8 @@ from graftwork.tenants.tiles import Tiles
 
 #: batches' layouts that are kept
 KEPT = 256
+#: bytes that a GPU's kernels read at a time, at most
+ALIGNED = 32
 
 
 class Pass:
@@ -250,7 +253,27 @@ class Mix:
             tiles = Tiles(*now.segments.spread(count), c.names).to(x.device)
             now.tiles[key] = tiles
         token = now.token  # before the stacks are looked at
-        return grouped_linear(x, c, tiles, self._anchor(x.device), token)
+        dropped = self._dropped(site, x) if any(m.dropout for m in c.members) else None
+        return grouped_linear(x, dropped, c, tiles, self._anchor(x.device), token)
+
+    def _dropped(self, site: Site, x: Tensor) -> Tensor:
+        """The input's vectors, with every task's own dropout on its own."""
+        assert self._now is not None and site.bundle is not None
+        flat = x.reshape(-1, x.shape[-1])
+        runs, each = self._now.segments.spread(flat.shape[0])
+        parts, places = [], []
+        chosen = {m.name: m.dropout for m in site.bundle.members if m.dropout}
+        for name, p in chosen.items():
+            spots = rows.spans([r for r in runs if r.name == name], each)
+            mine = _aligned(rows.part(flat, spots))
+            with self._own(name, site.grouped[name]):
+                parts.append(F.dropout(mine, p))
+            places.append(spots)
+        for run in (r for r in runs if r.name not in chosen):
+            spots = rows.spans([run], each)
+            parts.append(rows.part(flat, spots))
+            places.append(spots)
+        return rows.ordered(parts, places)
 
     def _anchor(self, device: torch.device) -> Tensor:
         found = self._anchors.get(device)
@@ -278,7 +301,7 @@ class Mix:
         for name, state in states.items():
             state.check(layer)
             spots = rows.spans([r for r in runs if r.name == name], each)
-            mine, own = rows.part(x, spots), rows.part(y, spots)
+            mine, own = _aligned(rows.part(x, spots)), rows.part(y, spots)
             with self._own(name, state):
                 change = state.change(layer, mine, own, over.get(name, False))
             parts.append((own + change).to(y.dtype))
@@ -313,6 +336,11 @@ class Mix:
                 state.__dict__["left"] = None
 
 
+def _aligned(t: Tensor) -> Tensor:
+    """The tensor where a GPU's random kernels, which go by the address, draw for it what they draw for a fresh one."""
+    return t.clone() if t.is_cuda and t.data_ptr() % ALIGNED else t
+
+
 def _flat(states: Mapping[str, MethodState], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Input and output with one vector in each row, for batches whose rows are tokens."""
     for name, state in states.items():
@@ -330,6 +358,8 @@ def mixed(
     model: nn.Module, segments: Segments, streams: Mapping[str, Stream] | None = None
 ) -> Iterator[Mix]:
     """Run several grafts of a model in one pass, each on its own rows; see `Mix.on`.
+
+    A `Mix` that is kept finds out what each layer does once, not at every block.
 
     Raises:
         GraftError: a model that does not keep rows apart (by module name), an unknown name, a merge in force.

@@ -136,13 +136,16 @@ def _member(name: str, state: MethodState) -> Member | None:
     """A task's factors at a linear layer, where its change is those and nothing more."""
     if state.geo.kind not in KINDS:
         return None
-    factors = state.method.factors(state.geo, state.params(), state.training)
+    p = state.params()
+    factors, dropout = state.method.factors(state.geo, p, state.training), 0.0
+    if factors is None and state.training:
+        factors, dropout = state.method.dropped_factors(state.geo, p) or (None, 0.0)
     if factors is None or any(more is not None for more in factors[3:]):
         return None
     own = [id(p) for p in state._parameters.values()]
     if id(factors.a) not in own or id(factors.b) not in own:
         return None
-    return Member(name, factors.a, factors.b, factors.scale)
+    return Member(name, factors.a, factors.b, factors.scale, dropout)
 
 
 def _named(state: MethodState, m: Member) -> list[tuple[str, Tensor]]:

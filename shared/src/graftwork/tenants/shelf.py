@@ -63,8 +63,11 @@ class Place:
             )
         by_row = x.reshape(rows, -1, x.shape[-1]).to(self.dtype)
         hidden = by_row.bmm(self.a_now.transpose(1, 2))
-        branch = hidden.bmm(self.b_now.transpose(1, 2)).view(y.shape)
-        return (y + branch).to(y.dtype)
+        up = self.b_now.transpose(1, 2)
+        if torch.is_grad_enabled() or not y.is_contiguous() or y.dtype is not self.dtype:
+            return (y + hidden.bmm(up).view(y.shape)).to(y.dtype)
+        y.view(rows, -1, y.shape[-1]).baddbmm_(hidden, up)  # the layer's own, fresh output
+        return y
 
 
 def _serves(site: Site, layer: nn.Module) -> bool:

@@ -18,6 +18,8 @@ from graftwork.tenants.segments import Run
 
 #: tiles that are views may be so small, or so many times the runs, before gathering pays
 SMALL, MANY = 32, 4
+#: a table of every member's tiles may be so many times the tiles
+EVEN = 2
 
 
 class Tiles:
@@ -60,6 +62,16 @@ class Tiles:
             self.index = torch.tensor(places)
             self.real = None if all(real) else torch.tensor(real)
         self.owner = torch.tensor(owner)
+        tiles_of = [[t for t, i in enumerate(owner) if i == m] for m in range(none)]
+        self._own = [torch.tensor(own, dtype=torch.long) for own in tiles_of]
+        most = max(map(len, tiles_of))
+        self._table: Tensor | None = None
+        self._filled: Tensor | None = None
+        if all(tiles_of) and most * none <= EVEN * len(owner):
+            rows = [own + [own[0]] * (most - len(own)) for own in tiles_of]
+            self._table = torch.tensor(rows)
+            spare = [len(own) <= k for own in tiles_of for k in range(most)]
+            self._filled = torch.tensor(spare).nonzero().squeeze(1) if any(spare) else None
         self.one_each = owner == list(range(none))
         self.members = none
         self._valid: Tensor | None = None
@@ -70,10 +82,11 @@ class Tiles:
 
     def to(self, device: torch.device) -> Tiles:
         """The same on a device."""
-        for name in ("owner", "index", "real", "_valid", "_rows"):
+        for name in ("owner", "index", "real", "_valid", "_rows", "_table", "_filled"):
             t = getattr(self, name)
             if t is not None:
                 setattr(self, name, t.to(device))
+        self._own = [t.to(device) for t in self._own]
         return self
 
     def factors(self, stack: Tensor) -> Tensor:
@@ -113,11 +126,15 @@ class Tiles:
         return out
 
     def total(self, parts: Tensor) -> Tensor:
-        """What belongs to each member, `(members, ...)`, from `(M, ...)`."""
+        """What belongs to each member, `(members, ...)`, from `(M, ...)`; added up in one order always."""
         if self.one_each:
             return parts
-        out = parts.new_zeros(self.members + 1, *parts.shape[1:])
-        return out.index_add_(0, self.owner, parts)[:-1]
+        if self._table is None:
+            return torch.stack([parts.index_select(0, own).sum(0) for own in self._own])
+        found = parts.index_select(0, self._table.flatten())
+        if self._filled is not None:
+            found[self._filled] = 0
+        return found.view(*self._table.shape, *parts.shape[1:]).sum(1)
 
 
 def _tile(lengths: tuple[int, ...]) -> int:
