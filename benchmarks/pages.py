@@ -8,7 +8,7 @@ from pathlib import Path
 from graftwork_runs import Record, validate_record
 from graftwork_runs.tables import figure, markdown, source
 
-RECORDS = Path(__file__).parent / "records" / "speed"
+RECORDS = Path(__file__).parent / "records"
 #: metrics of a variant that could not be measured, or whose repetition is told elsewhere
 HIDDEN = ("curve of the repetition",)
 
@@ -33,8 +33,13 @@ def by_case(record: Record) -> str:
 
 
 def table_of(name: str) -> Callable[[], str]:
-    """The generator of a record under `records/speed`."""
+    """The generator of a record under `records`."""
     return lambda: by_case(validate_record(RECORDS / f"{name}.json"))
 
 
-GENERATORS = {name: table_of(name) for name in ("fit", "fit-cpu", "big-7b")}
+GENERATORS = {
+    name: table_of(f"{room}/{name}")
+    for room, name in [
+        ("speed", "fit"), ("speed", "fit-cpu"), ("speed", "big-7b"), ("scale", "several-gpus"),
+    ]
+}  # fmt: skip
