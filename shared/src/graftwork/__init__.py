@@ -49,7 +49,11 @@ _HOMES = {
     "GAST": "graftwork.selection.gast",
 }
 
+#: packages that are part of the public surface under their own name
+_ROOMS = ("tenants",)
+
 if TYPE_CHECKING:
+    from graftwork import tenants
     from graftwork.algebra.recognise import register_layer
     from graftwork.beside import NewRows
     from graftwork.cards import cards
@@ -99,6 +103,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"graftwork.{name}")
     home = _HOMES.get(name)
     if home is None:
         from graftwork.cards import cards as _cards
@@ -127,7 +133,7 @@ sys.modules[__name__].__class__ = _Package
 def __dir__() -> list[str]:
     from graftwork.cards import cards as _cards
 
-    return sorted({*_HOMES, "GraftError", "__version__", *(c["class"] for c in _cards())})
+    return sorted({*_HOMES, *_ROOMS, "GraftError", "__version__", *(c["class"] for c in _cards())})
 
 
 __all__ = [
@@ -187,5 +193,6 @@ __all__ = [
     "save",
     "serving",
     "shard_base",
+    "tenants",
     "unmerge",
 ]

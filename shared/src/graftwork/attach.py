@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,14 @@ from graftwork.states import CopyState, Hidden, MethodState, SiteState, first_in
 
 CHILD = "_graft"
 CALL, ROWS = "", "new_rows"  # slots of a site: its own call, and rows appended to its output
+
+
+class Mixed(Protocol):
+    """What answers a site's call with a change for each row."""
+
+    def run(self, layer: nn.Module, base: Any, args: Any, kwargs: Any) -> Any:
+        """The site's output; `base` is the layer's own forward."""
+        ...
 
 
 class SiteGrafts(Hidden):
@@ -33,6 +41,8 @@ class SiteGrafts(Hidden):
         serves: dotted paths (from this module) of sites whose weights this module's forward reads.
         open: whether such an owner's forward is running, so that `.weight` is the effective weight.
         seen: names of active grafts that were reached, while a reach check listens.
+        mix: answers the site's call in place of what is switched on, while several grafts act on a batch, each on its
+            own rows (`graftwork.tenants`).
         few: answers the site's call with a few rows, or with `None`, while the model serves
             (`graftwork.fast.serving`); gone as soon as something else is switched on.
     """
@@ -42,6 +52,7 @@ class SiteGrafts(Hidden):
         # in a tuple, so that it is not registered as one more child
         self._sole: tuple[SiteState | None] = (None,)
         self.few: Callable[[Any], Tensor | None] | None = None
+        self.mix: Mixed | None = None
         self.active = ()
         self.frozen_norm = False
         self.serves: tuple[str, ...] = ()
@@ -83,7 +94,7 @@ class SiteGrafts(Hidden):
         self.few = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "few": None}
+        return {**self.__dict__, "few": None, "mix": None}
 
     def slots(self, name: str) -> dict[str, SiteState]:
         """This graft's states here, by slot."""
@@ -97,7 +108,8 @@ class SiteGrafts(Hidden):
     @property
     def idle(self) -> bool:
         """Nothing is left that needs the generated class."""
-        return not self._modules and not self.frozen_norm and not self.serves
+        used = self._modules or self.frozen_norm or self.serves or self.mix is not None
+        return not used
 
     def run(self, layer: nn.Module, base: Any, args: Any, kwargs: Any) -> Any:
         """The site's call under the active grafts."""
@@ -193,16 +205,17 @@ class GraftedSite(nn.Module):
         base = super().forward
         if grafts.serves:
             base = functools.partial(_serve, self, grafts, base)
-        if not grafts.on:
+        if not grafts.on and grafts.mix is None:
             return base(*args, **kwargs)
+        run = grafts.run if grafts.mix is None else grafts.mix.run
         if grafts.open:
             # called by an owner that also reads weights: the branch is added once, here
             grafts.open = False
             try:
-                return grafts.run(self, base, args, kwargs)
+                return run(self, base, args, kwargs)
             finally:
                 grafts.open = True
-        return grafts.run(self, base, args, kwargs)
+        return run(self, base, args, kwargs)
 
     def train(self, mode: bool = True) -> Any:
         super().train(mode)

@@ -15,7 +15,7 @@ from graftwork.errors import GraftError
 from graftwork.lightning.exits import guarded
 
 PROG = "graftwork"
-#: verb -> its line in `--help`; the module `graftwork.cli.<verb>` runs it
+#: verb -> its line in `--help`; the module `graftwork.cli.<verb>` runs it, with `_` for `-`
 VERBS = {
     "demo": "Train a small network, graft it, and prove the core's promises in seconds.",
     "methods": "List the methods: what they change, merge, serve and cost.",
@@ -23,6 +23,7 @@ VERBS = {
     "inspect": "Show an adapter's passport.",
     "merge": "Write a base with an adapter merged into it.",
     "convert": "Translate an adapter: to or from Hugging Face PEFT, or to plain LoRA.",
+    "train-many": "Train the jobs of any apps together on one frozen backbone.",
     "doctor": "Say which versions and devices there are, what is missing and how to get it.",
     "completion": "Print a shell completion script (bash or zsh).",
 }

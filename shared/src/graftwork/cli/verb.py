@@ -21,7 +21,7 @@ class Verb(Protocol):
 
 def load(verb: str) -> Verb:
     """The module of a verb."""
-    return cast(Verb, import_module(f"graftwork.cli.{verb}"))
+    return cast(Verb, import_module(f"graftwork.cli.{verb.replace('-', '_')}"))
 
 
 def parser_of(verb: str, module: Verb) -> argparse.ArgumentParser:

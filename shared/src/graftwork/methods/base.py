@@ -194,6 +194,12 @@ class Method:
         """
         return None
 
+    def dropped_factors(self, geo: Geometry, p: Params) -> tuple[Factors, float] | None:
+        """In training, the change as `factors` of an input with dropout, and its probability; `None` where it is
+        anything else. Tasks that share a pass read it, so that dropout costs them no products of their own.
+        """
+        return None
+
     def diagonal(self, geo: Geometry, p: Params, training: bool) -> Tensor | None:
         """The change as diagonal blocks `(groups, count, rows, cols, *kernel)` of `geo.block_plan`, where it is
         nothing more in this mode; `None` where it is. The other declaration that `graftwork.fast` reads.

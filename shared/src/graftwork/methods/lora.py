@@ -125,6 +125,12 @@ class LoRA(Method):
             return None
         return Factors(p["A"], p["B"], self.scale)
 
+    def dropped_factors(self, geo: Geometry, p: Params) -> tuple[Factors, float] | None:
+        own = type(self).change is LoRA.change and type(self).branch is LoRA.branch
+        if not own or isinstance(geo, Embedding):
+            return None
+        return Factors(p["A"], p["B"], self.scale), self.dropout
+
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         return self.branch(geo, p, c, self.scale)
 

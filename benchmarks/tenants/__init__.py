@@ -1,0 +1,1 @@
+"""Many tasks on one backbone, and many adapters in one batch."""

@@ -1,0 +1,1 @@
+"""`graftwork train-many`: the jobs of any apps on one shared backbone."""

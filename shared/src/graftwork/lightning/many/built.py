@@ -1,0 +1,253 @@
+"""From jobs to tasks on one backbone: everything that can be refused is refused here, before anything trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import graftwork as gw
+from graftwork.errors import GraftError
+from graftwork.lightning.app import apps
+from graftwork.lightning.cli import AppCLI
+from graftwork.lightning.many import sharing
+from graftwork.lightning.many.jobs import Job, Jobs
+from graftwork.lightning.many.optimizing import Optimizing
+from graftwork.lightning.many.prepared import prepare
+from graftwork.lightning.many.steps import Cut, Steps
+from graftwork.tenants.align import Aligned, batches, tensor_of
+from graftwork.tenants.aligner import Aligner
+from graftwork.tenants.batches import Joined, stack
+from graftwork.tenants.cost import TaskLoad, real_rows
+from graftwork.tenants.measure import model_bytes
+from graftwork.tenants.segments import Segments
+from graftwork.tenants.task import Task
+
+TOKENS = "tokens"
+
+
+@dataclass
+class Built:
+    """One job, ready to train.
+
+    Attributes:
+        job, cli: what was asked for, and its app's command line.
+        steps: its batches and losses.
+        count: optimizer steps until it is done.
+        sample: inputs of its first batch.
+        lengths: rows of each sequence or sample of that batch; kind: what its rows are.
+    """
+
+    job: Job
+    cli: AppCLI
+    steps: Steps
+    count: int
+    sample: Any
+    lengths: tuple[int, ...]
+    kind: str
+    logged: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> bool:
+        """Whether its rows are sequences of token ids."""
+        return self.kind.startswith(TOKENS)
+
+    def load(self, state: int) -> TaskLoad:
+        """What the planner gets to know."""
+        return TaskLoad(self.job.name, self.lengths, state, float(self.job.priority), self.kind)
+
+
+@dataclass
+class Shared:
+    """The backbone and how the jobs' rows are joined on it."""
+
+    model: nn.Module
+    jobs: list[Built]
+    aligner: Aligner | None
+    backbone: int
+
+    def body(self, model: nn.Module, inputs: Any) -> Tensor:
+        """The shared part of a pass."""
+        if isinstance(inputs, Aligned):
+            assert self.aligner is not None
+            return self.aligner.run(inputs)
+        return tensor_of(model(**inputs) if isinstance(inputs, dict) else model(inputs))
+
+    def join(self, inputs: Mapping[str, Any]) -> Joined:
+        """Several jobs' inputs as one batch."""
+        first = next(iter(inputs.values()))
+        if self.aligner is None or not _tokens(first):
+            return stack(inputs)
+        aligned = self.aligner.align(inputs)
+        return Joined(aligned, Segments(aligned.names, aligned.sizes), aligned.own)
+
+    def rows(self, group: Any) -> int:
+        """Rows of a pass, padding included."""
+        if self.aligner is not None and group[0].kind.startswith(TOKENS):
+            return self.aligner.rows(group)
+        return real_rows(group)
+
+
+def build(jobs: Jobs) -> Shared:
+    """Prepare all jobs on one backbone.
+
+    Raises:
+        GraftError: by the job's name: an app that is not there, a config that does not resolve, another base or
+            tokenizer; a chunk above the model's positions; a cap under the backbone's memory.
+    """
+    found = apps()
+    for job in jobs.jobs:
+        if job.app not in found:
+            raise GraftError(
+                f"job {job.name!r}: no app {job.app!r} is installed; there are: {', '.join(found) or 'none'}"
+            )
+    model: nn.Module | None = None
+    first, base, words = "", {}, ""
+    clis: list[AppCLI] = []
+    for job in jobs.jobs:
+        cli = prepare(job, found[job.app])
+        mine, token = sharing.prints(cli.graft_target()), sharing.tokenizer_print(cli)
+        if model is None:
+            model, first, base, words = cli.graft_target(), job.name, mine, token
+        else:
+            sharing.refuse_other(job.name, first, mine, base)
+            sharing.refuse_tokenizer(job.name, first, token, words)
+            cli.model.network = model  # the copy is let go
+        clis.append(cli)
+    assert model is not None
+    device = _device(clis, jobs.jobs)
+    for cli in clis:
+        cli.model.to(device)
+    backbone = model_bytes(model)
+    if jobs.memory is not None and jobs.memory < backbone:
+        raise GraftError(
+            f"memory: {jobs.memory:,} bytes are under the {backbone:,} of the backbone alone; raise it or take a "
+            "smaller or quantised base"
+        )
+    built = [_built(job, cli) for job, cli in zip(jobs.jobs, clis, strict=True)]
+    aligner = None
+    if any(b.tokens for b in built):
+        aligner = Aligner(model, jobs.layout, jobs.chunk)
+        for b in built:
+            if b.tokens:
+                try:
+                    aligner.choice(list(b.lengths))
+                except GraftError as error:
+                    raise GraftError(f"job {b.job.name!r}: {error}") from None
+    return Shared(model, built, aligner, backbone)
+
+
+def task_of(b: Built, model: nn.Module) -> Task:
+    """The engine's task of a job.
+
+    Raises:
+        GraftError: an adapter that does not load, or nothing that trains.
+    """
+    cli, name = b.cli, b.job.name
+    trainer = cli._get(cli.config_init, "trainer")
+    adapter, method = cli._setting("adapter"), cli._get(cli.config_init, "graft")
+    if adapter is not None:
+        gw.load(model, adapter, name=name)
+        method = None
+    elif method is None:
+        raise GraftError(
+            f"job {name!r}: graft: it has none, and nothing else may train on a shared base"
+        )
+    own = Optimizing(name, cli, model, b.count)
+
+    def loss(output: Tensor, cut: Cut) -> Tensor:
+        return b.steps.loss(output, cut)
+
+    clip = trainer.get("gradient_clip_val")
+    return Task(
+        name,
+        b.steps,
+        loss,
+        method,
+        sites=None if adapter is not None else cli._setting("sites"),
+        also_train=() if adapter is not None else cli._setting("also_train"),
+        optimizer=own.optimizer,
+        schedule=own.schedule,
+        clip=float(clip) if clip else None,
+        accumulate=int(trainer.get("accumulate_grad_batches") or 1),
+        steps=b.count,
+        seed=int(cli._setting("seed_everything")),
+    )
+
+
+def _built(job: Job, cli: AppCLI) -> Built:
+    data: Any = cli.datamodule
+    logged: dict[str, float] = {}
+    try:
+        data.prepare_data()
+        data.setup("fit")
+        # the first is looked at and let go: the one that trains stands at its start
+        first, loader = data.train_dataloader(), data.train_dataloader()
+        cli.model.train()
+        with torch.random.fork_rng():
+            batch = next(iter(Steps(job.name, cli.model, first)), None)
+    except GraftError as error:
+        text = str(error)
+        named = text if text.startswith(f"job {job.name!r}") else f"job {job.name!r}: {text}"
+        raise GraftError(named) from None
+    if batch is None:
+        raise GraftError(f"job {job.name!r}: its data hold no batch")
+    steps, inputs = Steps(job.name, cli.model, loader, logged.__setitem__), batch[0]
+    lengths, kind = _rows_of(job.name, inputs)
+    if any(isinstance(item, gw.NewRows) for item in cli._setting("also_train")):
+        kind += f"; outputs of {job.name} alone"  # of another width than the others': it has its passes to itself
+    return Built(job, cli, steps, _count(job.name, cli, loader), inputs, lengths, kind, logged)
+
+
+def _count(name: str, cli: AppCLI, loader: Any) -> int:
+    trainer = cli._get(cli.config_init, "trainer")
+    most, epochs = trainer.get("max_steps", -1), trainer.get("max_epochs")
+    accumulate = int(trainer.get("accumulate_grad_batches") or 1)
+    counts = [int(most)] if most is not None and most > 0 else []
+    if epochs is not None and epochs > 0:
+        counts.append(int(epochs) * len(loader) // accumulate)
+    if not counts or min(counts) < 1:
+        raise GraftError(
+            f"job {name!r}: trainer.max_steps or trainer.max_epochs must say when it ends"
+        )
+    return min(counts)
+
+
+def _tokens(inputs: Any) -> bool:
+    return isinstance(inputs, dict) and "input_ids" in inputs
+
+
+def _rows_of(name: str, inputs: Any) -> tuple[tuple[int, ...], str]:
+    """Rows of each sequence or sample, and of what kind they are."""
+    if _tokens(inputs):
+        (own,) = batches({name: inputs})
+        return own.lengths, TOKENS
+    leaves = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
+    shapes = [f"{t.dtype} {tuple(t.shape[1:])}" for t in leaves]
+    first = leaves[0]
+    each = math.prod(first.shape[2:]) if first.dim() > 2 else 1
+    return (each,) * first.shape[0], "; ".join(shapes)
+
+
+def _device(clis: Sequence[AppCLI], jobs: Sequence[Job]) -> torch.device:
+    """The one device that the jobs' trainers chose.
+
+    Raises:
+        GraftError: they differ, or one wants several.
+    """
+    found = [(c.trainer.strategy.root_device, c.trainer.num_devices) for c in clis]
+    for job, (device, count) in zip(jobs, found, strict=True):
+        if count != 1:
+            raise GraftError(
+                f"job {job.name!r}: trainer.devices: a shared run is on one device, not {count}"
+            )
+        if device != found[0][0]:
+            raise GraftError(
+                f"job {job.name!r}: its trainer wants {device}, that of {jobs[0].name!r} {found[0][0]}; give all jobs "
+                "one accelerator and device"
+            )
+    return found[0][0]

@@ -1,0 +1,228 @@
+"""A LightningModule's `training_step`, cut where it calls its network.
+
+The step is run twice: first until it calls the network, which tells the inputs; then, when the shared pass has the
+output, once more with it. What the first part draws at random is drawn the same again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from graftwork.errors import GraftError
+
+
+class Answer:
+    """What a network of transformers returns, as far as a loss outside of it needs it."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = self.last_hidden_state = logits
+
+    def __getitem__(self, place: int) -> Tensor:
+        return (self.logits,)[place]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A step that waits for its network's output."""
+
+    batch: Any
+    number: int
+    random: list[Tensor]
+    named: bool
+
+
+class _Called(BaseException):
+    # no Exception: a step must not catch it
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args_, self.kwargs = args, kwargs
+
+
+class Steps:
+    """Batches of a job as the shared run takes them, and their losses.
+
+    Args:
+        name: of the job.
+        module: whose attribute `network` is the shared backbone.
+        loader: of its training data; with `state_dict` it goes on where it stood.
+        log: called with (name, value) of what the step logs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: LightningModule,
+        loader: Any,
+        log: Callable[[str, float], None] | None = None,
+    ) -> None:
+        self.name, self.module, self.loader, self._log = name, module, loader, log
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[tuple[Any, Cut]]:
+        place = getattr(self.loader, "state_dict", None)
+        for number, batch in enumerate(self.loader):
+            number = place()["batches"] - 1 if callable(place) else number
+            yield self.cut(self._moved(batch), number)
+        self.epoch += 1
+        sampler: Any = getattr(self.loader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(self.epoch)
+
+    def _moved(self, batch: Any) -> Any:
+        device = next(self.module.parameters()).device
+        return move_data_to_device(batch, device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the data stand."""
+        own = getattr(self.loader, "state_dict", None)
+        return {"epoch": self.epoch, "loader": own() if callable(own) else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand there again.
+
+        Raises:
+            GraftError: the loader cannot.
+        """
+        if state["loader"] is None or not hasattr(self.loader, "load_state_dict"):
+            raise GraftError(
+                f"job {self.name!r}: its loader is not resumable; return a ResumableLoader from train_dataloader"
+            )
+        self.loader.load_state_dict(state["loader"])
+        self.epoch = self.loader.state_dict()["epoch"]
+
+    def cut(self, batch: Any, number: int) -> tuple[Any, Cut]:
+        """The network's inputs of a step, and what its loss needs.
+
+        Raises:
+            GraftError: the step does not call its network, or hands it labels.
+        """
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            raise _Called(args, kwargs)
+
+        try:
+            with _card(self.module):
+                random = _random(self.module)
+                with self._network(call):
+                    self.module.training_step(batch, number)
+        except _Called as called:
+            inputs = self._inputs(called)
+        else:
+            raise GraftError(
+                f"job {self.name!r}: its training_step does not call its network, so it cannot share a pass"
+            )
+        return inputs, Cut(batch, number, random, isinstance(inputs, dict))
+
+    def _inputs(self, called: _Called) -> Any:
+        args, kwargs = called.args_, called.kwargs
+        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+            return args[0]
+        if kwargs.get("labels") is not None:
+            raise GraftError(
+                f"job {self.name!r}: its network computes the loss (labels=); compute it in training_step from the "
+                "network's output, so that each job has its own"
+            )
+        named = {k: v for k, v in kwargs.items() if v is not None}
+        if not args and named and all(isinstance(v, Tensor) for v in named.values()):
+            return named
+        raise GraftError(
+            f"job {self.name!r}: its training_step calls the network with other things than one tensor or named tensors"
+        )
+
+    def loss(self, output: Tensor, cut: Cut) -> Tensor:
+        """The rest of the step.
+
+        Raises:
+            GraftError: it calls its network twice, or returns no loss.
+        """
+        calls = 0
+        outer = _random(self.module)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > 1:
+                raise GraftError("its training_step calls its network more than once in a step")
+            _set_random(self.module, outer)
+            return Answer(output) if cut.named else output
+
+        _set_random(self.module, cut.random)
+        with self._network(call):
+            found = self.module.training_step(cut.batch, cut.number)
+        loss = found.get("loss") if isinstance(found, dict) else found
+        if not isinstance(loss, Tensor):
+            raise GraftError(f"its training_step returned {type(loss).__name__}, not a loss")
+        return loss
+
+    def _network(self, call: Callable[..., Any]) -> _Stubbed:
+        return _Stubbed(self.module, call, self._log)
+
+
+@contextlib.contextmanager
+def _card(module: LightningModule) -> Iterator[None]:
+    """Inside, what the module's card draws follows from the CPU's generator, which is the job's own there."""
+    device = next(module.parameters()).device
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.get_rng_state(device)
+    with torch.cuda.device(device):
+        torch.cuda.manual_seed(int(torch.randint(2**62, ())))
+    try:
+        yield
+    finally:
+        torch.cuda.set_rng_state(before, device)
+
+
+def _random(module: LightningModule) -> list[Tensor]:
+    device = next(module.parameters()).device
+    return [
+        torch.get_rng_state(),
+        *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else []),
+    ]
+
+
+def _set_random(module: LightningModule, states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1], next(module.parameters()).device)
+
+
+class _Stubbed:
+    """Inside, the module's network answers with `call`, and what is logged goes where we say."""
+
+    def __init__(
+        self,
+        module: LightningModule,
+        call: Callable[..., Any],
+        log: Callable[[str, float], None] | None,
+    ) -> None:
+        self.module, self.call, self.log = module, call, log
+
+    def __enter__(self) -> None:
+        def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+            if self.log is not None:
+                self.log(name, float(value))
+
+        def log_dict(values: Any, *args: Any, **kwargs: Any) -> None:
+            for name, value in values.items():
+                log(name, value)
+
+        network: Any = self.module.network
+        network.__dict__["forward"] = self.call
+        self.module.__dict__["log"], self.module.__dict__["log_dict"] = log, log_dict
+
+    def __exit__(self, *error: Any) -> None:
+        network: Any = self.module.network
+        del (
+            network.__dict__["forward"],
+            self.module.__dict__["log"],
+            self.module.__dict__["log_dict"],
+        )
