@@ -38,4 +38,6 @@ def table_of(name: str) -> Callable[[], str]:
 
 
 GENERATORS = {name: table_of(f"speed/{name}") for name in ("fit", "fit-cpu", "big-7b")}
-GENERATORS["tenants-small"] = table_of("tenants/small")
+GENERATORS |= {
+    f"tenants-{name}": table_of(f"tenants/{name}") for name in ("small", "engine", "engine-second")
+}
