@@ -20,6 +20,7 @@ PACKAGES = (
     "graftwork",
     "graftwork-runs",
     "graftwork-medseg",
+    "graftwork-maritime",
     "torch",
     "numpy",
     "safetensors",

@@ -1,0 +1,18 @@
+"""What maritime is, for the light door: this module imports nothing heavy."""
+
+from __future__ import annotations
+
+from graftwork.lightning.app import App
+
+APP = App(
+    name="maritime",
+    summary="Maritime radio dialogues, composed and checked; for training, never for transmission.",
+    cli="graftwork_maritime.cli:MaritimeCLI",
+    configs="graftwork_maritime.configs",
+    without=("fit", "validate", "test", "predict", "adapt", "export", "demo"),
+    light={},
+)
+main = APP.main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
