@@ -1,8 +1,7 @@
 """Positions, bearings and times in words, and back.
 
 A position is said in degrees and minutes: "five zero degrees four three decimal two five minutes North, zero zero
-one degrees one five minutes West". Its figures are those of `Position`, which keeps what can be said exactly, so that
-reading the words gives the same numbers back.
+one degrees one five minutes West". Reading the words gives `Position.rounded()` back exactly.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ from graftwork.errors import GraftError
 from .numbers import DECIMAL, NUMBER_WORDS, cardinal, digits, read_number
 
 MINUTES = (None, 0, 2)
-_NUMBER = rf"(?:(?:{'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))}|{'|'.join(DECIMAL)})[\s-]+)+"
+_NUMBER = (
+    rf"(?:(?:{'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))}|{'|'.join(DECIMAL)})[\s-]+)+"
+)
 _AXIS = re.compile(
     rf"(?P<degrees>{_NUMBER})degrees?[\s,]+(?:(?P<minutes>{_NUMBER})minutes?[\s,]+)?"
     r"(?P<side>north|south|east|west)\b",
@@ -25,7 +26,7 @@ _AXIS = re.compile(
 
 @dataclass(frozen=True)
 class Position:
-    """A position as precise as it is said.
+    """A position, and how precisely and in which words it is said.
 
     Args:
         lat: latitude in decimal degrees, north positive, -90 to 90.
@@ -109,7 +110,9 @@ def read_position(text: str) -> tuple[float, float]:
         side = axis["side"].lower()
         if side not in sides:
             raise GraftError(f"{axis[0]!r}: say the latitude first, then the longitude")
-        values.append(angle(read_number(axis["degrees"]), read_number(axis["minutes"] or "zero"), limit))
+        values.append(
+            angle(read_number(axis["degrees"]), read_number(axis["minutes"] or "zero"), limit)
+        )
         values[-1] *= -1 if side in ("south", "west") else 1
     return values[0], values[1]
 
