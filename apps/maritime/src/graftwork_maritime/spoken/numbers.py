@@ -1,10 +1,10 @@
 """Numbers as words, digit by digit or as cardinals, and back.
 
-    digits("150")      ->  "one five zero"
-    cardinal(150)      ->  "one hundred fifty"
-    thousands(12000)   ->  "one two thousand"      the phrase book's one exception
-    decimal("4.25")    ->  "four decimal two five"
-    read_number("one five zero")  ->  "150"        as text: "007" keeps its zeros
+digits("150")      ->  "one five zero"
+cardinal(150)      ->  "one hundred fifty"
+thousands(12000)   ->  "one two thousand"      the phrase book's one exception
+decimal("4.25")    ->  "four decimal two five"
+read_number("one five zero")  ->  "150"        as text: "007" keeps its zeros
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from .alphabet import FIGURE_OF, FIGURES, PRONOUNCED, words_of
 TEENS = {
     word: value
     for value, word in enumerate(
-        "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split(), 10
+        "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split(),
+        10,
     )
 }
 TENS = {

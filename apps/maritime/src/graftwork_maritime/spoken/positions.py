@@ -15,7 +15,9 @@ from graftwork.errors import GraftError
 from .numbers import DECIMAL, NUMBER_WORDS, cardinal, digits, read_number
 
 MINUTES = (None, 0, 2)
-_NUMBER = rf"(?:(?:{'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))}|{'|'.join(DECIMAL)})[\s-]+)+"
+_NUMBER = (
+    rf"(?:(?:{'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))}|{'|'.join(DECIMAL)})[\s-]+)+"
+)
 _AXIS = re.compile(
     rf"(?P<degrees>{_NUMBER})degrees?[\s,]+(?:(?P<minutes>{_NUMBER})minutes?[\s,]+)?"
     r"(?P<side>north|south|east|west)\b",
@@ -109,7 +111,9 @@ def read_position(text: str) -> tuple[float, float]:
         side = axis["side"].lower()
         if side not in sides:
             raise GraftError(f"{axis[0]!r}: say the latitude first, then the longitude")
-        values.append(angle(read_number(axis["degrees"]), read_number(axis["minutes"] or "zero"), limit))
+        values.append(
+            angle(read_number(axis["degrees"]), read_number(axis["minutes"] or "zero"), limit)
+        )
         values[-1] *= -1 if side in ("south", "west") else 1
     return values[0], values[1]
 
