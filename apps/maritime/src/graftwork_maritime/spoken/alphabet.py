@@ -15,13 +15,41 @@ from graftwork.errors import GraftError
 
 LETTERS = {
     word[0].upper(): word
-    for word in (
-        "Alfa Bravo Charlie Delta Echo Foxtrot Golf Hotel India Juliet Kilo Lima Mike November Oscar "
-        "Papa Quebec Romeo Sierra Tango Uniform Victor Whisky X-ray Yankee Zulu"
-    ).split()
+    for word in [
+        "Alfa",
+        "Bravo",
+        "Charlie",
+        "Delta",
+        "Echo",
+        "Foxtrot",
+        "Golf",
+        "Hotel",
+        "India",
+        "Juliet",
+        "Kilo",
+        "Lima",
+        "Mike",
+        "November",
+        "Oscar",
+        "Papa",
+        "Quebec",
+        "Romeo",
+        "Sierra",
+        "Tango",
+        "Uniform",
+        "Victor",
+        "Whisky",
+        "X-ray",
+        "Yankee",
+        "Zulu",
+    ]
 }
 FIGURES = dict(
-    zip("0123456789", "zero one two three four five six seven eight nine".split(), strict=True)
+    zip(
+        "0123456789",
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
+        strict=True,
+    )
 )
 LETTER_OF = {word.lower(): letter for letter, word in LETTERS.items()} | {
     "alpha": "A",
@@ -42,8 +70,18 @@ PRONOUNCED = {
 } | {
     word: str(figure)
     for figure, word in enumerate(
-        "nadazero unaone bissotwo terrathree kartefour pantafive soxisix setteseven oktoeight "
-        "novenine".split()
+        [
+            "nadazero",
+            "unaone",
+            "bissotwo",
+            "terrathree",
+            "kartefour",
+            "pantafive",
+            "soxisix",
+            "setteseven",
+            "oktoeight",
+            "novenine",
+        ]
     )
 }
 _WORDS = LETTER_OF | FIGURE_OF | PRONOUNCED

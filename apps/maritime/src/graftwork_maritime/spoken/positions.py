@@ -1,8 +1,7 @@
 """Positions, bearings and times in words, and back.
 
 A position is said in degrees and minutes: "five zero degrees four three decimal two five minutes North, zero zero
-one degrees one five minutes West". Its figures are those of `Position`, which keeps what can be said exactly, so that
-reading the words gives the same numbers back.
+one degrees one five minutes West". Reading the words gives `Position.rounded()` back exactly.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _AXIS = re.compile(
 
 @dataclass(frozen=True)
 class Position:
-    """A position as precise as it is said.
+    """A position, and how precisely and in which words it is said.
 
     Args:
         lat: latitude in decimal degrees, north positive, -90 to 90.
