@@ -13,24 +13,25 @@ from graftwork.errors import GraftError
 from graftwork_maritime.dialogues import Dialogue, Turn, from_text
 from graftwork_maritime.filters.case import Case
 from graftwork_maritime.filters.house import HOUSE
-from graftwork_maritime.filters.house.identity import kind_of, mid_of
+from graftwork_maritime.filters.house.identity import mid_of
 from graftwork_maritime.filters.house.position import axes
 from graftwork_maritime.filters.house.said import figures, numbers, spelled
 from graftwork_maritime.filters.sets import Rejections, choose, judge
+from graftwork_maritime.scenario.identities import mmsi_class
 from graftwork_maritime.spoken import Position, digits, spell
 
 SCENARIO: dict[str, Any] = {
     "kind": "distress",
     "category": "fire",
     "vessel": {"name": "Quiet Meridian", "mmsi": "201345678", "call_sign": "ZQ51", "persons": 12},
-    "position": {"lat": 54.2, "lon": 10.1333},
+    "position": {"lat": 54.7, "lon": 10.1333},
     "place": {"name": "Port Amber", "bearing": "north east", "distance_nm": 21},
     "port": {"name": "Gull Haven", "distance_nm": 30},
     "station": {"name": "Amber Rescue", "mmsi": "002010001"},
 }
 TEXT = """\
 Mayday, Mayday, Mayday. This is Quiet Meridian, Quiet Meridian, Quiet Meridian, MMSI two zero one three four five six \
-seven eight, call sign Zulu Quebec five one. My position is five four degrees one two minutes North, zero one zero \
+seven eight, call sign Zulu Quebec five one. My position is five four degrees four two minutes North, zero one zero \
 degrees zero eight minutes East, two one miles north east of Port Amber. I am on fire in the engine room. I require \
 fire fighting assistance. Twelve persons on board. Over.
 Quiet Meridian, Quiet Meridian, Quiet Meridian, this is Amber Rescue, received Mayday. What is your course? Over.
@@ -65,6 +66,8 @@ def others(*turns: tuple[str, str]) -> Case:
 
 PAN = "Pan-pan, Pan-pan, Pan-pan. All stations, this is Quiet Meridian. Three miles from the pier. I need a doctor. Over."
 FAILS: dict[str, Case] = {
+    "mmsi_country": swap("two zero one three", "seven nine nine three"),
+    "position_at_sea": swap("zero one zero degrees zero eight", "zero zero nine degrees two four"),
     "mmsi_form": swap("MMSI two zero one three", "MMSI two zero three"),
     "mmsi_matches": swap("two zero one three four five", "two zero one three four six"),
     "call_sign_matches": swap("Zulu Quebec five one", "Zulu Quebec five niner"),
@@ -72,7 +75,7 @@ FAILS: dict[str, Case] = {
     "called_station": swap(
         "Amber Rescue, this is Quiet Meridian. Two", "Silver Tern, this is Quiet Meridian. Two"
     ),
-    "position_form": swap("one two minutes North", "seven two minutes North"),
+    "position_form": swap("four two minutes North", "seven two minutes North"),
     "position_said": opened(
         "Mayday, Mayday, Mayday. This is Quiet Meridian. I am on fire. Over.", "distress"
     ),
@@ -118,7 +121,7 @@ PASSES: dict[str, Case] = {
     "numerals": swap(
         "two zero one three four five six seven eight",
         "201345678",
-        position={"lat": 54.2, "lon": 10.13},
+        position={"lat": 54.7, "lon": 10.13},
     ),
     "no MMSI": swap(", MMSI two zero one three four five six seven eight", ""),
     "another wording": swap("I am on fire in the engine room", "There is an explosion on board"),
@@ -158,6 +161,8 @@ def test_every_filter_has_a_violation() -> None:
 # What cannot be wrong alone.
 ALONG = {
     "mmsi_form": {"mmsi_matches"},
+    "mmsi_country": {"mmsi_matches"},
+    "position_at_sea": {"position_matches"},
     "name_said": {"called_station"},
     "position_said": set(),
     "nature_told": set(),
@@ -186,20 +191,18 @@ def test_what_is_right_passes(name: str) -> None:
     [
         ("211345678", "ship", "211"),
         ("002111234", "coast station", "211"),
-        ("021112345", "group of ships", "211"),
+        ("021112345", "group", "211"),
         ("111211501", "search and rescue aircraft", "211"),
         ("992111234", "aid to navigation", "211"),
         ("982111234", "craft of a parent ship", "211"),
-        ("821112345", "handheld radio", "211"),
+        ("821112345", "handheld", "211"),
         ("970123456", "AIS search and rescue transmitter", None),
-        ("972123456", "man-overboard device", None),
-        ("974123456", "EPIRB", None),
-        ("911345678", None, None),
-        ("12345678", None, None),
+        ("972123456", "man overboard device", None),
+        ("974123456", "EPIRB with AIS", None),
     ],
 )
-def test_the_kind_of_an_mmsi(mmsi: str, kind: str | None, mid: str | None) -> None:
-    assert (kind_of(mmsi), mid_of(mmsi)) == (kind, mid)
+def test_the_country_of_an_mmsi(mmsi: str, kind: str, mid: str | None) -> None:
+    assert (mmsi_class(mmsi), mid_of(mmsi)) == (kind, mid)
 
 
 @given(st.from_regex(r"[2-7][0-9]{8}", fullmatch=True))

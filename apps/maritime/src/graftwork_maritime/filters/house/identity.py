@@ -5,33 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from graftwork.errors import GraftError
+
+from ...scenario.identities import EXERCISE_MIDS, countries, mmsi_class
 from ..case import Case, Filter, Told
 from .said import Said, after, figures, spelled
 
-# What the first digits of a nine-digit MMSI say; those of a ship are a country's (MID), 2 to 7.
-_KINDS = (
-    ("coast station", r"00[2-7]\d{6}"),
-    ("group of ships", r"0[2-7]\d{7}"),
-    ("search and rescue aircraft", r"111[2-7]\d{5}"),
-    ("aid to navigation", r"99[2-7]\d{6}"),
-    ("craft of a parent ship", r"98[2-7]\d{6}"),
-    ("AIS search and rescue transmitter", r"970\d{6}"),
-    ("man-overboard device", r"972\d{6}"),
-    ("EPIRB", r"974\d{6}"),
-    ("handheld radio", r"8[2-7]\d{7}"),
-    ("ship", r"[2-7]\d{8}"),
-)
-
-
-def kind_of(mmsi: str) -> str | None:
-    """Which kind of station an MMSI of nine digits names; `None` when no kind begins like it."""
-    return next((kind for kind, form in _KINDS if re.fullmatch(form, mmsi)), None)
+# What stands before the country's three digits, in the kinds that have them.
+_BEFORE_MID = {
+    "ship": "",
+    "coast station": "00",
+    "group": "0",
+    "search and rescue aircraft": "111",
+    "handheld": "8",
+    "craft of a parent ship": "98",
+    "aid to navigation": "99",
+}
 
 
 def mid_of(mmsi: str) -> str | None:
-    """The three digits of the country; `None` where the kind has none."""
-    found = re.fullmatch(r"(?:0{1,2}|111|9[89]|8)?([2-7]\d\d)\d+", mmsi)
-    return found[1] if found and kind_of(mmsi) else None
+    """The three digits of the country in an MMSI; `None` where its kind has none.
+
+    Raises GraftError for one that is no MMSI.
+    """
+    before = _BEFORE_MID.get(mmsi_class(mmsi))
+    return None if before is None else mmsi[len(before) : len(before) + 3]
 
 
 def said_mmsis(text: str) -> list[Said]:
@@ -45,10 +43,25 @@ def _form(case: Case) -> list[Told]:
     told: list[Told] = []
     for n, turn in enumerate(case.dialogue.turns, 1):
         for one in said_mmsis(turn.text):
-            if len(one.value) != 9:
-                told.append((n, f"MMSI {one.value} has {len(one.value)} digits, not 9"))
-            elif kind_of(one.value) is None:
-                told.append((n, f"MMSI {one.value}: no kind of station begins so"))
+            try:
+                mmsi_class(one.value)
+            except GraftError as error:
+                told.append((n, str(error)))
+    return told
+
+
+def _country(case: Case) -> list[Told]:
+    """A MID that no country has; those of exercises are right in an exercise."""
+    exercise = EXERCISE_MIDS if case.scenario.get("exercise") else ()
+    told: list[Told] = []
+    for n, turn in enumerate(case.dialogue.turns, 1):
+        for one in said_mmsis(turn.text):
+            try:
+                mid = mid_of(one.value)
+            except GraftError:
+                continue  # `mmsi_form` tells
+            if mid is not None and mid not in exercise and mid not in countries():
+                told.append((n, f"MMSI {one.value}: no country has the digits {mid}"))
     return told
 
 
@@ -122,6 +135,7 @@ def _called(case: Case) -> list[Told]:
 
 IDENTITY = (
     Filter("mmsi_form", "an MMSI has not nine digits, or begins as no station's does", _form),
+    Filter("mmsi_country", "no country has the digits of an MMSI", _country),
     Filter("mmsi_matches", "an MMSI that the scenario does not have", _matches, ("scenario",)),
     Filter("call_sign_matches", "a call sign that is not the scenario's", _call_signs, ("scenario",)),
     Filter("name_said", "the vessel's name is never said", _name, ("scenario",)),

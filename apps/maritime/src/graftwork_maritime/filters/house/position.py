@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
+from ...scenario.sea import CELLS, is_sea
 from ..case import Case, Filter, Told
 from .said import Said, after, figures, numbers
 
@@ -90,6 +92,21 @@ def _matches(case: Case) -> list[Told]:
     return told
 
 
+def _at_sea(case: Case) -> list[Told]:
+    """A position said with minutes, neither at sea nor within a cell of the mask, which is half a minute."""
+    told: list[Told] = []
+    for (n, lat, _), (m, lon, _) in pairwise(said_axes(case)):
+        pair = lat.side in ("north", "south") and lon.side in ("east", "west")
+        if n != m or not pair or lat.minutes is None or lon.minutes is None:
+            continue
+        steps = (-1 / CELLS, 0, 1 / CELLS)
+        around = [(lat.value + a, lon.value + b) for a in steps for b in steps]
+        right = max(lat.minutes, lon.minutes) < 60 and abs(lat.value) <= 90 >= abs(lon.value) / 2
+        if right and not any(is_sea(*at) for at in around):
+            told.append((n, f"{lat.value:.3f}, {lon.value:.3f} is on land"))
+    return told
+
+
 def _said(case: Case) -> list[Told]:
     """Neither degrees nor a bearing and distance from somewhere."""
     text = case.text.lower()
@@ -151,6 +168,7 @@ POSITION = (
     Filter("position_form", "degrees or minutes out of range", _form),
     Filter("position_said", "no position in a distress or urgency message", _said, ("scenario",),
            lambda c: c.scenario.get("kind") not in ("distress", "urgency")),
+    Filter("position_at_sea", "a position on land", _at_sea),
     Filter("position_matches", "a position that is not the scenario's", _matches, ("scenario",), _no_position),
     Filter("direction_matches", "another direction from the named place", _direction, ("scenario",),
            partial(_without, "place", "bearing")),
