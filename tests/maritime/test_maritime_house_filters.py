@@ -64,7 +64,7 @@ def others(*turns: tuple[str, str]) -> Case:
     return Case(Dialogue(tuple(Turn(s, t) for s, t in turns), scenario=known), category="fire")
 
 
-PAN = "Pan-pan, Pan-pan, Pan-pan. All stations, this is Quiet Meridian. Three miles from the pier. I need a doctor. Over."
+PAN = "Pan-pan, Pan-pan, Pan-pan. All stations, this is Quiet Meridian. Three miles off. I need a doctor. Over."
 FAILS: dict[str, Case] = {
     "mmsi_country": swap("two zero one three", "seven nine nine three"),
     "position_at_sea": swap("zero one zero degrees zero eight", "zero zero nine degrees two four"),
