@@ -10,7 +10,16 @@ APP = App(
     cli="graftwork_maritime.cli:MaritimeCLI",
     configs="graftwork_maritime.configs",
     without=("fit", "validate", "test", "predict", "adapt", "export", "demo"),
-    light={},
+    light={
+        "check": (
+            "Judge dialogues, JSONL or text, turn by turn; which filters refuse how many.",
+            "graftwork_maritime.check:main",
+        ),
+        "stats": (
+            "Count dialogues: kinds, lengths, distinct words, copies, closeness to another file.",
+            "graftwork_maritime.stats:main",
+        ),
+    },
 )
 main = APP.main
 
