@@ -116,13 +116,10 @@ def _opening(items: list[Item]) -> tuple[str | None, int, int]:
     """Signal that opens the turn, how often it is said, and how many items it takes."""
     kinds: list[str] = []
     place = 0
-    for place, item in enumerate(items):
-        if item.kind in _SIGNALS:
-            kinds.append(_SIGNALS[item.kind])
-        elif item.kind not in ("pause", "stop"):
-            break
-    else:
-        place = len(items)
+    while place < len(items) and items[place].kind in (*_SIGNALS, "pause", "stop"):
+        if items[place].kind in _SIGNALS:
+            kinds.append(_SIGNALS[items[place].kind])
+        place += 1
     if not kinds:
         return None, 0, 0
     if len(set(kinds)) > 1:
@@ -151,7 +148,7 @@ def _station(text: str) -> str | None:
         if not rest.strip():
             break
         name = rest.strip()
-    if not name or not name[0].isupper() and not name[0].isdigit() or name.lower() in _NO_NAME:
+    if not name or (not name[0].isupper() and not name[0].isdigit()) or name.lower() in _NO_NAME:
         return None
     return name
 

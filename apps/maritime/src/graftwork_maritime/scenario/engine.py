@@ -83,7 +83,7 @@ class Engine:
         near = {}
         for key, table in (("port", gazetteer.ports), ("harbour", gazetteer.harbours)):
             found = next(table().nearest(lat, lon, PORT_NM), None)
-            if found and found[1].name != spot.name:
+            if found and not _alike(found[1].name, spot.name):
                 near[key] = Near(found[1].name, _miles(found[0]))
         start = datetime(2026, 1, 1) + timedelta(minutes=draw.randrange(365 * 24 * 60))
         utc = start.strftime("%Y-%m-%dT%H:%MZ")
@@ -215,6 +215,11 @@ class Engine:
         if not self.preset.dsc:
             return Station("Coast Guard", mmsi)
         return Station(f"{place} {draw.choice(('Coast Guard', 'Radio', 'Rescue'))}", mmsi)
+
+
+def _alike(name: str, other: str) -> bool:
+    """Whether one name holds the other."""
+    return name.casefold() in other.casefold() or other.casefold() in name.casefold()
 
 
 def _miles(distance: float) -> int:
