@@ -45,7 +45,7 @@ def _parser() -> Lark:
     grammar = (files(__package__) / "turn.lark").read_text(encoding="utf8")
     grammar = grammar.replace("@LETTERS@", words(set(LETTER_OF)))
     grammar = grammar.replace("@FIGURES@", words(NUMBER_WORDS))
-    return Lark(grammar, parser="lalr", propagate_positions=True)
+    return Lark(grammar, parser="lalr")
 
 
 def read_items(text: str) -> list[Item]:

@@ -18,8 +18,8 @@ from ..spoken.alphabet import LETTER_OF
 from ..spoken.numbers import NUMBER_WORDS
 from .sea import data_file, distance_nm, is_sea
 
-INLAND_NM = 5  # searoute lists river ports too
-_PROCEDURE = {"north", "south", "east", "west", "over", "out", "point", "decimal", "channel"}
+INLAND_NM = 15  # searoute lists river ports too
+_PROCEDURE = {"north", "south", "east", "west", "over", "out", "channel"}
 _DIRECTIONS = (
     "north",
     "north east",
