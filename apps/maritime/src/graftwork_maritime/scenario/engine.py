@@ -25,6 +25,7 @@ from .sea import is_sea, land_crossings, land_distance
 PLACE_NM = 120
 PORT_NM = 200
 TRIES = 200_000
+ICE_LATITUDE = 55
 # Vessel types as often as in the published table, and their shares in percent.
 SHARES = {
     "Other": 31,
@@ -155,6 +156,8 @@ class Engine:
             if preset.by_area:
                 lat = math.degrees(math.asin(south + u * (north - south)))
             lat, lon = round(lat, 6), round(v * 360 - 180, 6)
+            if category == "ice" and abs(lat) < ICE_LATITUDE:
+                continue
             land = land_distance(lat, lon, limit) if is_sea(lat, lon) else None
             if land is None:
                 continue
@@ -188,7 +191,7 @@ class Engine:
             kind == "relay" or (category == "collision" and known)
         ):
             return None if kind != "relay" else Other("Relay Station", UNKNOWN)
-        if category == "collision":
+        if kind == "distress":
             facts.pop("struck", None)
         return Other(other.name, UNKNOWN if kind_drawn == "Other" else kind_drawn)
 

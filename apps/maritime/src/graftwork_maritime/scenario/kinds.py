@@ -132,7 +132,7 @@ FACTS: Mapping[str, Mapping[str, Choices]] = {
             "water on deck",
             "a flooded void space",
             "heavy seas on the beam",
-            "ice on the superstructure",
+            "a shift of stores below deck",
         ),
     },
     "sinking": {
@@ -171,7 +171,7 @@ FACTS: Mapping[str, Mapping[str, Choices]] = {
             "we are in grave danger in very heavy seas",
             "our superstructure is breaking up",
             "our hatch covers are open and we ship heavy seas",
-            "we are iced up and losing stability",
+            "we lose stability in very heavy seas",
         ),
     },
     "abandoning": {
