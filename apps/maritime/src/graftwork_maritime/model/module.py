@@ -36,7 +36,9 @@ class Writer(LightningModule):
         self.base, self.whole_text = base, whole_text
         self.network, self.tokenizer = bases.load(base, dtype)
         if checkpointing:
-            self.network.gradient_checkpointing_enable({"use_reentrant": False})
+            # transformers has two names for it, of which 5 warns at the older
+            enable = getattr(self.network, "activation_checkpointing_enable", None)
+            (enable or self.network.gradient_checkpointing_enable)({"use_reentrant": False})
             self.network.enable_input_require_grads()
         self.scores: dict[str, float] = {}  # what validation or test measured, by name
         self.predicted: list[float] = []  # of each dialogue in order, its mean loss in nats
