@@ -16,6 +16,14 @@ APP = App(
     },
     without=("demo",),
     light={
+        "scenario": (
+            "Draw scenarios: vessels, positions at sea, facts; seeded, as JSONL.",
+            "graftwork_maritime.drawing:scenario",
+        ),
+        "compose": (
+            "Compose reference dialogues of scenarios by the protocol grammar; no model.",
+            "graftwork_maritime.drawing:compose",
+        ),
         "check": (
             "Judge dialogues, JSONL or text, turn by turn; which filters refuse how many.",
             "graftwork_maritime.check:main",

@@ -45,7 +45,7 @@ def _parser() -> Lark:
     grammar = (files(__package__) / "turn.lark").read_text(encoding="utf8")
     grammar = grammar.replace("@LETTERS@", words(set(LETTER_OF)))
     grammar = grammar.replace("@FIGURES@", words(NUMBER_WORDS))
-    return Lark(grammar, parser="lalr", propagate_positions=True)
+    return Lark(grammar, parser="lalr")
 
 
 def read_items(text: str) -> list[Item]:
@@ -67,7 +67,7 @@ def _first_pass(child: Token | Tree[Token]) -> Iterator[Item]:
     letters = [token for token in tokens if token.type == "LETTER"]
     start, end = tokens[0].start_pos, tokens[-1].end_pos
     if letters:
-        if len(tokens) < 3 or len(letters) == len(tokens) == 3 and tokens[0].islower():
+        if len(tokens) < 3 or (len(letters) == len(tokens) == 3 and tokens[0].islower()):
             yield from (_token(token) for token in tokens)
         else:
             yield Item("code", _characters(tokens), start, end)

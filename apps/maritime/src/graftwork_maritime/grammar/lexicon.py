@@ -45,7 +45,7 @@ COAST = _words(
 )
 CANCEL = _words(r"cancel|false (alert|alarm|distress)")
 CONFIRMS = _words(
-    r"your |you are|you have|received|confirm|understand|understood|copied|copy|roger"
+    r"read ?back|correct\b|your |you are|you have|received|confirm|understand|understood|copied|copy|roger"
 )
 UPDATES = _words(r"now\b|new position|updated?|drifted|currently|has changed|moved")
 DURING_SILENCE = _words(

@@ -40,6 +40,10 @@ _ACTS = {
     "stand_by": "stand_by",
     "prudonce": "silence_eased",
 }
+_BEFORE_NAME = ("pause", "all_stations", "mmsi", "call_sign")
+_AFTER_NAME = re.compile(
+    r"\s+(here|calling|answering|responding|speaking|again)\b.*$", re.IGNORECASE
+)
 _NO_NAME = {"over", "correct", "urgent", "not", "a", "an", "my", "our", "i", "we", "mayday"}
 
 
@@ -116,13 +120,10 @@ def _opening(items: list[Item]) -> tuple[str | None, int, int]:
     """Signal that opens the turn, how often it is said, and how many items it takes."""
     kinds: list[str] = []
     place = 0
-    for place, item in enumerate(items):
-        if item.kind in _SIGNALS:
-            kinds.append(_SIGNALS[item.kind])
-        elif item.kind not in ("pause", "stop"):
-            break
-    else:
-        place = len(items)
+    while place < len(items) and items[place].kind in (*_SIGNALS, "pause", "stop"):
+        if items[place].kind in _SIGNALS:
+            kinds.append(_SIGNALS[items[place].kind])
+        place += 1
     if not kinds:
         return None, 0, 0
     if len(set(kinds)) > 1:
@@ -133,7 +134,7 @@ def _opening(items: list[Item]) -> tuple[str | None, int, int]:
 def _span(items: list[Item], first: int) -> tuple[int, int] | None:
     """Text from an item up to the end of a name."""
     start = first
-    while start < len(items) and items[start].kind in ("pause", "all_stations"):
+    while start < len(items) and items[start].kind in _BEFORE_NAME:
         start += 1
     end = start
     while end < len(items) and items[end].kind not in _ENDS:
@@ -143,7 +144,7 @@ def _span(items: list[Item], first: int) -> tuple[int, int] | None:
 
 def _station(text: str) -> str | None:
     """A station's name without article and vessel type, or None when the words are no name."""
-    name = text.strip()
+    name = _AFTER_NAME.sub("", text.strip())
     while found := lexicon.TYPES.match(name + " "):
         rest = name[found.end() :]
         if rest and not rest[0].isspace():
@@ -151,8 +152,12 @@ def _station(text: str) -> str | None:
         if not rest.strip():
             break
         name = rest.strip()
-    if not name or not name[0].isupper() and not name[0].isdigit() or name.lower() in _NO_NAME:
+    if not name or (not name[0].isupper() and not name[0].isdigit()) or name.lower() in _NO_NAME:
         return None
+    words = name.split()
+    for size in range(1, len(words)):
+        if words == words[:size] * (len(words) // size):
+            return " ".join(words[:size])
     return name
 
 

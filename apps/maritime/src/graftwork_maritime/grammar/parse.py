@@ -46,7 +46,7 @@ def _follow(state: State, message: Message) -> None:
         state.kind = _KINDS[message.signal]
     if message.speaker != "coast" and "cancel" in message.acts and "all_stations" in message.acts:
         state.kind, state.procedure = "cancel", "cancelled"
-    if message.sender and message.sender not in state.stations:
+    if message.sender and message.sender.casefold() not in map(str.casefold, state.stations):
         state.stations.append(message.sender)
     own = message.speaker == "ship" or (message.signal == "relay")
     if own:

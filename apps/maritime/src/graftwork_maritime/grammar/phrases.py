@@ -12,7 +12,6 @@ from typing import Any
 from ..scenario.model import Scenario
 from ..spoken import cardinal, clock, digits, spell
 
-
 _ONE = re.compile(r"\bone (nautical )?(mile|minute|hour|knot|degree)s\b")
 
 

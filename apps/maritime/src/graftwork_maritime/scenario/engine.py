@@ -20,7 +20,7 @@ from .kinds import CARGOES, CARRIES_CARGO, FACTS, HELP, NATURES, PERSONS
 from .model import Dsc, Near, Other, Place, Scenario, Station, Vessel, Weather
 from .names import NAMES
 from .presets import preset as named
-from .sea import is_sea, land_crossings, land_distance
+from .sea import is_sea, land_crossings, land_distance, share_at_sea
 
 PLACE_NM = 120
 PORT_NM = 200
@@ -78,12 +78,12 @@ class Engine:
         draw = Random(f"graftwork maritime {name}")
         kind, category = self.preset.draws[index % len(self.preset.draws)]
         vessel = self._vessel(draw, category)
-        lat, lon, land, distance, spot = self._point(draw, category, vessel.type)
+        lat, lon, distance, spot = self._point(draw, category, vessel.type)
         position = self._position(draw, lat, lon)
         near = {}
         for key, table in (("port", gazetteer.ports), ("harbour", gazetteer.harbours)):
             found = next(table().nearest(lat, lon, PORT_NM), None)
-            if found and found[1].name != spot.name:
+            if found and not _alike(found[1].name, spot.name):
                 near[key] = Near(found[1].name, _miles(found[0]))
         start = datetime(2026, 1, 1) + timedelta(minutes=draw.randrange(365 * 24 * 60))
         utc = start.strftime("%Y-%m-%dT%H:%MZ")
@@ -101,7 +101,7 @@ class Engine:
                 spot.country,
                 spot.kind,
                 gazetteer.compass(lat, lon, spot, self.preset.points),
-                _miles(land if spot.kind in ("island", "peninsula") else distance),
+                _miles(distance),
             ),
             port=near.get("port"),
             harbour=near.get("harbour"),
@@ -144,8 +144,8 @@ class Engine:
 
     def _point(
         self, draw: Random, category: str, kind: str
-    ) -> tuple[float, float, float, float, gazetteer.Spot]:
-        """A point at sea near land and near a named place: lat, lon, miles to land, miles to the place, the place."""
+    ) -> tuple[float, float, float, gazetteer.Spot]:
+        """A point at sea near land and near a named place: latitude, longitude, miles to the place, the place."""
         preset = self.preset
         limits = dict(preset.offshore)
         limit = min(limits.get(category, preset.offshore_nm), limits.get(kind, preset.offshore_nm))
@@ -158,12 +158,13 @@ class Engine:
             lat, lon = round(lat, 6), round(v * 360 - 180, 6)
             if category == "ice" and abs(lat) < ICE_LATITUDE:
                 continue
-            land = land_distance(lat, lon, limit) if is_sea(lat, lon) else None
-            if land is None:
+            if not is_sea(lat, lon) or land_distance(lat, lon, limit) is None:
                 continue
             for distance, spot in gazetteer.places().nearest(lat, lon, PLACE_NM):
                 if land_crossings(lat, lon, spot.lat, spot.lon) <= 1:
-                    return lat, lon, land, distance, spot
+                    if spot.kind in ("island", "peninsula"):  # to its shore, not to its middle
+                        distance *= share_at_sea(lat, lon, spot.lat, spot.lon)
+                    return lat, lon, distance, spot
         raise GraftError(
             f"no position at sea in {TRIES} draws; the preset {preset.name} is too narrow"
         )
@@ -215,6 +216,11 @@ class Engine:
         if not self.preset.dsc:
             return Station("Coast Guard", mmsi)
         return Station(f"{place} {draw.choice(('Coast Guard', 'Radio', 'Rescue'))}", mmsi)
+
+
+def _alike(name: str, other: str) -> bool:
+    """Whether one name holds the other."""
+    return name.casefold() in other.casefold() or other.casefold() in name.casefold()
 
 
 def _miles(distance: float) -> int:

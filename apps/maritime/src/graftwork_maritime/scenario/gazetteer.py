@@ -14,9 +14,12 @@ import numpy as np
 
 from graftwork.errors import GraftError
 
+from ..spoken.alphabet import LETTER_OF
+from ..spoken.numbers import NUMBER_WORDS
 from .sea import data_file, distance_nm, is_sea
 
-INLAND_NM = 5  # searoute lists river ports too
+INLAND_NM = 15  # searoute lists river ports too
+_PROCEDURE = {"north", "south", "east", "west", "over", "out", "channel"}
 _DIRECTIONS = (
     "north",
     "north east",
@@ -127,18 +130,25 @@ def _searoute() -> list[Spot]:
             part if part in ("and", "of", "the") else part.capitalize()
             for part in (facts["cty"] or "").split("_")
         )
-        if len(name) > 2 and country and name != country:
+        if len(name) > 2 and country and name != country and not _misheard(name):
             kind = "port" if facts.get("t") == 1 else "harbour"
             spots.append(Spot(name, country, kind, lat, lon))
     return spots
 
 
+def _misheard(name: str) -> bool:
+    """Whether a name holds a word of the procedure: a figure, a letter, a direction or a signal."""
+    words = set(name.lower().replace("'", " ").split())
+    return bool(words & (NUMBER_WORDS | LETTER_OF.keys() | _PROCEDURE))
+
+
 @cache
 def _own() -> list[Spot]:
     rows = csv.DictReader(_table("places.csv"))
-    return [
+    spots = [
         Spot(r["name"], r["country"], r["kind"], float(r["lat"]), float(r["lon"])) for r in rows
     ]
+    return [spot for spot in spots if not _misheard(spot.name)]
 
 
 @cache

@@ -138,7 +138,9 @@ class Scenario:
 
         Raises GraftError that names a key which is unknown, missing or of the wrong form.
         """
-        values = dict(values)
+        if not isinstance(values, Mapping):
+            raise GraftError("a scenario must be an object of keys and values")
+        values = {key: value for key, value in values.items() if key != "notice"}
         position = values.get("position")
         if isinstance(position, Mapping) and "lon_minutes" not in position:
             values["position"] = {**position, "lon_minutes": position.get("minutes", 0)}

@@ -127,10 +127,22 @@ def land_distance(lat: float, lon: float, limit_nm: float = 60) -> float | None:
 
 def land_crossings(lat: float, lon: float, lat2: float, lon2: float) -> int:
     """How many stretches of land the straight line on the chart between two points meets."""
+    land = _along(lat, lon, lat2, lon2)
+    return int(land[0]) + int((land[1:] & ~land[:-1]).sum())
+
+
+def share_at_sea(lat: float, lon: float, lat2: float, lon2: float) -> float:
+    """The share of that line before it first meets land, 1 when it meets none."""
+    land = _along(lat, lon, lat2, lon2)
+    return float(land.argmax()) / (len(land) - 1) if land.any() else 1.0
+
+
+def _along(lat: float, lon: float, lat2: float, lon2: float) -> NDArray[np.bool_]:
+    """Where that line is on land, in steps of half a cell."""
     across = (lon2 - lon + 180) % 360 - 180
     steps = max(int(max(abs(lat2 - lat), abs(across)) * CELLS * 2), 1)
     share = np.linspace(0, 1, steps + 1)
     rows = np.clip(((90 - (lat + (lat2 - lat) * share)) * CELLS).astype(int), 0, ROWS - 1)
     columns = (((lon + across * share + 180) * CELLS).astype(int)) % COLUMNS
-    land = (_sea()[rows, columns >> 3] >> (7 - (columns & 7)) & 1) == 0
-    return int(land[0]) + int((land[1:] & ~land[:-1]).sum())
+    land: NDArray[np.bool_] = (_sea()[rows, columns >> 3] >> (7 - (columns & 7)) & 1) == 0
+    return land
