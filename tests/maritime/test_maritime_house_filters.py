@@ -16,7 +16,10 @@ from graftwork_maritime.filters.house import HOUSE
 from graftwork_maritime.filters.house.identity import mid_of
 from graftwork_maritime.filters.house.position import axes
 from graftwork_maritime.filters.house.said import figures, numbers, spelled
-from graftwork_maritime.filters.sets import Rejections, choose, judge
+from graftwork_maritime.filters.reading import case_of
+from graftwork_maritime.filters.sets import SETS, Rejections, choose, judge
+from graftwork_maritime.grammar import compose
+from graftwork_maritime.scenario import Engine
 from graftwork_maritime.scenario.identities import mmsi_class
 from graftwork_maritime.spoken import Position, digits, spell
 
@@ -258,3 +261,22 @@ def test_the_table_counts_each_and_the_first() -> None:
 @given(st.lists(st.sampled_from(TEXT.split()), min_size=1, max_size=60))
 def test_any_words_are_judged(said: list[str]) -> None:
     judge(case(" ".join(said)), HOUSE)
+
+
+SET_SCENARIOS = [("paper", 0), ("coastal", 3), ("distress", 8)]
+
+
+@pytest.mark.parametrize(("preset", "index"), SET_SCENARIOS)
+def test_each_rule_of_the_grammar_is_a_filter(preset: str, index: int) -> None:
+    scenario = Engine(preset=preset, exercise=True).scenario(0, index)
+    turns = compose(scenario, 0)
+    whole = case_of(Dialogue(turns, scenario=scenario.as_dict()))
+    assert judge(whole, SETS["grammar"]) == []
+    first = Turn("ship", turns[0].text.replace("Mayday, ", "", 1))
+    short = case_of(Dialogue((first, *turns[1:]), scenario=scenario.as_dict()))
+    assert "signal-count" in {f.filter for f in judge(short, SETS["grammar"])}
+
+
+def test_a_scenario_that_is_none_names_dialogue_and_field() -> None:
+    with pytest.raises(GraftError, match="dialogue d: scenario: "):
+        case_of(Dialogue((Turn("ship", "x"),), "d", {"id": "x"}))

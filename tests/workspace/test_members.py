@@ -39,7 +39,9 @@ def pins() -> dict[str, str]:
 
 
 def test_the_members_are_found() -> None:
-    assert {"shared", "packages/runs", "apps/medseg", "apps/maritime"} <= set(MEMBERS)
+    assert {"shared", "packages/llm", "packages/runs", "apps/medseg", "apps/maritime"} <= set(
+        MEMBERS
+    )
 
 
 @pytest.mark.parametrize("folder", MEMBERS)

@@ -9,7 +9,12 @@ APP = App(
     summary="Maritime radio dialogues, composed and checked; for training, never for transmission.",
     cli="graftwork_maritime.cli:MaritimeCLI",
     configs="graftwork_maritime.configs",
-    without=("fit", "validate", "test", "predict", "adapt", "export", "demo"),
+    verbs={
+        "fit": "Train a graft on dialogues, composed or your own.",
+        "predict": "Write each test dialogue's loss and perplexity.",
+        "generate": "Write dialogues of scenarios with a model, in batches; a stopped run goes on.",
+    },
+    without=("demo",),
     light={
         "scenario": (
             "Draw scenarios: vessels, positions at sea, facts; seeded, as JSONL.",

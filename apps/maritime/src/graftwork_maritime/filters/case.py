@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..dialogues import Dialogue
 from .unique import Texts
+
+if TYPE_CHECKING:
+    from ..grammar import Violation
+    from ..scenario import Scenario
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,14 @@ class Case:
         context: the paper's words for the scenario's facts, by the paper's keys.
         category: of the distress or traffic; `None` when unknown.
         pool: the texts that it must differ from.
+        known: the scenario that the dialogue's JSON holds.
     """
 
     dialogue: Dialogue
     context: Mapping[str, Any] | None = None
     category: str | None = None
     pool: Texts = field(default_factory=Texts)
+    known: Scenario | None = None
 
     @cached_property
     def text(self) -> str:
@@ -36,6 +42,13 @@ class Case:
     def scenario(self) -> Mapping[str, Any]:
         """The scenario's JSON; empty without one."""
         return self.dialogue.scenario or {}
+
+    @cached_property
+    def violations(self) -> list[Violation]:
+        """What the protocol's grammar finds."""
+        from ..grammar import parse
+
+        return parse(self.dialogue.turns, self.known).violations
 
     def line_of(self, part: str) -> int | None:
         """The first turn, from 1, that holds `part` in any case."""

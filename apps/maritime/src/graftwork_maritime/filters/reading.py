@@ -31,4 +31,5 @@ def case_of(dialogue: Dialogue, pool: Texts | None = None, category: str | None 
         at = f"line {dialogue.line}: " if dialogue.line else ""
         raise GraftError(f"{at}dialogue {dialogue.id or '?'}: scenario: {error}") from None
     whole = dataclasses.replace(dialogue, scenario=scenario.as_dict())
-    return Case(whole, paper_context(scenario), dialogue.category or scenario.category, pool)
+    category = dialogue.category or scenario.category
+    return Case(whole, paper_context(scenario), category, pool, scenario)

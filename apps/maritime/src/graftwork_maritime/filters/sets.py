@@ -12,8 +12,13 @@ from graftwork.errors import GraftError
 from .case import Case, Filter, Finding
 from .house import HOUSE
 from .paper import PAPER
+from .procedure import GRAMMAR
 
-SETS: dict[str, tuple[Filter, ...]] = {"paper": PAPER, "house": HOUSE}
+SETS: dict[str, tuple[Filter, ...]] = {
+    "paper": PAPER,
+    "house": HOUSE,
+    "grammar": GRAMMAR,
+}
 
 
 def choose(names: Sequence[str], without: Sequence[str] = ()) -> list[Filter]:

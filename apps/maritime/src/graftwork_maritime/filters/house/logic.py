@@ -6,8 +6,8 @@ import re
 from itertools import pairwise
 
 from ..case import Case, Filter, Told
-from .order import MAYDAY, PAN
-from .said import before, numbers
+from .order import MAYDAY, PAN, RELAY
+from .said import after, before, numbers
 
 _PERSONS = r"(?:persons?|people|souls|crew(?: members)?|passengers and crew)\b(?:\W+\w+){0,2}?\W+(?:on ?board|aboard)\b"
 _SILENCE, _FINISHED = r"\bseelonce (?:may ?day|distress)\b", r"\bseelonce fee?nee\b|\bpru-?donce\b"
@@ -32,12 +32,18 @@ def _turns(case: Case) -> list[tuple[int, str, str]]:
     return [(n, t.speaker, t.text) for n, t in enumerate(case.dialogue.turns, 1)]
 
 
+def _on_board(text: str) -> list[int]:
+    """Numbers of persons: "five persons on board", "persons on board, five"."""
+    behind = [int(one.value) for one in after(text, _PERSONS, numbers(text), words=0)]
+    return [*before(text, _PERSONS), *behind]
+
+
 def _persons(case: Case) -> list[Told]:
     wanted = (case.scenario.get("vessel") or {}).get("persons")
     told: list[Told] = []
     seen: dict[int, int] = {}
     for n, speaker, text in _turns(case):
-        for count in before(text, _PERSONS) if speaker == "ship" else ():
+        for count in _on_board(text) if speaker == "ship" else ():
             if wanted is not None and count != int(wanted):
                 told.append((n, f"{count} persons on board, and the scenario has {wanted}"))
             elif wanted is None and seen and count not in seen:
@@ -52,7 +58,7 @@ def _copied(case: Case) -> list[Told]:
     said: set[int] = set()
     told: list[Told] = []
     for n, speaker, text in _turns(case):
-        found = set(before(re.sub(r"[^.?!]*\?", " ", text), _PERSONS))
+        found = set(_on_board(re.sub(r"[^.?!]*\?", " ", text)))
         if speaker == "ship":
             said |= found
         elif speaker == "coast" and said and found - said:
@@ -81,7 +87,7 @@ def _relay(case: Case) -> list[Told]:
     name = str((case.scenario.get("vessel") or {}).get("name") or "").lower()
     told: list[Told] = []
     for n, speaker, text in _turns(case):
-        relay = re.search(r"\bmay ?day[\s-]+relay\b", text, re.IGNORECASE)
+        relay = len(re.findall(RELAY, text, re.IGNORECASE)) >= 3  # once, it is received
         if relay and speaker == "ship" and case.scenario.get("kind") == "distress":
             told.append((n, "the vessel in distress relays its own distress"))
         elif relay and name and name not in text.lower():

@@ -8,10 +8,10 @@ from itertools import pairwise
 from ..case import Case, Filter, Told
 
 MAYDAY, PAN, SECURITE = r"\bmay ?day\b", r"\bpan[ -]?pan\b", r"\bs[ée]curit[ée]\b"
-_RELAY = r"\bmay ?day[\s-]+relay\b"
+RELAY = r"\bmay ?day[\s-]+relay\b"
 _SIGNAL = {
     "distress": (MAYDAY, "Mayday"),
-    "relay": (_RELAY, "Mayday relay"),
+    "relay": (RELAY, "Mayday relay"),
     "urgency": (PAN, "Pan-pan"),
     "medical": (PAN, "Pan-pan"),
     "safety": (SECURITE, "Securite"),
@@ -20,7 +20,6 @@ _SIGNALS = {"Mayday": MAYDAY, "Pan-pan": PAN, "Securite": SECURITE}
 _HELP = r"\b(?:require|need|request(?:ing)?)\b(?!\s+(?:your|repeat))|\bassistance\b|\bplease help\b"
 _PLACE = r"\bdegrees?\b|\bmiles?\b|\bposition\b|\bcables?\b"
 _IDENTITY = r"\bthis is\b|\bmmsi\b"
-_END = re.compile(r"\b(?:over|out)\W*$", re.IGNORECASE)
 
 
 def _first(pattern: str, text: str, begin: int = 0) -> int | None:
@@ -125,8 +124,6 @@ def _over(case: Case) -> list[Told]:
     for n, turn in enumerate(turns, 1):
         if re.search(r"\bover and out\b", turn.text, re.IGNORECASE):
             told.append((n, '"over and out" says two things: over awaits an answer, out ends'))
-        elif n == len(turns) and re.search(r"\bover\W*$", turn.text, re.IGNORECASE):
-            told.append((n, "ends with over, and nobody answers"))
         elif n < len(turns) and re.search(r"\?\W*out\W*$", turn.text, re.IGNORECASE):
             told.append((n, "asks, and ends with out"))
     return told

@@ -84,7 +84,7 @@ def numbers(text: str) -> list[Said]:
 
 def before(text: str, word: str) -> Iterator[int]:
     """Whole numbers that stand right before a pattern: those of "persons" in "we are five persons"."""
-    wanted = re.compile(rf"\W+(?:{word})", re.IGNORECASE)
+    wanted = re.compile(rf"[\s,-]+(?:{word})", re.IGNORECASE)
     for one in numbers(text):
         if wanted.match(text, one.end):
             yield int(one.value)
