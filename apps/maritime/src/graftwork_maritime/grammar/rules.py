@@ -90,6 +90,8 @@ def _break(rule: str, message: Message, remedy: str, text: str | None = None) ->
 
 def _opening(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     first = state.messages[0]
+    if first.speaker == "coast" and first.signal is None:  # a station that calls back
+        first = next((m for m in state.messages if m.signal), first)
     if first.signal is None:
         grave = first.natures and "help" in first.acts
         if state.kind not in ("routine", "cancel") or (grave and state.kind == "routine"):
