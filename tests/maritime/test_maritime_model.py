@@ -189,9 +189,7 @@ def test_a_file_of_other_settings_is_left_alone(tmp_path: Path, scenarios: list[
     file = tmp_path / "d.jsonl"
     generate(model, words, scenarios[:1], file, ORIGIN)
     before = file.read_bytes()
-    with pytest.raises(
-        GraftError, match="line 1: written with another adapter, seed"
-    ):
+    with pytest.raises(GraftError, match="line 1: written with another adapter, seed"):
         generate(model, words, scenarios, file, dataclasses.replace(ORIGIN, seed=4, adapter="x"))
     file.write_text("{}\n")
     with pytest.raises(GraftError, match="not a dialogue that generate wrote"):
