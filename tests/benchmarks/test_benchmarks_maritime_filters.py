@@ -23,5 +23,7 @@ def test_the_record_is_what_the_filters_do() -> None:
 def test_the_tables_show_totals_and_clean_dialogues_first() -> None:
     lines = page.recall().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:6]] == [
-        "**kinds for filters**", "**kinds without a filter**", "**all kinds**", "**clean dialogues refused**"]  # fmt: skip
+        "**kinds for filters**", "**kinds without a filter**", "**all kinds**",
+        "**clean dialogues refused**",
+    ]  # fmt: skip
     assert "`mmsi_form`" in page.alarms()
