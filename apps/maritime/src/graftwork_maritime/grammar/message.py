@@ -44,7 +44,35 @@ _BEFORE_NAME = ("pause", "all_stations", "mmsi", "call_sign")
 _AFTER_NAME = re.compile(
     r"\s+(here|calling|answering|responding|speaking|again)\b.*$", re.IGNORECASE
 )
-_NO_NAME = {"over", "correct", "urgent", "not", "a", "an", "my", "our", "i", "we", "mayday"}
+_NO_NAME = {
+    "over",
+    "correct",
+    "urgent",
+    "not",
+    "a",
+    "an",
+    "my",
+    "our",
+    "i",
+    "we",
+    "mayday",
+    "in",
+    "on",
+    "at",
+    "position",
+    "there",
+    "it",
+    "fire",
+    "help",
+    "please",
+    "and",
+    "is",
+    "received",
+    "request",
+    "no",
+    "yes",
+    "all",
+}
 
 
 def read_message(line: int, speaker: str, text: str, name: str | None = None) -> Message:
@@ -152,7 +180,11 @@ def _station(text: str) -> str | None:
         if not rest.strip():
             break
         name = rest.strip()
-    if not name or (not name[0].isupper() and not name[0].isdigit()) or name.lower() in _NO_NAME:
+    if (
+        not name
+        or (not name[0].isupper() and not name[0].isdigit())
+        or name.lower().split()[0] in _NO_NAME
+    ):
         return None
     words = name.split()
     for size in range(1, len(words)):

@@ -44,7 +44,12 @@ def _follow(state: State, message: Message) -> None:
     """What a message changes."""
     if state.kind == "routine" and message.signal in _KINDS:
         state.kind = _KINDS[message.signal]
-    if message.speaker != "coast" and "cancel" in message.acts and "all_stations" in message.acts:
+    opens = message.line == 1 and message.signal is None
+    if (
+        message.speaker != "coast"
+        and "cancel" in message.acts
+        and (opens or "all_stations" in message.acts)
+    ):
         state.kind, state.procedure = "cancel", "cancelled"
     if message.sender and message.sender.casefold() not in map(str.casefold, state.stations):
         state.stations.append(message.sender)

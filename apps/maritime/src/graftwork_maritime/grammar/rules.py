@@ -160,6 +160,8 @@ def _content(state: State) -> Iterator[Violation]:
 
 def _cancellation(state: State) -> Iterator[Violation]:
     message = next(m for m in state.messages if "cancel" in m.acts and m.speaker != "coast")
+    if "all_stations" not in message.acts:
+        yield _break("cancel-address", message, "say ALL STATIONS three times first")
     if (
         not message.sender
         or not (message.positions or "place" in message.acts)
