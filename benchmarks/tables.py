@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import pages as by_case
 from benchmarks.fewshot import page as fewshot
+from benchmarks.maritime import page as maritime
 from benchmarks.methods.page import experiments
 from benchmarks.speed import page as speed
 from benchmarks.trees import page as trees
@@ -109,6 +110,7 @@ GENERATORS = {
     **speed.GENERATORS,
     **trees.GENERATORS,
     **by_case.GENERATORS,
+    **maritime.GENERATORS,
 }
 
 

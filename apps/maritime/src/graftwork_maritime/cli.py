@@ -83,8 +83,8 @@ class MaritimeCLI(AppCLI):
         """
         from graftwork_llm.decoding import Sampling
 
-        from .model.generate import Origin, generate
-        from .model.report import drawn, tensors_digest
+        from .model.generate import Origin, generate, tensors_digest
+        from .model.report import drawn
 
         sampling = Sampling(temperature, top_p, top_k, min(most, 2) if self.dry_run else most)
         asked = drawn(scenarios, 2 if self.dry_run else count, preset, form, seed)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.lightning.data import mixed_seed
 from graftwork_llm.batches import encode
@@ -46,6 +49,16 @@ class Origin:
         return asdict(self)
 
 
+def tensors_digest(graft: gw.Graft) -> str:
+    """SHA-256 of a graft's tensors, by name."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(graft.tensors().items()):
+        data = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {data.dtype} {tuple(data.shape)} ".encode())
+        found.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 def generate(
     model: Any,
     tokenizer: Any,
@@ -56,6 +69,7 @@ def generate(
     batch: int = 8,
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = lambda line: None,
+    ask: Callable[[Scenario], str] | None = None,
 ) -> int:
     """Write a dialogue for each scenario that the file lacks, in the scenarios' order; how many were written.
 
@@ -70,6 +84,7 @@ def generate(
         batch: rows that are written at once.
         device: the model's.
         say: is told the progress.
+        ask: what the model is asked of a scenario; default: `prompt` in the origin's form.
 
     Raises:
         GraftError: two scenarios of one id, a file of another origin, or one that cannot be written.
@@ -85,10 +100,11 @@ def generate(
     if done:
         say(f"{file}: {len(ids) - len(todo)} of {len(ids)} dialogues are there already")
     model.eval()
+    asked = ask or partial(prompt, form=origin.form)
     try:
         with file.open("a", encoding="utf-8") as out:
             for n, group in enumerate(_grouped(todo, batch)):
-                for line in _written(model, tokenizer, group, origin, device):
+                for line in _written(model, tokenizer, group, origin, device, asked):
                     out.write(json.dumps(line, ensure_ascii=False) + "\n")
                 out.flush()
                 os.fsync(out.fileno())
@@ -138,9 +154,10 @@ def _grouped(todo: Sequence[Scenario], batch: int) -> Iterator[Sequence[Scenario
 
 
 def _written(
-    model: Any, tokenizer: Any, group: Sequence[Scenario], origin: Origin, device: torch.device | str
+    model: Any, tokenizer: Any, group: Sequence[Scenario], origin: Origin, device: torch.device | str,
+    ask: Callable[[Scenario], str],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    prompts = [encode(tokenizer, prompt(s, origin.form), system=SYSTEM).prompt for s in group]
+    prompts = [encode(tokenizer, ask(s), system=SYSTEM).prompt for s in group]
     seeds = [mixed_seed("dialogue", origin.seed, s.id) for s in group]
     found = complete(
         model, prompts, seeds, end=tokenizer.eos_token_id, sampling=origin.sampling, device=device

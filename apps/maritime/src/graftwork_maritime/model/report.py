@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 import graftwork as gw
 from graftwork.errors import GraftError
@@ -37,16 +34,6 @@ def drawn(file: str | None, count: int, preset: str, form: str, seed: int) -> Se
     if preset not in PRESETS:
         raise GraftError(f"preset {preset!r}; choose one of {', '.join(PRESETS)}")
     return list(Engine(preset=preset, exercise=True).scenarios(seed, count))
-
-
-def tensors_digest(graft: gw.Graft) -> str:
-    """SHA-256 of a graft's tensors, by name."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(graft.tensors().items()):
-        data = tensor.detach().cpu().contiguous()
-        found.update(f"{name} {data.dtype} {tuple(data.shape)} ".encode())
-        found.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def write_losses(losses: Sequence[float], data: DialogueData, folder: Path) -> Path:
