@@ -154,7 +154,7 @@ NUMBER_FIRST = """\
 Mayday, Mayday, Mayday. This is two nine one one two eight nine zero zero cargo vessel GREEN MARLOW, Quebec six \
 Whisky Hotel eight. I am adrift at sixteen degrees fifty-nine minutes South, one hundred thirty-seven degrees five \
 nine decimal one minutes West. Tug assistance requested. Over.
-GREEN MARLOW, this is Coast Guard. What is the cause? Over.
+GREEN MARLOW, this is Coast Guard. Received Mayday. What is the cause? Over.
 """
 
 

@@ -82,7 +82,7 @@ def read_message(line: int, speaker: str, text: str, name: str | None = None) ->
     """The message of a turn; `line` counts from 1."""
     items = read_items(text)
     signal, repeats, opened = _opening(items)
-    sender, at = _sender(items, text, opened)
+    sender, at = _sender(items, text, opened, speaker == "coast")
     acts = {_ACTS[item.kind] for item in items if item.kind in _ACTS}
     addressed = _addressed(items, text, opened)
     plain = text
@@ -200,8 +200,8 @@ def _station(text: str) -> str | None:
     return name
 
 
-def _sender(items: list[Item], text: str, opened: int) -> tuple[str | None, int]:
-    """Who speaks: what follows THIS IS, else what follows the signal, else a coast station's name at the start."""
+def _sender(items: list[Item], text: str, opened: int, coast: bool) -> tuple[str | None, int]:
+    """Who speaks: what follows THIS IS, else what follows the signal, else a coast station's at the start."""
     for place, item in enumerate(items):
         if item.kind == "this_is" and (span := _span(items, place + 1)):
             name = _station(text[slice(*span)])
@@ -216,7 +216,7 @@ def _sender(items: list[Item], text: str, opened: int) -> tuple[str | None, int]
         if name and len(name.split()) <= 6:
             return name, span[0]
     head = re.match(r"[^.?!]{0,90}", text)
-    if head and (found := lexicon.COAST.search(head[0])):
+    if coast and head and (found := lexicon.COAST.search(head[0])):
         named = re.match(r"( [A-Z]\w+)*", text[found.end() :])  # MRCC Lisbon
         end = found.end() + (named.end() if named else 0)
         return text[:end].rpartition(",")[2].strip(), 0
