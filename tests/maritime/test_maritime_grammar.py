@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,8 +76,8 @@ def test_the_state_says_what_the_scenario_says(preset: str, form: str, count: in
         assert (state.mmsi, state.call_sign) == (scenario.vessel.mmsi, scenario.vessel.call_sign)
         assert state.persons == scenario.vessel.persons
         assert state.help
+        assert state.name == scenario.vessel.name
         if scenario.kind == "distress":
-            assert state.name == scenario.vessel.name
             assert state.acknowledged or form == "paper"
         if scenario.category != "undesignated":
             assert scenario.category in {n for m in state.messages for n in m.natures}, turns
@@ -152,7 +154,7 @@ NUMBER_FIRST = """\
 Mayday, Mayday, Mayday. This is two nine one one two eight nine zero zero cargo vessel GREEN MARLOW, Quebec six \
 Whisky Hotel eight. I am adrift at sixteen degrees fifty-nine minutes South, one hundred thirty-seven degrees five \
 nine decimal one minutes West. Tug assistance requested. Over.
-GREEN MARLOW, this is Coast Guard. What is the cause? Over.
+GREEN MARLOW, this is Coast Guard. Received Mayday. What is the cause? Over.
 """
 
 
@@ -196,6 +198,44 @@ def test_free_wordings(text: str, known: dict[str, object]) -> None:
     assert not state.violations
     assert {key: getattr(state, key) for key in known} == known
     assert state.as_dict()["name"] == known["name"]
+
+
+def test_dialogues_that_the_grammars_author_wrote_by_hand() -> None:
+    text = (Path(__file__).parent / "free_dialogues.txt").read_text(encoding="utf8")
+    states = [parse(from_text(block).turns) for block in text.split("===\n")]
+    assert [s.violations for s in states] == [[]] * len(states)
+    assert [s.kind for s in states] == [
+        *(
+            "distress",
+            "distress",
+            "urgency",
+            "safety",
+            "relay",
+            "cancel",
+            "distress",
+            "distress",
+            "urgency",
+            "distress",
+        )
+    ]
+    assert [s.name for s in states] == [
+        *(
+            "Kestrin Maid",
+            "Perrin Light",
+            "Selvan Bay",
+            None,
+            "Blue Arrow",
+            "Linden",
+            "Tarrow Star",
+            "Skerrin",
+        ),
+        *("Corrin", "Windrose"),
+    ]
+    assert [s.category for s in states if s.kind in ("distress", "relay")] == [
+        *("sinking", "overboard", "fire", "attack", "collision", "list")
+    ]
+    assert states[-1].mmsi == "291333123" and states[2].call_sign == "QTRA"
+    assert [s.procedure for s in states].count("ended") == 1
 
 
 def test_urgency_safety_and_cancellation_in_free_words() -> None:

@@ -189,6 +189,53 @@ def over_and_out(scenario: Scenario, turns: Turns):
     return edited(turns, len(turns) - 1, r"( (over|out)\.)?$", " Over and out.")
 
 
+@of("distress", "relay")
+def no_receipt(scenario: Scenario, turns: Turns):
+    answers = [n for n, t in enumerate(turns) if t.speaker != "ship"]
+    second = answers[0]
+    text = f"This is {turns[second].name}. What is your course? Over."
+    return (turns[0], Turn("coast", text), Turn("ship", "Zero four five degrees. Over.")), 2
+
+
+@of("distress")
+def half_a_name(scenario: Scenario, turns: Turns):
+    stem = scenario.vessel.name.split()[0]
+    return appended(turns, "coast", f"{stem} Albatross, this is {turns[1].name}. Stand by. Over.")
+
+
+@of("distress")
+def renamed(scenario: Scenario, turns: Turns):
+    stem = scenario.vessel.name.split()[0]
+    return appended(turns, "ship", f"This is {stem} Albatross. Standing by. Over.")
+
+
+@of("distress")
+def coast_station_as_the_ship(scenario: Scenario, turns: Turns):
+    return appended(turns, "coast", f"This is {scenario.vessel.name}. Standing by. Over.")
+
+
+def broken_off(scenario: Scenario, turns: Turns):
+    return appended(turns, "coast", "The lifeboat will be with")
+
+
+def channel_of_no_band(scenario: Scenario, turns: Turns):
+    return appended(turns, "coast", "Change to channel four one. Over.")
+
+
+def half_past(scenario: Scenario, turns: Turns):
+    return appended(turns, "coast", "We call you again at half past nine. Over.")
+
+
+@of("distress")
+def silence_by_a_stranger(scenario: Scenario, turns: Turns):
+    return appended(turns, "other", "All stations, this is Ferry Lind. Seelonce Mayday. Out.")
+
+
+@of("distress")
+def silence_ended_before_it_began(scenario: Scenario, turns: Turns):
+    return appended(turns[:2], "ship", "All stations. Seelonce Feenee. Out.")
+
+
 def voice_on_70(scenario: Scenario, turns: Turns):
     return appended(turns, "coast", "Change to channel seven zero. Over.")
 
@@ -247,6 +294,7 @@ CHANGES: dict[str, list[Change]] = {
     "signal-kind": [wrong_signal],
     "identity-missing": [nameless],
     "answer-unidentified": [nameless_answer],
+    "receipt-missing": [no_receipt],
     "unanswered": [nobody_answers],
     "position-missing": [nowhere],
     "nature-missing": [nothing_wrong],
@@ -257,16 +305,21 @@ CHANGES: dict[str, list[Change]] = {
     "mmsi-form": [eight_figures],
     "call-sign-form": [call_sign_of_figures],
     "bearing-range": [bearing_of_400],
-    "time-form": [minute_of_75],
+    "time-form": [minute_of_75, half_past],
+    "name-changed": [half_a_name, renamed],
+    "speaker-name": [coast_station_as_the_ship],
+    "cut-off": [broken_off],
     "fact-changed": [other_persons],
     "readback-wrong": [misheard_figure, misheard_position],
     "fact-wrong": [untrue_call_sign],
     "over-and-out": [over_and_out],
     "channel-70": [voice_on_70],
+    "channel-unknown": [channel_of_no_band],
     "question-marker": [statement_marked_as_question],
     "silence-without-distress": [silence_in_routine],
     "silence-broken": [noise_during_silence],
-    "silence-end": [silence_ended_by_a_stranger],
+    "silence-by": [silence_by_a_stranger],
+    "silence-end": [silence_ended_by_a_stranger, silence_ended_before_it_began],
     "relay-source": [relay_of_nobody],
     "relay-self": [relay_of_oneself],
     "cancel-address": [cancelled_to_nobody],

@@ -55,7 +55,10 @@ def compose(app: App, args: Sequence[str]) -> int:
     if given.scenarios:
         known = read_scenarios(given.scenarios)
         count = len(known)
-        draw = known.__getitem__
+
+        def draw(n: int) -> Scenario:
+            return known[n]
+
     else:
         engine = _engine(given.preset, given.register, given.exercise)
         count = _positive(given.count, "count")

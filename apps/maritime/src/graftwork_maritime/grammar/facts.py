@@ -27,7 +27,7 @@ def _values(message: Message, key: str) -> tuple[Any, ...]:
 
 def _same(key: str, one: Any, two: Any) -> bool:
     if key == "positions":
-        return abs(one[0] - two[0]) < _CLOSE and abs(one[1] - two[1]) < _CLOSE
+        return bool(abs(one[0] - two[0]) < _CLOSE and abs(one[1] - two[1]) < _CLOSE)
     return bool(one == two)
 
 

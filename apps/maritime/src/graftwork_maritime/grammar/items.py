@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import takewhile
 from typing import Any
 
 from lark import Lark, Token, Tree
@@ -17,6 +19,7 @@ from ..spoken.alphabet import LETTER_OF
 from ..spoken.numbers import DECIMAL, NUMBER_WORDS
 from ..spoken.positions import angle
 
+_LETTERS = re.compile(r"[A-Z]{3,7}")
 _BETWEEN = {"is", "number", "of", "and", "are", "we", "have", "total", "my", "the"}
 
 
@@ -63,28 +66,33 @@ def _first_pass(child: Token | Tree[Token]) -> Iterator[Item]:
         return
     run, unit = (child.children[0], child.children[1]) if child.data == "measure" else (child, None)
     assert isinstance(run, Tree)
-    tokens = [token for token in run.children if token is not None]
+    tokens = [token for token in run.children if isinstance(token, Token)]
     letters = [token for token in tokens if token.type == "LETTER"]
-    start, end = tokens[0].start_pos, tokens[-1].end_pos
+    start, end = _span(tokens[0])[0], _span(tokens[-1])[1]
     if letters:
         if len(tokens) < 3 or (len(letters) == len(tokens) == 3 and tokens[0].islower()):
             yield from (_token(token) for token in tokens)
         else:
             yield Item("code", _characters(tokens), start, end)
-        if unit is not None:
+        if isinstance(unit, Token):
             yield _token(unit)
         return
     number = _number(tokens)
-    if unit is None:
+    if not isinstance(unit, Token):
         yield Item("number", number, start, end)
     elif unit.type == "UTC":
-        yield _time(number, start, unit.end_pos)
+        yield _time(number, start, _span(unit)[1])
     else:
-        yield Item(unit.type.lower(), number, start, unit.end_pos)
+        yield Item(unit.type.lower(), number, start, _span(unit)[1])
 
 
 def _token(token: Token) -> Item:
-    return Item(token.type.lower(), str(token), token.start_pos, token.end_pos)
+    return Item(token.type.lower(), str(token), *_span(token))
+
+
+def _span(token: Token) -> tuple[int, int]:
+    assert token.start_pos is not None and token.end_pos is not None
+    return token.start_pos, token.end_pos
 
 
 def _number(tokens: list[Token]) -> str:
@@ -236,13 +244,53 @@ def _keyed(items: list[Item]) -> list[Item]:
         found = _skip(items, place + 1, *_BETWEEN)
         value = items[found] if found is not None and found <= place + 4 else None
         make = _KEYED.get(item.kind)
-        if make and value is not None and value.kind in ("number", "code"):
+        if make and found is not None and value is not None and value.kind in ("number", "code"):
+            if item.kind == "mmsi":
+                value, found = _joined(items, found)
             out.append(make(value, item.start))
+            place = found + 1
+        elif (
+            item.kind == "call_sign" and value is not None and _LETTERS.fullmatch(str(value.value))
+        ):
+            out += [Item("call_sign", value.value, item.start, value.end)]
             place = (found or place) + 1
+        elif item.kind == "call_sign" and found is not None and (wrong := _misspelt(items, found)):
+            out.append(wrong)
+            place = found
         else:
-            out.append(item)
+            out.append(Item("word", item.value, item.start, item.end) if make else item)
             place += 1
     return out
+
+
+def _misspelt(items: list[Item], place: int) -> Item | None:
+    """The fault of a call sign in which some words are of the alphabet and one is not."""
+    said = list(
+        takewhile(
+            lambda i: i.kind in ("letter", "code", "number", "word"), items[place : place + 8]
+        )
+    )
+    spelled = [i for i in said if i.kind != "word"]
+    words = [i for i in said if i.kind == "word" and i.value[:1].isupper()]
+    if not spelled or not words or words[0].start > spelled[-1].end + 1:
+        return None
+    fault = (
+        "call-sign-form",
+        f"{words[0].value} is no word of the alphabet",
+        "spell with the alphabet",
+    )
+    return Item("fault", fault, said[0].start, said[-1].end)
+
+
+def _joined(items: list[Item], place: int) -> tuple[Item, int]:
+    """A number with those after commas, as MMSI are said in groups; and where it ends."""
+    item = items[place]
+    while (after := _skip(items, place + 1)) == place + 2 and items[after].kind == "number":
+        if len(item.value) + len(items[after].value) > 9:
+            break
+        item = Item("number", item.value + items[after].value, item.start, items[after].end)
+        place = after
+    return item, place
 
 
 def _mmsi(item: Item, start: int) -> Item:

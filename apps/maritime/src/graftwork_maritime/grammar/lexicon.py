@@ -33,11 +33,13 @@ NATURES = {
     ),
 }
 HELP = _words(
-    r"assist|help|rescue|tow\b|towing|tugs?\b|pumps?\b|helicopter|evacuat|medical advice|medevac|escort|divers"
-    r"|doctor|naval|ice-?breaker|advice"
+    r"requir|request|assist|help|want|evacuat|medevac|(we|i) need|in need|needs? |needed|ask(ing)? for"
+    r"|(please|pls) send|send (a|an|us|help|the)"
 )
-POSITION = _words(
-    r"(nautical )?miles? |degrees |cables? |off |(north|south|east|west)( ?(east|west))? of |abeam |near |close to "
+POSITION = re.compile(
+    r"(miles?|cables?|nm|degrees|metres|kilometres)\b[^.?!]{0,40}\b(of|from|off)\b"
+    r"|\b(off|near|close to|abeam|abreast of|inside|outside|entrance (of|to)"
+    r"|(north|south|east|west)( ?(east|west))? of) (the )?[A-Z]"
 )
 COAST = _words(
     r"coast ?guard|coastguard|radio\b|rescue\b|mrcc|mrsc|jrcc|rcc\b|vts\b|port control|harbou?r control|control\b|"
@@ -52,6 +54,13 @@ DURING_SILENCE = _words(
     r"may ?day|seelonce|silence|assist|proceed|search|rescue|rendezvous|eta\b|standing by|stand by|sorry|understood|"
     r"received|roger|distress|casualty|survivors?"
 )
+RECEIPT = _words(
+    r"receiv|roger|acknowledg|copied|copy\b|understood|read you|have your|got your|hear you"
+)
+CLOCK = _words(
+    r"o'?clock|half past|quarter (past|to)|(\d|one|two|three|six|nine|ten|eleven|twelve) (a\.?m|p\.?m)\b"
+)
+LAST = re.compile(r"\b(and|or|but|the|a|an|of|to|with|my|our|your|from)[^\w?]*$", re.IGNORECASE)
 URGENCY = _words(r"pan[ -]pan")
 TYPES = _words(
     r"(motor|sailing|fishing|cargo|passenger|towing|pilot|military|law enforcement|anti-pollution|medical transport|"

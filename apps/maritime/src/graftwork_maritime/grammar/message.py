@@ -9,6 +9,9 @@ from .items import Item, read_items
 from .state import Message
 
 _SIGNALS = {"mayday": "mayday", "relay": "relay", "panpan": "panpan", "securite": "securite"}
+_RELAYED = re.compile(
+    r"\b(mayday|distress call|alert)? ?(from|of|by)( the following)?( vessel)?\b,?", re.IGNORECASE
+)
 _ENDS = {
     "stop",
     "pause",
@@ -79,7 +82,7 @@ def read_message(line: int, speaker: str, text: str, name: str | None = None) ->
     """The message of a turn; `line` counts from 1."""
     items = read_items(text)
     signal, repeats, opened = _opening(items)
-    sender, at = _sender(items, text, opened)
+    sender, at = _sender(items, text, opened, speaker == "coast")
     acts = {_ACTS[item.kind] for item in items if item.kind in _ACTS}
     addressed = _addressed(items, text, opened)
     plain = text
@@ -106,8 +109,11 @@ def read_message(line: int, speaker: str, text: str, name: str | None = None) ->
         if found:
             offsets[key] = found.start()
 
+    about = _RELAYED.search(text) if signal == "relay" else None
+    since = about.end() if about else 0
+
     def values(kind: str) -> tuple[str, ...]:
-        return tuple(str(item.value) for item in items if item.kind == kind)
+        return tuple(str(i.value) for i in items if i.kind == kind and i.start >= since)
 
     return Message(
         line,
@@ -126,6 +132,7 @@ def read_message(line: int, speaker: str, text: str, name: str | None = None) ->
         values("channel_number"),
         tuple(natures),
         frozenset(acts),
+        _relayed(items, text, since) if since else None,
         offsets,
         tuple(items),
     )
@@ -193,8 +200,8 @@ def _station(text: str) -> str | None:
     return name
 
 
-def _sender(items: list[Item], text: str, opened: int) -> tuple[str | None, int]:
-    """Who speaks: what follows THIS IS, else what follows the signal, else a coast station's name at the start."""
+def _sender(items: list[Item], text: str, opened: int, coast: bool) -> tuple[str | None, int]:
+    """Who speaks: what follows THIS IS, else what follows the signal, else a coast station's at the start."""
     for place, item in enumerate(items):
         if item.kind == "this_is" and (span := _span(items, place + 1)):
             name = _station(text[slice(*span)])
@@ -209,9 +216,18 @@ def _sender(items: list[Item], text: str, opened: int) -> tuple[str | None, int]
         if name and len(name.split()) <= 6:
             return name, span[0]
     head = re.match(r"[^.?!]{0,90}", text)
-    if head and (found := lexicon.COAST.search(head[0])):
-        return text[: found.end()].rpartition(",")[2].strip(), 0
+    if coast and head and (found := lexicon.COAST.search(head[0])):
+        named = re.match(r"( [A-Z]\w+)*", text[found.end() :])  # MRCC Lisbon
+        end = found.end() + (named.end() if named else 0)
+        return text[:end].rpartition(",")[2].strip(), 0
     return None, 0
+
+
+def _relayed(items: list[Item], text: str, since: int) -> str | None:
+    """The vessel whose distress is passed on."""
+    after = [place for place, item in enumerate(items) if item.start >= since]
+    span = _span(items, after[0]) if after else None
+    return _station(text[slice(*span)]) if span else None
 
 
 def _addressed(items: list[Item], text: str, opened: int) -> str | None:

@@ -55,8 +55,8 @@ def _follow(state: State, message: Message) -> None:
         state.stations.append(message.sender)
     own = message.speaker == "ship" or (message.signal == "relay")
     if own:
-        if state.name is None and message.sender and message.signal != "relay":
-            state.name = message.sender
+        if state.name is None:
+            state.name = message.about if state.kind == "relay" else message.sender
         for key, values in (
             ("mmsi", message.mmsi),
             ("call_sign", message.call_signs),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from ..scenario.model import Scenario
 from . import lexicon
 from .facts import against_scenario, changed
+from .names import names
 from .state import Message, State, Violation
 
 RULES: Mapping[str, str] = {
@@ -16,6 +17,7 @@ RULES: Mapping[str, str] = {
     "signal-kind": "the signal is that of the situation",
     "identity-missing": "a station says who it is",
     "answer-unidentified": "the coast station's first answer says who it is",
+    "receipt-missing": "a distress call is acknowledged before anything is asked",
     "unanswered": "somebody answers a distress call",
     "position-missing": "a vessel in distress says where it is",
     "nature-missing": "a vessel in distress says what is wrong",
@@ -27,20 +29,28 @@ RULES: Mapping[str, str] = {
     "call-sign-form": "a call sign has 3 to 7 letters and figures",
     "bearing-range": "bearings go to 360",
     "time-form": "a time has four figures, 0000 to 2359",
+    "name-changed": "a station keeps its name, and is called by it",
+    "speaker-name": "a station speaks under its own name",
+    "cut-off": "a turn is a whole message",
     "fact-changed": "a station's own facts stay the same, unless corrected",
     "readback-wrong": "what is read back is what was said",
     "fact-wrong": "what is said of the scenario is true",
     "over-and-out": "OVER asks for an answer and OUT ends, never both",
     "channel-70": "channel 70 carries no voice",
+    "channel-unknown": "a channel is one of the maritime VHF band",
     "question-marker": "a QUESTION ends with a question mark",
     "silence-without-distress": "silence is imposed during distress alone",
     "silence-broken": "after SEELONCE MAYDAY other stations keep silent",
+    "silence-by": "SEELONCE MAYDAY is for the vessel in distress and the station in control",
     "silence-end": "SEELONCE FEENEE ends a distress, and is said by the station in control",
     "relay-source": "a relay says whose distress it passes on",
     "relay-self": "a vessel in distress says MAYDAY, not MAYDAY RELAY",
     "cancel-address": "a false alert is cancelled to all stations",
     "cancel-identity": "a cancellation has identity, position and time of the alert",
 }
+
+
+CHANNELS = {str(n) for n in (*range(1, 29), *range(60, 89), *range(1001, 1089), *range(2001, 2089))}
 
 
 def check(state: State, scenario: Scenario | None) -> Iterator[Violation]:
@@ -57,6 +67,7 @@ def check(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     if state.kind == "relay":
         yield from _relay(state, scenario)
     yield from _silence(state)
+    yield from names(state)
     yield from changed(state)
     if scenario is not None:
         yield from against_scenario(state, scenario)
@@ -69,6 +80,19 @@ def _forms(state: State) -> Iterator[Violation]:
                 rule, why, remedy = item.value
                 said = message.text[item.start : item.end]
                 yield Violation(rule, message.line, f"{said}: {why}", remedy)
+        if clock := lexicon.CLOCK.search(message.text):
+            yield _break(
+                "time-form",
+                message,
+                "say four figures and UTC",
+                f"{clock[0]!r} is no time on the radio",
+            )
+        if lexicon.LAST.search(message.text):
+            yield _break("cut-off", message, "say the message to its end")
+        for channel in set(message.channels) - CHANNELS:
+            yield _break(
+                "channel-unknown", message, "name a VHF channel", f"channel {channel} is none"
+            )
         if "over_and_out" in message.acts:
             yield _break("over-and-out", message, "say OVER or OUT alone")
         if "70" in message.channels and not _mentions(message, "dsc", "alert", "digital"):
@@ -90,6 +114,8 @@ def _break(rule: str, message: Message, remedy: str, text: str | None = None) ->
 
 def _opening(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     first = state.messages[0]
+    if first.speaker == "coast" and first.signal is None:  # a station that calls back
+        first = next((m for m in state.messages if m.signal), first)
     if first.signal is None:
         grave = first.natures and "help" in first.acts
         if state.kind not in ("routine", "cancel") or (grave and state.kind == "routine"):
@@ -136,10 +162,15 @@ def _answer(state: State) -> Iterator[Violation]:
     if answer is None:
         if state.kind == "distress" and not any(m.speaker != first.speaker for m in state.messages):
             yield _break("unanswered", state.messages[-1], "let a coast station or a ship answer")
-    elif (
-        first.speaker != "coast" and answer.sender is None and not lexicon.COAST.search(answer.text)
-    ):
+        return
+    if first.speaker == "coast":
+        return
+    if answer.sender is None and not lexicon.COAST.search(answer.text):
         yield _break("answer-unidentified", answer, "say THIS IS and the coast station's name")
+    before = [m for m in state.messages[1 : answer.line] if m.speaker != first.speaker]
+    heard = any(lexicon.RECEIPT.search(m.text) for m in before)
+    if state.kind in ("distress", "relay") and not heard:
+        yield _break("receipt-missing", answer, "say RECEIVED MAYDAY")
 
 
 def _content(state: State) -> Iterator[Violation]:
@@ -196,6 +227,8 @@ def _silence(state: State) -> Iterator[Violation]:
             or _mentions(message, "mayday", "distress")
         )
         if "silence" in message.acts:
+            if message.speaker == "other":
+                yield _break("silence-by", message, "leave it to them, or say SEELONCE DISTRESS")
             before = [m for m in state.messages if m.line < message.line]
             if not any(
                 m.signal in ("mayday", "relay") or "mayday" in m.text.lower() for m in before
@@ -207,7 +240,7 @@ def _silence(state: State) -> Iterator[Violation]:
                 )
             controller = controller or message.speaker
         elif "silence_end" in message.acts:
-            if not distress or message.speaker not in (controller or message.speaker, "coast"):
+            if not distress or message.speaker not in (controller, "coast"):
                 yield _break(
                     "silence-end",
                     message,

@@ -33,6 +33,7 @@ class Message:
         mmsi, call_signs, positions, persons, times, channels: values in their order.
         natures: categories of distress that it names.
         acts: received, silence, silence_end, cancel, all_stations, help, place, correction, over, out and more.
+        about: the vessel whose distress a relay passes on.
         offsets: where the parts of a distress message begin: signal, identity, position, nature, help.
         items: the parts, as the grammar finds them.
     """
@@ -53,6 +54,7 @@ class Message:
     channels: tuple[str, ...]
     natures: tuple[str, ...]
     acts: frozenset[str]
+    about: str | None
     offsets: dict[str, int]
     items: tuple[Item, ...]
 

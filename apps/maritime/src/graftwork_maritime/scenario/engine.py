@@ -242,7 +242,7 @@ def _facts(draw: Random, category: str, start: datetime) -> dict[str, str | int]
         if key.endswith("_utc"):
             facts[key] = (start - timedelta(minutes=draw.randrange(5, 90))).strftime("%H:%M")
         else:
-            facts[key] = draw.choice(choices)
+            facts[key] = choices[draw.randrange(len(choices))]
     return facts
 
 

@@ -18,6 +18,7 @@ from graftwork.errors import GraftError
 EXERCISE_MIDS = tuple(str(mid) for mid in range(280, 300))
 EXERCISE_PREFIX = "Q"
 CALL_SIGN = re.compile(r"(?=.*[A-Z])[A-Z0-9]{3,7}")
+_EXERCISES: tuple[str, tuple[str, ...]] = ("exercises", (EXERCISE_PREFIX,))
 _CLASSES = {  # the longest prefix decides
     "00": "coast station",
     "0": "group",
@@ -90,7 +91,7 @@ def check_ship(mmsi: str | None, call_sign: str | None, exercise: bool) -> None:
             raise GraftError(
                 f"MMSI {mmsi}: no country has the MID {mid}; such numbers need --exercise"
             )
-        country, prefixes = "exercises", (EXERCISE_PREFIX,)
+        country, prefixes = _EXERCISES
     elif mid in countries():
         country, prefixes = countries()[mid]
     else:

@@ -33,17 +33,17 @@ CARGOES = {
     "Cargo Vessel": ("timber", "grain", "steel coils", "containers", "fertilizer"),
     "Passenger Vessel": ("cars", "trailers"),
 }
-# Most and fewest persons on board; the rest as "Motor Vessel".
+# Fewest and most persons on board, more than any fact hurts or loses; the rest as "Motor Vessel".
 PERSONS = {
     "Cargo Vessel": (8, 26),
-    "Fishing Vessel": (2, 18),
-    "Pleasure Craft": (2, 9),
-    "Sailing Vessel": (2, 8),
+    "Fishing Vessel": (4, 18),
+    "Pleasure Craft": (4, 9),
+    "Sailing Vessel": (4, 8),
     "Tanker": (12, 28),
-    "Towing Vessel": (3, 9),
+    "Towing Vessel": (4, 9),
     "Passenger Vessel": (30, 420),
-    "Tugboat": (3, 9),
-    "Motor Vessel": (3, 22),
+    "Tugboat": (4, 9),
+    "Motor Vessel": (4, 22),
 }
 # Nature of distress in a digital selective call (ITU-R M.493).
 NATURES = {

@@ -151,7 +151,8 @@ class Scenario:
         values["facts"] = dict(values.get("facts") or {})
         if values.get("station") is None:
             values.pop("station", None)
-        return _build(cls, values, "")
+        built: Scenario = _build(cls, values, "")
+        return built
 
 
 _PARTS = {

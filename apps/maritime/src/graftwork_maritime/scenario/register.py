@@ -50,7 +50,9 @@ def read_register(file: str | Path, exercise: bool = False) -> tuple[Vessel, ...
         text = decode(path.read_bytes(), str(path))
     except OSError as error:
         raise GraftError(f"{path} cannot be read ({error.strerror}); check --register") from None
-    vessels, faults, seen = [], [], {}
+    vessels: list[Vessel] = []
+    faults: list[str] = []
+    seen: dict[str, int] = {}
     for line, row in _rows(path, text):
         try:
             vessel = _vessel(row, exercise)

@@ -86,7 +86,8 @@ def distance_nm(
     half = (
         np.sin((b - a) / 2) ** 2 + np.cos(a) * np.cos(b) * np.sin(np.radians(lons - lon) / 2) ** 2
     )
-    return 2 * EARTH_NM * np.arcsin(np.sqrt(np.clip(half, 0, 1)))
+    distances: NDArray[np.float64] = 2 * EARTH_NM * np.arcsin(np.sqrt(np.clip(half, 0, 1)))
+    return distances
 
 
 def near_land(lat: float, lon: float, limit_nm: float) -> bool:

@@ -7,7 +7,7 @@ one degrees one five minutes West". Reading the words gives `Position.rounded()`
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graftwork.errors import GraftError
 
@@ -57,16 +57,11 @@ class Position:
 
     def rounded(self) -> Position:
         """The same position with the degrees that its words say."""
-        values = [
-            round(sign * hundredths / 6000, 6)
-            for sign, hundredths in (
-                _rounded(self.lat, self.minutes),
-                _rounded(self.lon, self.lon_minutes),
-            )
-        ]
-        return Position(
-            *values, self.digit_by_digit, self.minutes, self.lon_minutes, self.connector
+        (south, lat), (west, lon) = (
+            _rounded(self.lat, self.minutes),
+            _rounded(self.lon, self.lon_minutes),
         )
+        return replace(self, lat=round(south * lat / 6000, 6), lon=round(west * lon / 6000, 6))
 
     def words(self) -> str:
         """The position as it is said, latitude first, longitude with three digits."""
