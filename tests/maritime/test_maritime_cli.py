@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,16 @@ def test_a_folder_without_a_tokenizer_is_one_message(
 def test_bad_input(args: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(args) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_training_on_a_folder_needs_neither_parser_nor_land_mask() -> None:
+    code = (
+        "import sys; sys.modules.update(lark=None, global_land_mask=None, searoute=None)\n"
+        "import graftwork_maritime.cli, graftwork_maritime.model.generate\n"
+        "assert 'graftwork_maritime.grammar' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_not_built_does_not_appear() -> None:
