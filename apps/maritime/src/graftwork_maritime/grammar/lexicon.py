@@ -33,7 +33,7 @@ NATURES = {
     ),
 }
 HELP = _words(
-    r"requir|request|assist|help|want|evacuat|medevac|(we|i) need|in need|needs? |needed|ask(ing)? for"
+    r"requir|request|assist|help|want|evacuat|medevac|need(s|ed)?\b|ask(s|ing)? (you )?for"
     r"|(please|pls) send|send (a|an|us|help|the)"
 )
 POSITION = re.compile(
