@@ -115,9 +115,9 @@ def main() -> int:
         notes=[
             "Cases and filters were written without sight of each other.",
             (
-                "The first measurement is the record maritime/filter-quality-blind. After it the grammar got rules, and "
-                "ours filters of wording, from somebody who knew the kinds of faults and the shares found, but had "
-                "not read the cases; nothing was changed after this second measurement."
+                "The first measurement is the record maritime/filter-quality-blind. After it the grammar got rules, "
+                "and ours filters of wording, from people who knew the kinds of faults and the shares found, but had "
+                "not read the cases."
             ),
             "n is the number of faults, or of clean dialogues.",
         ],
