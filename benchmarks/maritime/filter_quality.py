@@ -115,9 +115,9 @@ def main() -> int:
         notes=[
             "Cases and filters were written without sight of each other.",
             (
-                "The paper's and our filters were not changed after the cases were read. The grammar was: after the "
-                "first measurement (maritime/filter-quality-blind) it got rules, and the set phrases was written, by "
-                "somebody who knew the kinds of faults and the shares found, but read no case."
+                "The first measurement is the record maritime/filter-quality-blind. After it the grammar got rules, "
+                "and ours filters of wording, from people who knew the kinds of faults and the shares found, but had "
+                "not read the cases."
             ),
             "n is the number of faults, or of clean dialogues.",
         ],

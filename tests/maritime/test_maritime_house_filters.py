@@ -26,8 +26,14 @@ from graftwork_maritime.spoken import Position, digits, spell
 SCENARIO: dict[str, Any] = {
     "kind": "distress",
     "category": "fire",
-    "vessel": {"name": "Quiet Meridian", "mmsi": "201345678", "call_sign": "ZQ51", "persons": 12},
-    "position": {"lat": 54.7, "lon": 10.1333},
+    "vessel": {
+        "name": "Quiet Meridian",
+        "type": "Fishing Vessel",
+        "mmsi": "201345678",
+        "call_sign": "ZQ51",
+        "persons": 12,
+    },
+    "position": {"lat": 54.7, "lon": 10.1333, "digit_by_digit": True},
     "place": {"name": "Port Amber", "bearing": "north east", "distance_nm": 21},
     "port": {"name": "Gull Haven", "distance_nm": 30},
     "station": {"name": "Amber Rescue", "mmsi": "002010001"},
@@ -36,7 +42,7 @@ TEXT = """\
 Mayday, Mayday, Mayday. This is Quiet Meridian, Quiet Meridian, Quiet Meridian, MMSI two zero one three four five six \
 seven eight, call sign Zulu Quebec five one. My position is five four degrees four two minutes North, zero one zero \
 degrees zero eight minutes East, two one miles north east of Port Amber. I am on fire in the engine room. I require \
-fire fighting assistance. Twelve persons on board. Over.
+fire fighting assistance. One two persons on board. Over.
 Quiet Meridian, Quiet Meridian, Quiet Meridian, this is Amber Rescue, received Mayday. What is your course? Over.
 Amber Rescue, this is Quiet Meridian. My course is zero four five degrees, three zero miles from Gull Haven. Over.
 Quiet Meridian, this is Amber Rescue. How many persons are injured? Over.
@@ -68,6 +74,7 @@ def others(*turns: tuple[str, str]) -> Case:
 
 
 PAN = "Pan-pan, Pan-pan, Pan-pan. All stations, this is Quiet Meridian. Three miles off. I need a doctor. Over."
+MANY = SCENARIO["vessel"] | {"persons": 20}
 FAILS: dict[str, Case] = {
     "mmsi_country": swap("two zero one three", "seven nine nine three"),
     "position_at_sea": swap("zero one zero degrees zero eight", "zero zero nine degrees two four"),
@@ -100,7 +107,7 @@ FAILS: dict[str, Case] = {
         TEXT.replace("I am on fire", "I am sinking").replace("fire fighting", "immediate")
     ),
     "over_out": swap("How many persons are injured? Over.", "How many persons? Over and out."),
-    "persons_match": swap("Twelve persons on board", "Thirteen persons on board"),
+    "persons_match": swap("One two persons on board", "One three persons on board"),
     "persons_repeated": swap("received Mayday.", "received Mayday, one three persons on board."),
     "silence": others(
         ("ship", TEXT.split("\n")[0]),
@@ -118,6 +125,20 @@ FAILS: dict[str, Case] = {
     ),
     "distress_signal": opened(TEXT.split("\n")[0], "medical"),
     "two_signals": swap("received Mayday.", "received Mayday, pan-pan."),
+    "modal_words": swap("I require fire", "We might require fire"),
+    "bare_answer": swap("Two persons are injured. Over.", "Yes. Two persons are injured. Over."),
+    "slang": swap("My course is", "Okay, my course is"),
+    "correction_form": swap("My course is zero", "My course is zero nine zero, I mean, zero"),
+    "clock_words": swap("Two persons are injured.", "Two persons since 5 p.m. are injured."),
+    "written_marks": swap("I am on fire", "(coughs) I am on fire"),
+    "repeated_sentence": swap(
+        "persons are injured. Over", "persons are injured. Two persons are injured. Over"
+    ),
+    "whole_numbers": swap("One two persons", "Twenty persons", vessel=MANY),
+    "axis_figures": swap("zero one zero degrees zero", "one zero degrees zero"),
+    "unit_said": swap("My course is", "My speed is one two. My course is"),
+    "type_matches": swap("This is Quiet", "This is Tanker Quiet"),
+    "cargo_carried": swap("I am on fire in", "My cargo is on fire in"),
 }
 PASSES: dict[str, Case] = {
     "the whole dialogue": case(),
@@ -128,6 +149,20 @@ PASSES: dict[str, Case] = {
     ),
     "no MMSI": swap(", MMSI two zero one three four five six seven eight", ""),
     "another wording": swap("I am on fire in the engine room", "There is an explosion on board"),
+    "ability and an ice-breaker": swap("My course is", "The ice-breaker can assist. My course is"),
+    "a repetition is announced": swap(
+        "Two persons are injured. Over",
+        "Two persons are injured. I repeat. Two persons are injured. Over",
+    ),
+    "an answer in full": swap("Two persons are injured", "No, no persons are injured"),
+    "units": swap("My course is", "My speed is one two decimal five knots. My course is"),
+    "its own type": swap("This is Quiet", "This is Fishing Vessel Quiet"),
+    "whole numbers where the scenario has them": swap(
+        "One two persons",
+        "Twenty persons",
+        vessel=MANY,
+        position=SCENARIO["position"] | {"digit_by_digit": False},
+    ),
     "unknown": swap("Two persons are injured", "No information"),
     "urgency": opened(PAN, "urgency", category="medical"),
     "cancelled": opened(

@@ -12,13 +12,12 @@ from graftwork.errors import GraftError
 from .case import Case, Filter, Finding
 from .house import HOUSE
 from .paper import PAPER
-from .procedure import GRAMMAR, PHRASING
+from .procedure import GRAMMAR
 
 SETS: dict[str, tuple[Filter, ...]] = {
     "paper": PAPER,
     "house": HOUSE,
     "grammar": GRAMMAR,
-    "phrases": PHRASING,
 }
 
 
