@@ -61,7 +61,6 @@ CLOCK = _words(
     r"o'?clock|half past|quarter (past|to)|(\d|one|two|three|six|nine|ten|eleven|twelve) (a\.?m|p\.?m)\b"
 )
 LAST = re.compile(r"\b(and|or|but|the|a|an|of|to|with|my|our|your|from)[^\w?]*$", re.IGNORECASE)
-URGENCY = _words(r"pan[ -]pan")
 TYPES = _words(
     r"(motor|sailing|fishing|cargo|passenger|towing|pilot|military|law enforcement|anti-pollution|medical transport|"
     r"search and rescue|container|general cargo|supply|offshore supply|bulk|research|training) "
