@@ -266,7 +266,7 @@ def test_values_of_one_turn() -> None:
         if i.kind not in ("word", "pause", "stop", "bearing")
     ]
     assert found == [
-        ("bearing_degrees", 45.0),
+        ("bearing_degrees", "045"),
         ("miles", "3"),
         ("time", "11:25"),
         ("channel_number", "16"),

@@ -199,15 +199,14 @@ def _axis(item: Item, minutes: str, side: Item) -> Item:
 
 
 def _bearing(item: Item) -> Item:
-    value = float(item.value)
-    if value > 360:
+    if float(item.value) > 360:
         fault = (
             "bearing-range",
             f"{item.value} degrees",
             "bearings and courses go from 001 to 360",
         )
         return Item("fault", fault, item.start, item.end)
-    return Item("bearing_degrees", value, item.start, item.end)
+    return Item("bearing_degrees", item.value, item.start, item.end)
 
 
 def _positions(items: list[Item]) -> list[Item]:
