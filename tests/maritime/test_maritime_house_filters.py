@@ -74,7 +74,6 @@ def others(*turns: tuple[str, str]) -> Case:
 
 
 PAN = "Pan-pan, Pan-pan, Pan-pan. All stations, this is Quiet Meridian. Three miles off. I need a doctor. Over."
-MANY = SCENARIO["vessel"] | {"persons": 20}
 FAILS: dict[str, Case] = {
     "mmsi_country": swap("two zero one three", "seven nine nine three"),
     "position_at_sea": swap("zero one zero degrees zero eight", "zero zero nine degrees two four"),
@@ -125,18 +124,12 @@ FAILS: dict[str, Case] = {
     ),
     "distress_signal": opened(TEXT.split("\n")[0], "medical"),
     "two_signals": swap("received Mayday.", "received Mayday, pan-pan."),
-    "modal_words": swap("I require fire", "We might require fire"),
-    "bare_answer": swap("Two persons are injured. Over.", "Yes. Two persons are injured. Over."),
-    "slang": swap("My course is", "Okay, my course is"),
-    "correction_form": swap("My course is zero", "My course is zero nine zero, I mean, zero"),
     "clock_words": swap("Two persons are injured.", "Two persons since 5 p.m. are injured."),
     "written_marks": swap("I am on fire", "(coughs) I am on fire"),
     "repeated_sentence": swap(
         "persons are injured. Over", "persons are injured. Two persons are injured. Over"
     ),
-    "whole_numbers": swap("One two persons", "Twenty persons", vessel=MANY),
     "axis_figures": swap("zero one zero degrees zero", "one zero degrees zero"),
-    "unit_said": swap("My course is", "My speed is one two. My course is"),
     "type_matches": swap("This is Quiet", "This is Tanker Quiet"),
     "cargo_carried": swap("I am on fire in", "My cargo is on fire in"),
 }
@@ -149,20 +142,7 @@ PASSES: dict[str, Case] = {
     ),
     "no MMSI": swap(", MMSI two zero one three four five six seven eight", ""),
     "another wording": swap("I am on fire in the engine room", "There is an explosion on board"),
-    "ability and an ice-breaker": swap("My course is", "The ice-breaker can assist. My course is"),
-    "a repetition is announced": swap(
-        "Two persons are injured. Over",
-        "Two persons are injured. I repeat. Two persons are injured. Over",
-    ),
-    "an answer in full": swap("Two persons are injured", "No, no persons are injured"),
-    "units": swap("My course is", "My speed is one two decimal five knots. My course is"),
     "its own type": swap("This is Quiet", "This is Fishing Vessel Quiet"),
-    "whole numbers where the scenario has them": swap(
-        "One two persons",
-        "Twenty persons",
-        vessel=MANY,
-        position=SCENARIO["position"] | {"digit_by_digit": False},
-    ),
     "unknown": swap("Two persons are injured", "No information"),
     "urgency": opened(PAN, "urgency", category="medical"),
     "cancelled": opened(

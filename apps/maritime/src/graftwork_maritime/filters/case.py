@@ -55,6 +55,13 @@ class Case:
         """What the protocol's grammar finds."""
         return self.state.violations
 
+    @cached_property
+    def phrasing(self) -> list[Violation]:
+        """Where it leaves the standard phrases."""
+        from ..grammar import phrasing
+
+        return phrasing(self.state)
+
     def line_of(self, part: str) -> int | None:
         """The first turn, from 1, that holds `part` in any case."""
         low = part.lower()

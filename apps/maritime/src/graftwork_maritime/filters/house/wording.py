@@ -1,4 +1,4 @@
-"""How it is said: the SMCP's words to avoid, whole answers, figures and units, corrections, and facts of the vessel."""
+"""How it is said, beside the phrase book's ways: times, marks, repetitions, figures of a position; type and cargo."""
 
 from __future__ import annotations
 
@@ -8,29 +8,13 @@ from typing import Any
 
 from ...scenario.kinds import CARRIES_CARGO, TYPES
 from ...spoken.alphabet import FIGURE_OF
-from ...spoken.numbers import SCALES, TEENS, TENS
+from ...spoken.numbers import TEENS
 from ..case import Case, Filter, Told
-from .said import figures, numbers
+from .said import figures
 
-# "can" is the SMCP's own for what a station is able to do, but not to ask for leave.
-_MODAL = r"\b(?:might|should|could|can (?:I|we)|may(?![ -]?day))\b"
-_SLANG = (
-    r"\b(?:ok|okay|yeah|yep|yup|nope|buddy|mate|guys|folks|gonna|wanna|gotta|dunno|wilco|(?<!ice[ -])breaker|cheers|"
-    r"ten[ -]four|10-4|no worries|hang on|come back)\b"
-)
-_CORRECTED = r"\b(?:I mean|I meant|or rather|scratch that|make that|no,? wait|wait,? no)\b"
 _HOUR = "|".join([r"\d{1,2}", *FIGURE_OF, *TEENS])
 _CLOCK = rf"\b(?:(?:{_HOUR}) ?[ap]\.? ?m\b|o'?clock|half past|quarter (?:to|past)|this (?:morning|afternoon|evening))"
 _MARKS = r"[()\[\]{}<>*#_|]|\.\.\."
-_WHOLE = rf"\b(?:{'|'.join([*TEENS, *TENS, *(s for s, size in SCALES.items() if size == 100)])})\b"
-_BARE = re.compile(r"(?:yes|no|affirmative|negative)", re.IGNORECASE)
-_MEASURED = (
-    r"\b(?:speed|depth|draught|draft|visibility|distance)\b(?:\W+(?:is|of|about|now|my|the|in)\b)*"
-)
-_UNIT = re.compile(
-    r"\W*(?:(?:decimal|point)\W+\w+\W+)?(?:nautical|miles?|knots?|met(?:re|er)s?|cables?|feet|fathoms?|kilomet|per)",
-    re.IGNORECASE,
-)
 _TYPE = re.compile("|".join(sorted((re.escape(t) for t in TYPES), key=len, reverse=True)), re.IGNORECASE)  # fmt: skip
 
 
@@ -50,18 +34,6 @@ def _lines(pattern: str, reason: str) -> Callable[[Case], list[Told]]:
 
 def _sentences(text: str) -> list[str]:
     return [s.strip() for s in re.split(r"[.?!]+(?:\s|$)", text) if s.strip()]
-
-
-def _bare(case: Case) -> list[Told]:
-    """Yes or no alone, after a question."""
-    told: list[Told] = []
-    asked = False
-    for n, turn in enumerate(case.dialogue.turns, 1):
-        bare = [s for s in _sentences(turn.text) if _BARE.fullmatch(s.rpartition(",")[2].strip())]
-        if asked and bare:
-            told.append((n, f'"{bare[0]}" without the full phrase'))
-        asked = "?" in turn.text
-    return told
 
 
 def _repeated(case: Case) -> list[Told]:
@@ -100,18 +72,6 @@ def _longitude(case: Case) -> list[Told]:
     return told
 
 
-def _units(case: Case) -> list[Told]:
-    told: list[Told] = []
-    for n, turn in enumerate(case.dialogue.turns, 1):
-        said = numbers(turn.text)
-        for lead in re.finditer(_MEASURED, turn.text, re.IGNORECASE):
-            close = next((s for s in said if s.start >= lead.end()), None)
-            near = close and not turn.text[lead.end() : close.start].strip(" ,")
-            if close and near and not _UNIT.match(turn.text, close.end):
-                told.append((n, f"{lead[0]!r} {close.value} without a unit"))
-    return told
-
-
 def _type(case: Case) -> list[Told]:
     """Right before the vessel's name, another type than the vessel's."""
     vessel: dict[str, Any] = case.scenario["vessel"]
@@ -140,20 +100,11 @@ def _laden(case: Case) -> bool:
 
 
 WORDING = (
-    Filter("modal_words", "may, might, should, could, or can to ask for leave",
-           _lines(_MODAL, "leaves open what is meant")),
-    Filter("bare_answer", "yes or no without the full phrase", _bare),
-    Filter("slang", "everyday or foreign radio slang", _lines(_SLANG, "no phrase of the SMCP")),
-    Filter("correction_form", "a slip is mended without mistake and correction",
-           _lines(_CORRECTED, "say mistake, correction, and the right words")),
     Filter("clock_words", "a time that is not UTC in four figures", _lines(_CLOCK, "say UTC in four figures")),
     Filter("written_marks", "brackets or other marks that nobody can say", _lines(_MARKS, "cannot be said")),
     Filter("repeated_sentence", "a sentence comes again without being announced", _repeated),
-    Filter("whole_numbers", "a number in tens where figures are wanted", _lines(_WHOLE, "say each figure"),
-           ("scenario",), _digits),
     Filter("axis_figures", "degrees of latitude not in two figures, or of longitude not in three", _longitude,
            ("scenario",), _digits),
-    Filter("unit_said", "speed, depth, draught, visibility or distance without a unit", _units),
     Filter("type_matches", "another type before the vessel's name", _type, ("scenario",),
            lambda c: "type" not in (c.scenario.get("vessel") or {})),
     Filter("cargo_carried", "cargo of a vessel that carries none", _cargo, ("scenario",), _laden),
