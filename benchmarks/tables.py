@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import pages as by_case
 from benchmarks.fewshot import page as fewshot
+from benchmarks.maritime import page as maritime
 from benchmarks.methods.page import experiments
 from benchmarks.speed import page as speed
 from benchmarks.tenants import page as tenants
@@ -111,6 +112,7 @@ GENERATORS = {
     **trees.GENERATORS,
     **tenants.GENERATORS,
     **by_case.GENERATORS,
+    **maritime.GENERATORS,
 }
 
 

@@ -28,7 +28,12 @@ def licence(name: str) -> str:
     text = str(facts.get("license", ""))
     classes = [c for c in facts.get("classifier", []) if c.startswith("License")]
     named = ", ".join(c.split(" :: ")[-1] for c in classes)
-    return str(expression or (text if len(text) < 60 else "") or named or "not in its metadata")
+    return str(
+        expression
+        or (text if len(text) < 60 and text != "UNKNOWN" else "")
+        or named
+        or "not in its metadata"
+    )
 
 
 def table() -> str:

@@ -10,7 +10,7 @@
 --model and --episodes. JOBS gets one JSON file a job; a killed run, or one that ran out of --minutes, goes on when
 the command is given again. --tiny rehearses everything in two steps. From the source tree:
 
-    PYTHONPATH=shared/src:packages/runs/src:. python -m benchmarks.trees ...
+    PYTHONPATH=shared/src:packages/runs/src:packages/llm/src:. python -m benchmarks.trees ...
 
 Exit codes: 0 done or out of time, 1 a job failed, 2 bad input, 130 interrupted.
 """
@@ -104,9 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(args: argparse.Namespace) -> int:
     """Convert and check the model."""
-    from benchmarks.trees import model
+    from graftwork_llm import smollm2
 
-    origin = model.prepare(model.package_file(args.package), args.to)
+    origin = smollm2.prepare(smollm2.package_file(args.package), args.to)
     say(f"{args.to}: {origin['parameters']:,d} parameters, {origin['checks']}")
     return 0
 
@@ -144,7 +144,7 @@ def folders_in(data: Path) -> tuple[Path, Path]:
     Raises GraftError when one is missing.
     """
     from benchmarks.trees.episodes import FILES
-    from benchmarks.trees.model import ORIGIN
+    from graftwork_llm.smollm2 import ORIGIN
 
     found = []
     for name in (ORIGIN, FILES[0]):

@@ -18,9 +18,9 @@ from benchmarks.trees.arms import ARMS, NONE, OURS, PEFT, TWINS
 from benchmarks.trees.episodes import Episode, Episodes, read
 from benchmarks.trees.jobs import SEEDS, STEPS_FILE, Job, Results, best, rate_jobs
 from benchmarks.trees.judge import METRICS, Mean, Values, mean, over_seeds, scores
-from benchmarks.trees.model import origin_of
 from benchmarks.trees.work import test_hash
 from graftwork.errors import GraftError
+from graftwork_llm.smollm2 import origin_of
 from graftwork_runs import Record, Row, environment, validate_record
 
 RECORDS = Path(__file__).parents[1] / "records" / "trees"

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import graftwork as gw
-from benchmarks.trees.text import Example, collate
 from benchmarks.trees.training import picked_logits
+from graftwork_llm.batches import Example, collate
 
 
 def answers(

@@ -6,14 +6,13 @@ SHA-256. Joining needs all of them, in whatever order they came.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from graftwork.errors import GraftError
-from graftwork_runs.files import write_atomic
+from graftwork_runs.files import digest, write_atomic
 
 LIST = "parts.json"
 BLOCK = 2**20
@@ -73,15 +72,6 @@ def join(source: Path, to: Path) -> list[Path]:
         part.replace(target)
         done.append(target)
     return done
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            found.update(block)
-    return found.hexdigest()
 
 
 class _Stream:

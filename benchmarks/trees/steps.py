@@ -18,12 +18,14 @@ from torch import nn
 from benchmarks.joblist import pool
 from benchmarks.speed.measure import FLOOR, Build, Case, Step, Turns
 from benchmarks.speed.measure import measure as measured
-from benchmarks.trees import arms, model
+from benchmarks.trees import arms
 from benchmarks.trees.arms import ARMS, OURS, PEFT
-from benchmarks.trees.text import Batch, collate, draws, encode
+from benchmarks.trees.text import draws, encode
 from benchmarks.trees.training import loss_of, step_of
 from benchmarks.trees.work import Setting
 from graftwork.errors import GraftError
+from graftwork_llm import smollm2
+from graftwork_llm.batches import Batch, collate
 from graftwork_runs import Record, environment
 
 CLAIM = "A step of an adapted SmolLM2-135M costs little over the frozen floor, and no more than the same through peft."
@@ -42,13 +44,13 @@ def measure(
     """The record of the steps; a row that fails says why.
 
     Raises:
-        GraftError: bad input, as `model.load` and `episodes.read`; fewer than two rounds.
+        GraftError: bad input, as `smollm2.load` and `episodes.read`; fewer than two rounds.
     """
     if rounds < 2:
         raise GraftError(f"--rounds {rounds}: must be at least 2, for a figure has quartiles")
     begun = time.perf_counter()
     pool.prepare_process(setting.device)
-    base, tokenizer = model.load(Path(setting.model), setting.device)
+    base, tokenizer = smollm2.load(Path(setting.model), setting.device)
     known = setting.read()
     examples = [encode(tokenizer, known.prompt(e), str(e.tree)) for e in known.parts["train"]]
     plan = setting.plan

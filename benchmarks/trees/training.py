@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 import graftwork as gw
-from benchmarks.trees.text import Batch, Example, collate, draws
+from benchmarks.trees.text import draws
 from graftwork.errors import GraftError
+from graftwork_llm.batches import Batch, Example, collate
 
 
 class Diverged(GraftError):

@@ -22,13 +22,15 @@ from typing import Any
 import torch
 
 from benchmarks.joblist import pool
-from benchmarks.trees import arms, decode, model, training
+from benchmarks.trees import arms, decode, training
 from benchmarks.trees.arms import NONE
 from benchmarks.trees.episodes import Episode, Episodes, read
 from benchmarks.trees.jobs import Job, Results, best
-from benchmarks.trees.text import Example, encode
+from benchmarks.trees.text import encode
 from benchmarks.trees.training import Plan
 from graftwork.errors import GraftError
+from graftwork_llm import smollm2
+from graftwork_llm.batches import Example
 from graftwork_runs import environment
 
 BULKY = ("answers", "losses")
@@ -63,7 +65,7 @@ class Bench:
         self.setting, self.device = setting, setting.device
         self.results = Results(setting.out)
         self.episodes = setting.read()
-        self.base, self.tokenizer = model.load(Path(setting.model), setting.device)
+        self.base, self.tokenizer = smollm2.load(Path(setting.model), setting.device)
         self.where = environment(setting.device)
 
     @cached_property

@@ -54,12 +54,29 @@ def app_of(fitted: Path) -> App:
     return next(a for n, a in APPS.items() if fitted.parent.name.startswith(n))
 
 
-def test_some_app_is_registered() -> None:
-    assert "medseg" in APPS
+def test_the_apps_are_registered() -> None:
+    assert {"medseg", "maritime"} <= set(APPS)
 
 
 @EVERY_APP
-@pytest.mark.parametrize("verb", DRY)
+def test_an_app_trains_measures_and_exports(app: App) -> None:
+    assert {"fit", "validate", "test", "predict", "export"} <= set(app.all_verbs())
+
+
+@EVERY_APP
+@pytest.mark.parametrize("verb", [v for v in DRY if any(v in a.without for a in APPS.values())])
+def test_a_verb_that_is_left_out_is_unknown(app: App, verb: str, tmp_path: Path) -> None:
+    if verb in app.without:
+        done = run(app, tmp_path, verb)
+        assert done.returncode == 2 and f"no verb '{verb}'" in done.stderr
+        assert f"\n  {verb} " not in run(app, tmp_path, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("app", "verb"),
+    [(a, v) for a in APPS.values() for v in DRY if v in a.all_verbs()],
+    ids=lambda x: x if isinstance(x, str) else x.name,
+)
 def test_each_verb_runs_dry_on_its_default_and_leaves_nothing(
     app: App, warm: Pool, verb: str, tmp_path: Path
 ) -> None:

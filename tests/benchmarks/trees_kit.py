@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.trees.model import ORIGIN, PERPLEXITY, perplexity
-from benchmarks.trees.parts import digest
+from graftwork_llm.smollm2 import ORIGIN, PERPLEXITY, perplexity
+from graftwork_runs.files import digest
 
 ACTIONS = [("NAVIGATE_TO", 1), ("GRASP", 1), ("OPEN", 1), ("RELEASE", 0)]
 #: laboratories whose hashes put them into test, choice and train

@@ -38,8 +38,10 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in pairs}
 
 
-def test_the_three_members_are_found() -> None:
-    assert {"shared", "packages/runs", "apps/medseg"} <= set(MEMBERS)
+def test_the_members_are_found() -> None:
+    assert {"shared", "packages/llm", "packages/runs", "apps/medseg", "apps/maritime"} <= set(
+        MEMBERS
+    )
 
 
 @pytest.mark.parametrize("folder", MEMBERS)

@@ -19,7 +19,9 @@ from typing import Any
 PACKAGES = (
     "graftwork",
     "graftwork-runs",
+    "graftwork-llm",
     "graftwork-medseg",
+    "graftwork-maritime",
     "torch",
     "numpy",
     "safetensors",

@@ -73,6 +73,7 @@ class App:
         distribution: the installed distribution, for the version; "graftwork-<name>" when empty.
         light: what is answered without torch: `{"info": ("Its summary.", "package.module:function")}`; the
             function takes the App and the arguments after the name, and returns the exit code.
+        without: common verbs that this app does not have.
     """
 
     name: str
@@ -84,10 +85,11 @@ class App:
     verbs: Mapping[str, str] = field(default_factory=dict)
     distribution: str = ""
     light: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    without: Sequence[str] = ()
 
     def all_verbs(self) -> dict[str, str]:
         """Every verb that runs the app's CLI class, with its summary."""
-        return {**VERBS, **self.verbs}
+        return {v: t for v, t in {**VERBS, **self.verbs}.items() if v not in self.without}
 
     def version(self) -> str:
         """Version of the app's distribution."""

@@ -242,7 +242,8 @@ class AppCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Lightning's verbs and the app's, with the arguments that are no options."""
         own = {name: set[str]() for name in verbs_of(type(self))}
-        return {v: SKIPPED.get(v, set()) | ALWAYS_SKIPPED for v in [*super().subcommands(), *own]}
+        verbs = [v for v in [*super().subcommands(), *own] if v not in self.app.without]
+        return {v: SKIPPED.get(v, set()) | ALWAYS_SKIPPED for v in verbs}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The config fields that every verb shares."""

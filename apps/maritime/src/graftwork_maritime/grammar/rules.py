@@ -1,0 +1,253 @@
+"""Rules of the procedure (IMO SMCP, ITU Radio Regulations), each with what breaks it and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ..scenario.model import Scenario
+from . import lexicon
+from .facts import against_scenario, changed
+from .names import names
+from .state import Message, State, Violation
+
+RULES: Mapping[str, str] = {
+    "signal-missing": "a call for help opens with MAYDAY, PAN-PAN or SECURITE",
+    "signal-count": "the signal is said three times",
+    "signal-mixed": "a call has one signal",
+    "signal-kind": "the signal is that of the situation",
+    "identity-missing": "a station says who it is",
+    "answer-unidentified": "the coast station's first answer says who it is",
+    "receipt-missing": "a distress call is acknowledged before anything is asked",
+    "unanswered": "somebody answers a distress call",
+    "position-missing": "a vessel in distress says where it is",
+    "nature-missing": "a vessel in distress says what is wrong",
+    "help-missing": "a vessel in distress says what help it needs",
+    "order": "identity comes before position, nature and help",
+    "position-range": "latitudes end at 90, longitudes at 180, minutes at 60",
+    "position-form": "the latitude comes first",
+    "mmsi-form": "an MMSI has nine figures",
+    "call-sign-form": "a call sign has 3 to 7 letters and figures",
+    "bearing-range": "bearings go to 360",
+    "time-form": "a time has four figures, 0000 to 2359",
+    "name-changed": "a station keeps its name, and is called by it",
+    "speaker-name": "a station speaks under its own name",
+    "cut-off": "a turn is a whole message",
+    "fact-changed": "a station's own facts stay the same, unless corrected",
+    "readback-wrong": "what is read back is what was said",
+    "fact-wrong": "what is said of the scenario is true",
+    "over-and-out": "OVER asks for an answer and OUT ends, never both",
+    "channel-70": "channel 70 carries no voice",
+    "channel-unknown": "a channel is one of the maritime VHF band",
+    "question-marker": "a QUESTION ends with a question mark",
+    "silence-without-distress": "silence is imposed during distress alone",
+    "silence-broken": "after SEELONCE MAYDAY other stations keep silent",
+    "silence-by": "SEELONCE MAYDAY is for the vessel in distress and the station in control",
+    "silence-end": "SEELONCE FEENEE ends a distress, and is said by the station in control",
+    "relay-source": "a relay says whose distress it passes on",
+    "relay-self": "a vessel in distress says MAYDAY, not MAYDAY RELAY",
+    "cancel-address": "a false alert is cancelled to all stations",
+    "cancel-identity": "a cancellation has identity, position and time of the alert",
+}
+
+
+CHANNELS = {str(n) for n in (*range(1, 29), *range(60, 89), *range(1001, 1089), *range(2001, 2089))}
+
+
+def check(state: State, scenario: Scenario | None) -> Iterator[Violation]:
+    """Every violation, in no order."""
+    if not state.messages:
+        return
+    yield from _forms(state)
+    yield from _opening(state, scenario)
+    yield from _answer(state)
+    if state.kind in ("distress", "relay"):
+        yield from _content(state)
+    if state.kind == "cancel":
+        yield from _cancellation(state)
+    if state.kind == "relay":
+        yield from _relay(state, scenario)
+    yield from _silence(state)
+    yield from names(state)
+    yield from changed(state)
+    if scenario is not None:
+        yield from against_scenario(state, scenario)
+
+
+def _forms(state: State) -> Iterator[Violation]:
+    for message in state.messages:
+        for item in message.items:
+            if item.kind == "fault":
+                rule, why, remedy = item.value
+                said = message.text[item.start : item.end]
+                yield Violation(rule, message.line, f"{said}: {why}", remedy)
+        if clock := lexicon.CLOCK.search(message.text):
+            yield _break(
+                "time-form",
+                message,
+                "say four figures and UTC",
+                f"{clock[0]!r} is no time on the radio",
+            )
+        if lexicon.LAST.search(message.text):
+            yield _break("cut-off", message, "say the message to its end")
+        for channel in set(message.channels) - CHANNELS:
+            yield _break(
+                "channel-unknown", message, "name a VHF channel", f"channel {channel} is none"
+            )
+        if "over_and_out" in message.acts:
+            yield _break("over-and-out", message, "say OVER or OUT alone")
+        if "70" in message.channels and not _mentions(message, "dsc", "alert", "digital"):
+            yield _break("channel-70", message, "call on channel 16, or on a working channel")
+        for place, item in enumerate(message.items):
+            if item.kind == "marker" and item.value.lower() == "question":
+                ends = [i for i in message.items[place + 2 :] if i.kind == "stop"]
+                if not ends or "?" not in ends[0].value:
+                    yield _break("question-marker", message, "ask, or use another marker")
+
+
+def _mentions(message: Message, *words: str) -> bool:
+    return any(word in message.text.lower() for word in words)
+
+
+def _break(rule: str, message: Message, remedy: str, text: str | None = None) -> Violation:
+    return Violation(rule, message.line, text or RULES[rule], remedy)
+
+
+def _opening(state: State, scenario: Scenario | None) -> Iterator[Violation]:
+    first = state.messages[0]
+    if first.speaker == "coast" and first.signal is None:  # a station that calls back
+        first = next((m for m in state.messages if m.signal), first)
+    if first.signal is None:
+        grave = first.natures and "help" in first.acts
+        if state.kind not in ("routine", "cancel") or (grave and state.kind == "routine"):
+            yield _break("signal-missing", first, "begin with the signal, three times")
+    elif first.signal == "mixed":
+        yield _break("signal-mixed", first, "say one signal, three times")
+    elif first.repeats != 3:
+        yield _break(
+            "signal-count",
+            first,
+            "say it three times",
+            f"{first.signal} is said {first.repeats} times",
+        )
+    if first.sender is None:
+        yield _break("identity-missing", first, "say THIS IS and the station's name")
+    if "identity" in first.offsets and first.speaker == "ship":
+        late = [
+            key
+            for key in ("position", "nature", "help")
+            if first.offsets.get(key, 10**9) < first.offsets["identity"]
+        ]
+        if late:
+            yield _break(
+                "order", first, "say who you are first", f"the {late[0]} comes before the identity"
+            )
+    wanted = {
+        "distress": "mayday",
+        "relay": "relay",
+        "urgency": "panpan",
+        "medical": "panpan",
+        "safety": "securite",
+    }
+    if (
+        scenario is not None
+        and scenario.kind in wanted
+        and first.signal not in (None, "mixed", wanted[scenario.kind])
+    ):
+        yield _break("signal-kind", first, f"open {scenario.kind} traffic with its own signal")
+
+
+def _answer(state: State) -> Iterator[Violation]:
+    answer = next((m for m in state.messages[1:] if m.speaker == "coast"), None)
+    first = state.messages[0]
+    if answer is None:
+        if state.kind == "distress" and not any(m.speaker != first.speaker for m in state.messages):
+            yield _break("unanswered", state.messages[-1], "let a coast station or a ship answer")
+        return
+    if first.speaker == "coast":
+        return
+    if answer.sender is None and not lexicon.COAST.search(answer.text):
+        yield _break("answer-unidentified", answer, "say THIS IS and the coast station's name")
+    before = [m for m in state.messages[1 : answer.line] if m.speaker != first.speaker]
+    heard = any(lexicon.RECEIPT.search(m.text) for m in before)
+    if state.kind in ("distress", "relay") and not heard:
+        yield _break("receipt-missing", answer, "say RECEIVED MAYDAY")
+
+
+def _content(state: State) -> Iterator[Violation]:
+    own = [m for m in state.messages if m.speaker != "coast"]
+    last = own[-1] if own else state.messages[-1]
+    if not any(m.positions or "position" in m.offsets or "place" in m.acts for m in own):
+        yield _break(
+            "position-missing",
+            last,
+            "say latitude and longitude, or bearing and distance from a mark",
+        )
+    told = any(m.natures or "help" in m.acts for m in own)
+    if not told:
+        yield _break("nature-missing", last, "say what is wrong")
+    if not any("help" in m.acts for m in own):
+        yield _break("help-missing", last, "say which assistance is required")
+
+
+def _cancellation(state: State) -> Iterator[Violation]:
+    message = next(m for m in state.messages if "cancel" in m.acts and m.speaker != "coast")
+    if "all_stations" not in message.acts:
+        yield _break("cancel-address", message, "say ALL STATIONS three times first")
+    if (
+        not message.sender
+        or not (message.positions or "place" in message.acts)
+        or not message.times
+    ):
+        yield _break("cancel-identity", message, "say name, position and the UTC time of the alert")
+
+
+def _relay(state: State, scenario: Scenario | None) -> Iterator[Violation]:
+    message = next(m for m in state.messages if m.signal == "relay")
+    names = [scenario.vessel.name] if scenario else []
+    told = any(name.lower() in message.text.lower() for name in names) or (
+        not names
+        and (
+            "received" in message.acts
+            or _mentions(message, "from", "following", "vessel", "sighted")
+        )
+    )
+    if not told:
+        yield _break("relay-source", message, "name the vessel in distress, or what was seen")
+    if scenario and message.sender and message.sender.lower() == scenario.vessel.name.lower():
+        yield _break("relay-self", message, "say MAYDAY")
+
+
+def _silence(state: State) -> Iterator[Violation]:
+    controller: str | None = None
+    distress = False
+    for message in state.messages:
+        distress = (
+            distress
+            or message.signal in ("mayday", "relay")
+            or _mentions(message, "mayday", "distress")
+        )
+        if "silence" in message.acts:
+            if message.speaker == "other":
+                yield _break("silence-by", message, "leave it to them, or say SEELONCE DISTRESS")
+            before = [m for m in state.messages if m.line < message.line]
+            if not any(
+                m.signal in ("mayday", "relay") or "mayday" in m.text.lower() for m in before
+            ):
+                yield _break(
+                    "silence-without-distress",
+                    message,
+                    "impose silence during distress traffic alone",
+                )
+            controller = controller or message.speaker
+        elif "silence_end" in message.acts:
+            if not distress or message.speaker not in (controller, "coast"):
+                yield _break(
+                    "silence-end",
+                    message,
+                    "leave it to the station in control of the distress traffic",
+                )
+            controller = None
+        elif controller and message.speaker == "other":
+            named = state.name and state.name.lower() in message.text.lower()
+            if not named and not lexicon.DURING_SILENCE.search(message.text):
+                yield _break("silence-broken", message, "keep silent until SEELONCE FEENEE")

@@ -1,0 +1,1 @@
+"""The language model: what it reads and writes, training data, training, generation."""

@@ -1,0 +1,66 @@
+"""Tables of the maritime app's page, from its records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HARDLY
+from graftwork_runs import Record, validate_record
+from graftwork_runs.tables import markdown
+
+RECORDS = Path(__file__).parents[1] / "records" / "maritime"
+
+
+TOTALS = (EXPECTED, HARDLY, ALL)
+
+
+def _known(name: str = "filter-quality") -> Record:
+    return validate_record(RECORDS / f"{name}.json")
+
+
+def _totals(record: Record) -> list[list[str]]:
+    """Shares found over all kinds, and the clean dialogues that are refused."""
+    cells = [(f"**{kind}**", record.find(case=kind, metric="recall")) for kind in TOTALS]
+    cells.append(("**clean dialogues refused**", record.find(case=CLEAN, metric="refused")))
+    return [
+        [name, str(rows[0].n), *(f"{100 * (r.value or 0):.0f} %" for r in rows)]
+        for name, rows in cells
+    ]
+
+
+def blind() -> str:
+    """The totals of the first measurement."""
+    record = _known("filter-quality-blind")
+    groups = [r.variant for r in record.find(case=ALL, metric="recall")]  # fewer than there are now
+    table = markdown(["kind of fault", "cases", *groups], _totals(record))
+    return f"{table}\n\n{record.verdict}"
+
+
+def recall() -> str:
+    """Shares of faults found by kind and set, the totals first; then the clean dialogues that are refused."""
+    record = _known()
+    kinds = list(dict.fromkeys(r.case for r in record.rows if r.metric == "recall"))
+    rows = _totals(record)
+    for kind in kinds:
+        if kind not in TOTALS:
+            found = record.find(case=kind, metric="recall")
+            shares = [f"{100 * (r.value or 0):.0f} %" for r in found]
+            rows.append([kind.replace("_", " "), str(found[0].n), *shares])
+    return markdown(["kind of fault", "cases", *GROUPS], rows) + f"\n\n{record.verdict}"
+
+
+def alarms() -> str:
+    """Each filter that found or refused something: faults found, clean dialogues refused."""
+    record = _known()
+    rows = []
+    for row in record.rows:
+        if row.metric == "faults found":
+            [false] = record.find(case=row.case, metric="clean refused")
+            if row.value or false.value:
+                rows.append(
+                    [f"`{row.case}`", row.variant, f"{row.value:.0f}", f"{false.value:.0f}"]
+                )
+    return markdown(["filter", "set", "faults found", "clean dialogues refused"], rows)
+
+
+GENERATORS = {"maritime/blind": blind, "maritime/recall": recall, "maritime/alarms": alarms}

@@ -1,0 +1,120 @@
+"""Answers to prompts in batches: padding on the left, a key-value cache, and random numbers of each row's own.
+
+A row's numbers are a function of its seed alone, so an answer does not depend, up to rounding, on which rows are
+answered with it, or on how often a run was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import graftwork as gw
+from graftwork.errors import GraftError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen; the defaults are arXiv 2603.04423's generation loop.
+
+    Args:
+        temperature: 0 takes the likeliest token.
+        top_p: of the likeliest tokens, so many as together have this probability, 0 to 1.
+        top_k: of the likeliest tokens at most so many; 0 takes all.
+        most: tokens of an answer.
+    """
+
+    temperature: float = 0.9
+    top_p: float = 0.9
+    top_k: int = 400
+    most: int = 400
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise GraftError(f"temperature {self.temperature}: must be 0 or more")
+        if not 0 < self.top_p <= 1:
+            raise GraftError(f"top_p {self.top_p}: must be above 0 and at most 1")
+        if self.top_k < 0 or self.most < 1:
+            raise GraftError("top_k must be 0 or more, most at least 1")
+
+
+@torch.no_grad()
+def complete(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    end: int,
+    sampling: Sampling,
+    device: torch.device | str = "cpu",
+) -> list[list[int]]:
+    """The tokens behind each prompt, without the end token.
+
+    Args:
+        model: a causal language model of transformers, grafted or not.
+        prompts: token numbers, at least one each.
+        seeds: of each row.
+        end: the token that ends an answer; it pads, too.
+        sampling: how tokens are chosen.
+        device: the model's.
+    """
+    width = max(map(len, prompts))
+    padding = [width - len(p) for p in prompts]
+    ids = torch.tensor([[end] * n + list(p) for n, p in zip(padding, prompts, strict=True)])
+    mask = (torch.arange(width) >= torch.tensor(padding).unsqueeze(1)).long().to(device)
+    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    out: list[list[int]] = [[] for _ in prompts]
+    going = torch.ones(len(prompts), dtype=torch.bool)
+    with gw.prompt(model, start=padding, end=width):
+        steps = _steps(model, ids.to(device), mask)
+        logits = next(steps)
+        for step in range(sampling.most):
+            noise = torch.tensor([torch.rand((), generator=g) for g in draws])
+            chosen = choose(logits.float(), noise.to(device), sampling)
+            tokens = chosen.cpu()
+            going &= tokens != end
+            for row in going.nonzero().flatten().tolist():
+                out[row].append(int(tokens[row]))
+            if not going.any() or step == sampling.most - 1:
+                break
+            logits = steps.send(chosen)
+    return out
+
+
+def _steps(model: Any, ids: Tensor, mask: Tensor) -> Iterator[Any]:
+    """Yields the next token's logits `(rows, vocabulary)`; is sent the tokens chosen `(rows,)`."""
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = None
+    while True:
+        found = model(
+            input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True,
+            logits_to_keep=1,
+        )  # fmt: skip
+        cache = found.past_key_values
+        ids = (yield found.logits[:, -1]).unsqueeze(1)
+        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        places = places[:, -1:] + 1
+
+
+def choose(logits: Tensor, noise: Tensor, sampling: Sampling) -> Tensor:
+    """Tokens `(rows,)` by inverting the distribution function of `logits` `(rows, vocabulary)` at `noise` `(rows,)`.
+
+    Numbers of `noise` lie in [0, 1). Of tokens ranked by probability, those are left out that come behind `top_k`, or
+    behind the first ones that reach `top_p`; the first always stays.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    shares = (logits / sampling.temperature).softmax(-1)
+    share, token = torch.sort(shares, dim=-1, descending=True, stable=True)
+    total = share.cumsum(-1)
+    keep = total - share < sampling.top_p
+    if sampling.top_k:
+        keep[:, sampling.top_k :] = False
+    reach = (share * keep).cumsum(-1)
+    at = (reach <= noise.unsqueeze(1) * reach[:, -1:]).sum(-1, keepdim=True)
+    at = at.minimum(keep.sum(-1, keepdim=True) - 1)
+    return token.gather(1, at).squeeze(1)

@@ -1,0 +1,29 @@
+"""The table of the filters' quality is that of the filters and cases as they are; faults found and false alarms."""
+
+from __future__ import annotations
+
+from benchmarks.maritime import filter_quality, page
+from graftwork_maritime.filters.case import Finding
+from graftwork_runs import validate_record
+
+
+def test_what_the_parent_has_too_is_not_found() -> None:
+    old, late = Finding("mayday", 1, "twice"), Finding("mayday", 2, "twice")
+    assert filter_quality.new({old}, {old}) == set()
+    assert filter_quality.new({old, late}, {old}) == {"mayday"}
+
+
+def test_the_record_is_what_the_filters_do() -> None:
+    known = validate_record(filter_quality.TARGET)
+    rows = filter_quality.measure()
+    assert list(known.rows) == rows
+    assert known.verdict == filter_quality.verdict(rows)
+
+
+def test_the_tables_show_totals_and_clean_dialogues_first() -> None:
+    lines = page.recall().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:6]] == [
+        "**kinds for filters**", "**kinds without a filter**", "**all kinds**",
+        "**clean dialogues refused**",
+    ]  # fmt: skip
+    assert "`mmsi_form`" in page.alarms()

@@ -1,0 +1,91 @@
+"""Decoding: greedy answers are transformers' own, draws follow the distribution, rows do not see each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import graftwork as gw
+from graftwork.errors import GraftError
+from graftwork_llm.decoding import Sampling, choose, complete
+from graftwork_llm.tiny import tiny
+
+PROMPTS = ["Mayday", "Pan-pan, pan-pan, this is", "S"]
+
+
+def rows(words: object, prompts: list[str]) -> list[list[int]]:
+    return [words(p, add_special_tokens=False)["input_ids"] for p in prompts]  # type: ignore[operator]
+
+
+def test_greedy_answers_are_those_of_transformers() -> None:
+    model, words = tiny()
+    found = complete(model, rows(words, PROMPTS), [0, 0, 0], end=0, sampling=Sampling(0, most=12))
+    for prompt, answer in zip(PROMPTS, found, strict=True):
+        ids = words(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        whole = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False,
+            pad_token_id=0, eos_token_id=0,
+        )[0, ids.shape[1] :].tolist()  # fmt: skip
+        assert answer == (whole[: whole.index(0)] if 0 in whole else whole)
+
+
+def test_an_answer_does_not_depend_on_its_batch() -> None:
+    model, words = tiny()
+    gw.graft(model, gw.LoRA(rank=2))
+    sampling, prompts = Sampling(1.0, 0.95, 50, 16), rows(words, PROMPTS)
+    together = complete(model, prompts, [5, 6, 7], end=0, sampling=sampling)
+    alone = [
+        complete(model, [p], [s], end=0, sampling=sampling)[0]
+        for p, s in zip(prompts, (5, 6, 7), strict=True)
+    ]
+    assert together == alone
+    assert complete(model, prompts, [5, 6, 8], end=0, sampling=sampling)[2] != together[2]
+
+
+def test_draws_follow_the_distribution() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0, -1.0]])
+    noise = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
+    chosen = choose(logits.expand(len(noise), 4), noise, Sampling(1.0, 1.0, 0))
+    share = torch.bincount(chosen, minlength=4) / len(noise)
+    assert torch.allclose(share, logits.softmax(-1)[0], atol=0.015)
+    few = choose(logits.expand(len(noise), 4), noise, Sampling(1.0, 1.0, 2))
+    assert set(few.tolist()) == {1, 2}
+    nucleus = choose(logits.expand(len(noise), 4), noise, Sampling(1.0, 0.6, 0))
+    assert set(nucleus.tolist()) == {1}  # its probability alone is above 0.6
+
+
+@given(
+    st.lists(st.floats(-9, 9, width=32), min_size=2, max_size=9),
+    st.floats(0, 1, exclude_max=True, width=32),
+    st.floats(0.1, 2),
+    st.floats(0.01, 1),
+    st.integers(0, 9),
+)
+def test_a_chosen_token_is_one_of_the_kept(
+    logits: list[float], noise: float, temperature: float, top_p: float, top_k: int
+) -> None:
+    sampling = Sampling(temperature, top_p, top_k)
+    row = torch.tensor([logits])
+    token = int(choose(row, torch.tensor([noise]), sampling))
+    shares = (row[0] / temperature).softmax(-1)
+    share, order = torch.sort(shares, dim=-1, descending=True, stable=True)
+    rank = order.tolist().index(token)
+    assert rank < (top_k or len(logits))
+    assert rank == 0 or float(share[:rank].sum()) < top_p + 1e-5
+
+
+def test_generation_stops_at_the_end_token_and_at_the_limit() -> None:
+    model, words = tiny()
+    prompts = rows(words, PROMPTS)
+    limited = complete(model, prompts, [0] * 3, end=len(words) - 1, sampling=Sampling(0, most=3))
+    assert [len(a) for a in limited] == [3, 3, 3]
+    first = complete(model, prompts[:1], [0], end=0, sampling=Sampling(0, most=1))[0][0]
+    assert complete(model, prompts[:1], [0], end=first, sampling=Sampling(0, most=9)) == [[]]
+
+
+@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"most": 0}])
+def test_bad_settings(bad: dict[str, float]) -> None:
+    with pytest.raises(GraftError, match=next(iter(bad))):
+        Sampling(**bad)  # type: ignore[arg-type]
