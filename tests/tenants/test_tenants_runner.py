@@ -427,6 +427,44 @@ def test_batches_that_are_joined_in_another_way() -> None:
         assert relative(runner.tenants[t.name].graft.parameters(), graft.parameters()) < 1e-10
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_checkpointed_models_train_as_they_do_without_and_dropout_in_them_is_refused() -> None:
+    transformers = pytest.importorskip("transformers")
+
+    def body(model: Any, tokens: Tensor) -> Tensor:
+        rows = model.embed_tokens(tokens).requires_grad_()
+        out: Tensor = model(inputs_embeds=rows).last_hidden_state
+        return out
+
+    def made(checkpointed: bool, dropout: float) -> Runner:
+        torch.manual_seed(0)
+        config = transformers.LlamaConfig(
+            hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, vocab_size=40, use_cache=False,
+        )  # fmt: skip
+        model = transformers.LlamaModel(config).double().train()
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        tasks = []
+        for i, method in enumerate((gw.LoRA(2, dropout=dropout), gw.DoRA(2), gw.IA3())):
+            ids = torch.randint(40, (2, 5), generator=torch.Generator().manual_seed(i))
+            tasks.append(Task(f"t{i}", itertools.repeat((ids, ids)), lambda h, _: h.square().mean(),
+                              method, optimizer=adamw, steps=4, seed=i))  # fmt: skip
+        return Runner(model, tasks, body=body)
+
+    plain, again = made(False, 0.0), made(True, 0.0)
+    plain.run()
+    again.run()
+    for name, t in plain.tenants.items():
+        assert again.tenants[name].step == 4
+        assert relative(again.tenants[name].graft.parameters(), t.graft.parameters()) < 1e-10
+    dropping = made(True, 0.2)
+    with pytest.warns(UserWarning, match="one by one"):
+        dropping.run()
+    assert "inside a checkpointed module" in dropping.tenants["t0"].failures[0]
+    assert [t.step for t in dropping.tenants.values()] == [0, 4, 4]
+
+
 class Mean(nn.Module):
     """Rows that depend on one another."""
 

@@ -135,5 +135,8 @@ def test_refusals() -> None:
         Shelf(model, gw.IA3())
     with pytest.raises(gw.GraftError, match="capacity"):
         Shelf(model, gw.LoRA(2), capacity=0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    with pytest.raises(gw.GraftError, match="out_proj is read by its owner without being called"):
+        Shelf(attention, gw.LoRA(2), sites="out_proj")
     with pytest.raises(gw.GraftError, match="only linear layers"):
         Shelf(nn.Sequential(nn.Conv1d(8, 8, 3)), gw.LoRA(2), sites="*")

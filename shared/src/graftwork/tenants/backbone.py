@@ -26,6 +26,10 @@ Body = Callable[[nn.Module, Any], Tensor]
 APART = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 
+class RowsMixedError(GraftError):
+    """The model computes rows from one another, so that no tasks of it can share a pass."""
+
+
 @dataclass
 class Results:
     """What came of a pass: by task, its loss, or what went wrong with it."""
@@ -119,7 +123,7 @@ def check_apart(mix: Mix, body: Body, join: Join, batches: Mapping[Tenant, Any])
     """Compare every task's rows of a shared pass with the same rows in a pass alone.
 
     Raises:
-        GraftError: they differ by more than rounding: the model, or the way the batches are joined, mixes rows.
+        RowsMixedError: they differ by more than rounding: the model, or the way the batches are joined, mixes rows.
     """
     inputs = {t.name: parted(t.name, b)[0] for t, b in batches.items()}
     marks = {t: t.stream.state_dict() for t in batches}
@@ -141,7 +145,7 @@ def check_apart(mix: Mix, body: Body, join: Join, batches: Mapping[Tenant, Any])
                 continue  # padded to another length: only the loss knows which positions count
             far = (shared[name] - solo).double().norm() / solo.double().norm().clamp_min(1e-30)
             if far > APART.get(solo.dtype, 0.2):
-                raise GraftError(
+                raise RowsMixedError(
                     f"tenants: the rows of {name!r} come out differently beside others' (relative distance "
                     f"{float(far):.1e}): the model computes rows from one another, or puts them on another axis than "
                     "the first; such tasks cannot share a pass"

@@ -33,7 +33,7 @@ from graftwork.tenants import rows
 from graftwork.tenants.grouped import Token, grouped_linear
 from graftwork.tenants.recipe import Recipe, Site
 from graftwork.tenants.segments import Segments
-from graftwork.tenants.streams import Stream
+from graftwork.tenants.streams import Stream, checkpointed
 from graftwork.tenants.tiles import Tiles
 
 #: batches' layouts that are kept
@@ -319,11 +319,6 @@ class Mix:
         quiet = isinstance(state, MethodState) and getattr(state.method, "dropout", None) == 0
         drawn: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if stream is not None and state.training and not quiet:
-            if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
-                raise GraftError(
-                    f"tenants: task {name!r} draws random numbers inside a checkpointed module, and a recomputation "
-                    "would draw others; set its dropout to 0 or switch checkpointing off"
-                )
             drawn = stream.on(next(state.parameters()).device)
         collects = self.left is not None and isinstance(state, MethodState)
         if collects:
@@ -334,6 +329,11 @@ class Mix:
         finally:
             if collects:
                 state.__dict__["left"] = None
+        if stream is not None and checkpointed() and stream.drew():
+            raise GraftError(
+                f"tenants: task {name!r} draws random numbers inside a checkpointed module, and a recomputation would "
+                "draw others; set its dropout to 0 or switch checkpointing off"
+            )
 
 
 def _aligned(t: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from graftwork.errors import GraftError
 from graftwork.graft import graft
 from graftwork.handle import activate, active, get, grafts
 from graftwork.tenants import backbone, saving, steps
-from graftwork.tenants.backbone import Body, describe
+from graftwork.tenants.backbone import Body, RowsMixedError, describe
 from graftwork.tenants.batches import Join, call, stack
 from graftwork.tenants.checks import check_rows_apart
 from graftwork.tenants.interrupts import interrupts
@@ -255,7 +255,7 @@ class Runner:
                 t.stream.load_state_dict(marks[t])
                 for p, g in zip(t.parameters, grads, strict=True):
                     p.grad = g
-            if not isinstance(error, Exception) or _unfit(error):
+            if not isinstance(error, Exception) or isinstance(error, RowsMixedError):
                 raise
             fault = describe(error)
             memory = isinstance(error, torch.OutOfMemoryError)
@@ -358,11 +358,6 @@ class Runner:
             GraftError: as `load_state_dict`, or the file cannot be read.
         """
         self.load_state_dict(saving.read(Path(path)))
-
-
-def _unfit(error: Exception) -> bool:
-    """Whether an error is the whole run's matter: rows that cannot be kept apart."""
-    return isinstance(error, GraftError) and str(error).startswith("tenants:")
 
 
 def _add(parameters: Sequence[Tensor], before: Sequence[Tensor | None]) -> None:

@@ -25,7 +25,9 @@ from graftwork.attach import ensure, grafts_of, release
 from graftwork.errors import GraftError
 from graftwork.fast.sites import KINDS
 from graftwork.handle import Graft
+from graftwork.ledger import Entry
 from graftwork.methods.base import Method
+from graftwork.refusals import check_entry
 from graftwork.sites import Pattern, Site, select
 from graftwork.states import MethodState
 from graftwork.tenants.segments import NOBODY
@@ -107,6 +109,11 @@ class Shelf:
         if wrong:
             raise GraftError(
                 f"shelf: only linear layers that are not quantised hold adapters side by side, not {wrong[:5]}"
+            )
+        readings = check_entry(model, Entry(method, [(s, method) for s in found], [], {}))
+        if readings:
+            raise GraftError(
+                f"shelf: {readings[0][0]} is read by its owner without being called, for all rows at once; leave it out"
             )
         self.model, self.rank, self.capacity = model, rank, capacity
         self.places = {

@@ -23,6 +23,7 @@ class Stream:
         self.seed = seed
         self._states: dict[str, Tensor] = {}
         self._inside = False
+        self._begun: dict[str, Tensor] = {}
 
     @contextlib.contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
@@ -38,6 +39,8 @@ class Stream:
                 generator.manual_seed(self.seed)
             else:
                 generator.set_state(state)
+        watched = checkpointed()
+        self._begun = {str(d): _generator(d).get_state() for d in devices} if watched else {}
         self._inside = True
         try:
             yield
@@ -47,6 +50,10 @@ class Stream:
                 self._states[str(d)] = _generator(d).get_state()
                 _generator(d).set_state(state)
 
+    def drew(self) -> bool:
+        """Whether anything was drawn in the last block, where that was inside a checkpointed module."""
+        return any(not torch.equal(state, self._states[d]) for d, state in self._begun.items())
+
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands."""
         return {"seed": self.seed, "states": dict(self._states)}
@@ -54,6 +61,11 @@ class Stream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another one stood."""
         self.seed, self._states = int(state["seed"]), dict(state["states"])
+
+
+def checkpointed() -> bool:
+    """Whether what runs now is run again in the backward pass."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
 def _generator(device: torch.device) -> torch.Generator:
