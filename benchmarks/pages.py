@@ -43,4 +43,6 @@ GENERATORS = {
         ("speed", "fit"), ("speed", "fit-cpu"), ("speed", "big-7b"), ("scale", "several-gpus"),
     ]
 }  # fmt: skip
-GENERATORS |= {f"tenants-{name}": table_of(f"tenants/{name}") for name in ("engine", "engine-second")}
+GENERATORS |= {
+    f"tenants-{name}": table_of(f"tenants/{name}") for name in ("engine", "engine-second")
+}
