@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from graftwork.errors import GraftError
 from graftwork.tenants import rows
 from graftwork.tenants.batches import Join, parted
+from graftwork.tenants.checks import CannotShareError
 from graftwork.tenants.mix import Mix
 from graftwork.tenants.segments import Segments
 from graftwork.tenants.task import Tenant
@@ -24,10 +25,6 @@ from graftwork.tenants.task import Tenant
 Body = Callable[[nn.Module, Any], Tensor]
 #: the largest relative distance of rows in a shared pass from the same rows alone
 APART = {torch.float64: 1e-8, torch.float32: 1e-3}
-
-
-class RowsMixedError(GraftError):
-    """The model computes rows from one another, so that no tasks of it can share a pass."""
 
 
 @dataclass
@@ -123,7 +120,7 @@ def check_apart(mix: Mix, body: Body, join: Join, batches: Mapping[Tenant, Any])
     """Compare every task's rows of a shared pass with the same rows in a pass alone.
 
     Raises:
-        RowsMixedError: they differ by more than rounding: the model, or the way the batches are joined, mixes rows.
+        CannotShareError: they differ by more than rounding: the model, or the way the batches are joined, mixes rows.
     """
     inputs = {t.name: parted(t.name, b)[0] for t, b in batches.items()}
     marks = {t: t.stream.state_dict() for t in batches}
@@ -145,7 +142,7 @@ def check_apart(mix: Mix, body: Body, join: Join, batches: Mapping[Tenant, Any])
                 continue  # padded to another length: only the loss knows which positions count
             far = (shared[name] - solo).double().norm() / solo.double().norm().clamp_min(1e-30)
             if far > APART.get(solo.dtype, 0.2):
-                raise RowsMixedError(
+                raise CannotShareError(
                     f"tenants: the rows of {name!r} come out differently beside others' (relative distance "
                     f"{float(far):.1e}): the model computes rows from one another, or puts them on another axis than "
                     "the first; such tasks cannot share a pass"

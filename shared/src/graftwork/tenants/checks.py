@@ -15,6 +15,10 @@ from graftwork.errors import GraftError
 _PROBABILITIES = ("attention_dropout", "dropout_p", "dropout_prob", "attn_drop")
 
 
+class CannotShareError(GraftError):
+    """Tasks that no pass of this model can hold together: the whole run's matter, not one task's."""
+
+
 def check_rows_apart(model: nn.Module, strict: bool = True) -> None:
     """Refuse models that do not compute each row from that row alone.
 
@@ -28,7 +32,7 @@ def check_rows_apart(model: nn.Module, strict: bool = True) -> None:
     """
     faults = [f"{name or 'the model'}: {why}" for name, why in _faults(model, strict)]
     if faults:
-        raise GraftError(
+        raise CannotShareError(
             "tenants: tasks cannot share a pass of this model:\n  " + "\n  ".join(faults)
         )
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.attach import CALL, ROWS, SiteGrafts, grafts_of
-from graftwork.errors import GraftError
 from graftwork.fast.sites import KINDS
 from graftwork.states import CopyState, MethodState, SiteState
+from graftwork.tenants.checks import CannotShareError
 from graftwork.tenants.grouped import Bundle, Member, Stacks, alike
 
 
@@ -50,7 +50,7 @@ class Recipe:
         tasks: names of grafts.
 
     Raises:
-        GraftError: a task adds rows to a module's output, which cannot stand beside other tasks' rows.
+        CannotShareError: a task adds rows to a module's output, which cannot stand beside other tasks' rows.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Recipe:
             slots = grafts.slots(name)
             rows = slots.get(ROWS)
             if rows is not None and (len(tasks) > 1 or isinstance(slots.get(CALL), CopyState)):
-                raise GraftError(
+                raise CannotShareError(
                     f"tenants: graft {name!r} has new rows at a {type(module).__mro__[2].__name__}, and their outputs "
                     "do not fit beside other tasks'; give it passes to itself (a group of one), or use them in the "
                     "task's loss, which runs alone"

@@ -23,9 +23,9 @@ from graftwork.errors import GraftError
 from graftwork.graft import graft
 from graftwork.handle import activate, active, get, grafts
 from graftwork.tenants import backbone, saving, steps
-from graftwork.tenants.backbone import Body, RowsMixedError, describe
+from graftwork.tenants.backbone import Body, describe
 from graftwork.tenants.batches import Join, call, stack
-from graftwork.tenants.checks import check_rows_apart
+from graftwork.tenants.checks import CannotShareError, check_rows_apart
 from graftwork.tenants.interrupts import interrupts
 from graftwork.tenants.mix import Mix
 from graftwork.tenants.source import Source
@@ -255,7 +255,7 @@ class Runner:
                 t.stream.load_state_dict(marks[t])
                 for p, g in zip(t.parameters, grads, strict=True):
                     p.grad = g
-            if not isinstance(error, Exception) or isinstance(error, RowsMixedError):
+            if not isinstance(error, Exception) or isinstance(error, CannotShareError):
                 raise
             fault = describe(error)
             memory = isinstance(error, torch.OutOfMemoryError)
