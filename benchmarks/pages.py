@@ -33,11 +33,16 @@ def by_case(record: Record) -> str:
 
 
 def table_of(name: str) -> Callable[[], str]:
-    """The generator of a record, by its name under `records`."""
+    """The generator of a record under `records`."""
     return lambda: by_case(validate_record(RECORDS / f"{name}.json"))
 
 
-GENERATORS = {name: table_of(f"speed/{name}") for name in ("fit", "fit-cpu", "big-7b")}
+GENERATORS = {
+    name: table_of(f"{room}/{name}")
+    for room, name in [
+        ("speed", "fit"), ("speed", "fit-cpu"), ("speed", "big-7b"), ("scale", "several-gpus"),
+    ]
+}  # fmt: skip
 GENERATORS |= {
     f"tenants-{name}": table_of(f"tenants/{name}") for name in ("small", "engine", "engine-second")
 }

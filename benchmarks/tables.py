@@ -16,6 +16,7 @@ from benchmarks import pages as by_case
 from benchmarks.fewshot import page as fewshot
 from benchmarks.methods.page import experiments
 from benchmarks.speed import page as speed
+from benchmarks.tenants import page as tenants
 from benchmarks.trees import page as trees
 from graftwork.cards import cards
 from graftwork.errors import GraftError
@@ -108,6 +109,7 @@ GENERATORS = {
     **fewshot.GENERATORS,
     **speed.GENERATORS,
     **trees.GENERATORS,
+    **tenants.GENERATORS,
     **by_case.GENERATORS,
 }
 

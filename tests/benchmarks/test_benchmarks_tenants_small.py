@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tenants import arms, small
+from benchmarks.tenants import arms, page, small
 from graftwork_runs import Row, validate_record
 
 
@@ -141,3 +141,11 @@ def test_batches_are_as_they_say() -> None:
         assert int(lengths.max()) == found["input_ids"].shape[1]
         assert mean // 2 <= int(lengths.min())
         assert int(lengths.max()) <= 1.5 * mean
+
+
+def test_the_page_has_a_line_for_each_run() -> None:
+    record = validate_record(small.TARGET)
+    text = page.table(record)
+    for name in (arms.OWN, arms.ALONE, arms.PADDED, arms.CHUNKED, arms.PACKED, arms.PLANNED):
+        assert text.count(f"| {name} |") == 4
+    assert "| other passes | memory off by |" in text

@@ -17,7 +17,8 @@ from graftwork.algebra.products import mm
 
 #: bytes of dy from which on reading it once is worth a launch that costs more
 LARGE = 2**25
-#: whether the one pass may be taken where it can; off until its kernel has been measured on a GPU in this form
+#: whether the one pass may be taken where it can. Off: what it saves (docs/performance.md, "one read of dy") is
+#: worth less than a training that gives the same bits each time
 allowed = False
 
 

@@ -197,12 +197,12 @@ def _fill_gains(twins: Sequence[Twin]) -> None:
     wide, half = torch.promote_types(twins[0].sources[1].dtype, torch.float32), twins[0].dtype
     bs = torch.cat([t.sources[1] for t in twins]).to(wide)
     more = torch.empty_like(bs)
-    for t, part in zip(twins, more.split(sizes), strict=True):
+    grams = _grams([t.copies[0] for t in twins], wide)
+    for t, part, gram in zip(twins, more.split(sizes), grams, strict=True):
         assert t.weight is not None
-        # A as the layer's products take it in both terms: where W + s B A nearly cancels, their difference counts
-        a, b = t.copies[0].to(wide), t.sources[1].to(wide)
         cross = exact_mm(t.weight, t.copies[0].t() if t.turned[0] is None else t.turned[0], wide)
-        torch.addmm(cross, b, a.mm(a.t()), beta=2 * t.scale, alpha=t.scale * t.scale, out=part)
+        b = t.sources[1].to(wide)
+        torch.addmm(cross, b, gram, beta=2 * t.scale, alpha=t.scale * t.scale, out=part)
     square = torch.cat([t.square(wide) for t in twins])
     norm = square.add_(more.mul_(bs).sum(1)).clamp_min_(0).sqrt_()
     empty = norm == 0
@@ -216,6 +216,21 @@ def _fill_gains(twins: Sequence[Twin]) -> None:
     )
     for t, *own in zip(twins, *parts, strict=True):
         t.gain = Gain(*own)
+
+
+def _grams(rows: Sequence[Tensor], wide: torch.dtype) -> list[Tensor]:
+    """A A^T (r, r) in `wide` of every A (r, in).
+
+    A is as the layer's products take it, here as in 2 A w_o: where W + s B A nearly cancels, their difference counts.
+    """
+    found: dict[int, Tensor] = {}
+    alike: dict[int, list[int]] = {}
+    for i, a in enumerate(rows):
+        alike.setdefault(a.shape[1], []).append(i)
+    for places in alike.values():
+        a = torch.stack([rows[i] for i in places]).to(wide)
+        found.update(zip(places, a.bmm(a.transpose(1, 2)).unbind(), strict=True))
+    return [found[i] for i in range(len(rows))]
 
 
 def stacked(twins: Sequence[Twin]) -> tuple[Tensor, Tensor]:

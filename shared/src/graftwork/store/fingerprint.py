@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -36,6 +37,7 @@ R = TypeVar("R")
 SAMPLES = 16
 _CHUNK = 2**24  # elements hashed at a time, so that a large tensor costs little memory
 _THREADS = min(8, os.cpu_count() or 1)
+_here = threading.local()
 
 
 def fingerprint(model: nn.Module, entry: Entry) -> dict[str, Any]:
@@ -175,14 +177,29 @@ def _hash(t: Tensor, name: str) -> str:
         )
     digest = hashlib.sha256()
     for part in t.reshape(-1).split(_CHUNK):
-        digest.update(_bits(part).numpy().data)
+        digest.update(_landed(_rounded(part)).numpy().data)
     return digest.hexdigest()
 
 
+def _landed(bits: Tensor) -> Tensor:
+    """The same on the host until this thread's next call."""
+    if not bits.is_cuda:
+        return bits.cpu()
+    # Fresh memory for every chunk would cost more than the copy: the system clears each page of it first.
+    if not hasattr(_here, "room"):
+        _here.room = torch.empty(_CHUNK, dtype=torch.int16, pin_memory=True)
+    room: Tensor = _here.room[: bits.numel()]
+    return room.copy_(bits)
+
+
 def _bits(t: Tensor) -> Tensor:
+    return _rounded(t).cpu()
+
+
+def _rounded(t: Tensor) -> Tensor:
     # by way of float32, so that a float64 base rounds as its float32 load does
     rounded = t if t.dtype == torch.bfloat16 else t.to(torch.float32).to(torch.bfloat16)
-    return rounded.contiguous().cpu().view(torch.int16)
+    return rounded.contiguous().view(torch.int16)
 
 
 def _samples(t: Tensor) -> Tensor:
