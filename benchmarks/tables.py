@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import pages as by_case
+from benchmarks.contamination import page as contamination
 from benchmarks.fewshot import page as fewshot
 from benchmarks.methods.page import experiments
 from benchmarks.speed import page as speed
@@ -105,6 +106,7 @@ GENERATORS = {
     "demo": demo,
     "methods": methods,
     "experiments": experiments,
+    **contamination.GENERATORS,
     **fewshot.GENERATORS,
     **speed.GENERATORS,
     **trees.GENERATORS,
