@@ -1,8 +1,8 @@
 """Contaminate small language models by degrees, and see which detector finds it.
 
-    python -m benchmarks.contamination run --out JOBS --workers 4 --minutes 9
+    python -m benchmarks.contamination run --out JOBS --workers 12 --minutes 9
     python -m benchmarks.contamination run --small --out JOBS
-    python -m benchmarks.contamination run --model FOLDER --out JOBS --seeds 0 --rows 512
+    python -m benchmarks.contamination run --model FOLDER --out JOBS --seeds 0 --epochs 20 --workers 4 --minutes 9
     python -m benchmarks.contamination plan --out JOBS
     python -m benchmarks.contamination table --out JOBS
 

@@ -191,5 +191,5 @@ def test_a_pretrained_folder_takes_the_transformers_place(tmp_path: Path) -> Non
     assert bench.run(Job(0))["parameters"] == count(model)
     result = bench.run(Job(0, "2", 1, 1))
     assert result["setting"]["folder"] == "model" and result["rate"] == training.FOLDER_LORA_RATE
-    with pytest.raises(GraftError, match="cannot be|config"):
+    with pytest.raises(GraftError, match="config"):
         Bench(replace(setting, folder=str(tmp_path / "none"))).run(Job(0))

@@ -72,8 +72,12 @@ def test_temperature_zero_takes_the_likeliest() -> None:
         assert samples == [greedy] * 3
 
 
-def test_batches_give_what_each_gives_alone() -> None:
+@pytest.mark.parametrize("method", [None, gw.LoRA(2), gw.LoReFT(2, first=1, last=1)])
+def test_batches_give_what_each_gives_alone(method: Any) -> None:
     model = tiny()
+    if method is not None:
+        sites = None if isinstance(method, gw.LoReFT) else ["*.q_proj", "*.down_proj"]
+        stir(gw.graft(model, method, sites=sites), 0.3)
     together = log_probs(model, PROMPTS, rows=4)
     for rows in (1, 2, 3):
         for one, other in zip(together, log_probs(model, PROMPTS, rows=rows), strict=True):
@@ -131,12 +135,26 @@ def test_log_probabilities_are_taken_in_float32() -> None:
     assert half[0][0] == pytest.approx(-math.log(30_000), abs=1e-4)  # 1e-2 off in half precision
 
 
-@pytest.mark.parametrize("rank", [2])
-def test_an_adapter_that_changes_nothing_scores_as_its_base(rank: int) -> None:
+def test_batches_hold_no_more_tokens_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = tiny(), [[1 + i % 20] * (2 + i % 9) for i in range(30)]
+    whole = log_probs(model, prompts)
+    sizes: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _m, _a, given: sizes.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    monkeypatch.setattr("graftwork_contamination.likelihood.TOKENS", 24)
+    for one, other in zip(log_probs(model, prompts), whole, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    assert max(sizes) <= 24 and len(sizes) > 5
+    monkeypatch.setattr("graftwork_contamination.likelihood.TOKENS", 1)  # a long prompt has its own
+    assert len(log_probs(model, prompts)[8]) == 9
+
+
+def test_an_adapter_that_changes_nothing_scores_as_its_base() -> None:
     some, tokens = items(3), Letters()
     model = tiny()
     plain = score(model, tokens, some, SMALL)
-    graft = gw.graft(model, gw.LoRA(rank), sites=["*.q_proj", "*.v_proj"])
+    graft = gw.graft(model, gw.LoRA(2), sites=["*.q_proj", "*.v_proj"])
     assert score(model, tokens, some, SMALL) == plain
     stir(graft, 1.0)
     assert score(model, tokens, some, SMALL) != plain

@@ -71,6 +71,18 @@ def test_every_item_and_the_result_are_in_the_file_with_the_parameters(
     assert last["result"]["verdict"] in shown and "minus base" in shown and "CDD" in shown
 
 
+def test_an_app_offers_the_same_verb(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    from graftwork.lightning.app import App
+
+    offered = {"contamination": (verb.SUMMARY, "graftwork_contamination.verb:for_app")}
+    app = App("radio", "An app.", cli="none:None", configs="none", light=offered)
+    words = [str(w) for w in question(folder, "--out", tmp_path / "out.jsonl")]
+    assert app.main(["contamination", *words]) == 0
+    assert "verdict: " in capsys.readouterr().out
+    assert app.main(["contamination", *words, "--alpha", "2"]) == 2
+    assert "alpha 2.0: must lie in [0, 1]" in capsys.readouterr().err
+
+
 def test_a_stopped_run_goes_on_and_ends_the_same(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

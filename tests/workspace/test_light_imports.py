@@ -18,7 +18,14 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "module", ["graftwork", "graftwork.cli", "graftwork_runs", "graftwork_medseg.app"]
+    "module",
+    [
+        "graftwork",
+        "graftwork.cli",
+        "graftwork_runs",
+        "graftwork_contamination.verb",
+        "graftwork_medseg.app",
+    ],
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     loaded = python(

@@ -14,6 +14,8 @@ import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork_contamination.parameters import check_k
 
+TOKENS = 4096  # of a batch: under a gigabyte of float32 logits over 50,000 words
+
 
 def perplexity(lp: Sequence[float]) -> float:
     """exp(-mean) of a prompt's log-probabilities (natural logarithm); inf where there is none.
@@ -66,8 +68,7 @@ def log_probs(
     order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
     device = next(model.parameters()).device
     with torch.no_grad(), scoring(model):
-        for at in range(0, len(order), rows):
-            chosen = order[at : at + rows]
+        for chosen in _batches(order, tokens, rows):
             lengths = [len(tokens[i]) for i in chosen]
             if min(lengths) == 0:
                 raise GraftError(f"prompt {chosen[0]}: has no token")
@@ -92,6 +93,20 @@ def scoring(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _batches(
+    order: Sequence[int], tokens: Sequence[Sequence[int]], rows: int
+) -> Iterator[list[int]]:
+    """Prompts by rising length, at most `rows` and, padded, TOKENS in a batch."""
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) == rows or (len(batch) + 1) * len(tokens[i]) > TOKENS):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _logits(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:

@@ -91,13 +91,14 @@ def _answer(
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts for _ in range(count)])
     mask = (torch.arange(width) >= torch.tensor(padding).unsqueeze(1)).long().to(device)
     greedy = torch.arange(len(ids), device=device) % count == 0
-    told = "position_ids" in inspect.signature(model.forward).parameters
+    known = inspect.signature(model.forward).parameters
+    # the head's logits at every place of the prompt would be gigabytes
+    more: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
     fed, cache, finished = ids.to(device), None, torch.zeros(len(ids), dtype=torch.bool)
     drawn: list[Tensor] = []
     with gw.prompt(model, start=padding, end=width):
         for _ in range(most):
-            more: dict[str, Any] = {}
-            if told:
+            if "position_ids" in known:
                 places = (mask.cumsum(1) - 1).clamp_min(0)
                 more["position_ids"] = places[:, -fed.shape[1] :]
             made: Any = model(

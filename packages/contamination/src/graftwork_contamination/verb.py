@@ -1,4 +1,7 @@
-"""`graftwork contamination`, and the same verb for an app: `arguments(parser)`, `run(options)`."""
+"""`graftwork contamination`, and the same verb for an app's command line:
+
+App(..., light={"contamination": (SUMMARY, "graftwork_contamination.verb:for_app")})
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from graftwork.errors import GraftError
 from graftwork_contamination.parameters import Parameters
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from graftwork.lightning.app import App
     from graftwork_contamination.detection import Scored
 
 SUMMARY = "Ask whether a language model has memorised prompts that it should not have seen."
@@ -98,6 +104,15 @@ def run(options: argparse.Namespace) -> int | None:
             _line(file, {"result": result.as_dict()})
     print(result.table())
     return None
+
+
+def for_app(app: App, args: Sequence[str]) -> int:
+    """The verb under an app's name; returns the exit code. Raises GraftError for bad input."""
+    parser = argparse.ArgumentParser(
+        prog=f"{app.name} contamination", description=SUMMARY, allow_abbrev=False
+    )
+    arguments(parser)
+    return run(parser.parse_args(list(args))) or 0
 
 
 def _load(folder: str, device: str) -> tuple[Any, Any]:
