@@ -21,7 +21,7 @@ def copied(record: Record) -> str:
     """Near-duplicates and distinct n-grams of the greedy answers, and the peaks, by condition."""
     metrics = [NEAR, f"{NEAR}, clean", "distinct-3", "distinct-3, clean", PEAK, f"{PEAK}, clean"]
     rest = [r for r in record.rows if r.case == "all conditions"]
-    told = "; ".join(f"{r.metric} {figure(r)}" for r in rest)
+    told = "; ".join(f"{r.metric}: {figure(r)}" for r in rest)
     return f"{_lines(record, metrics)}\n\nAUC of CDD over all conditions: {told}.\n"
 
 

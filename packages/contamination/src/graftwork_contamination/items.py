@@ -97,10 +97,10 @@ def check_items(items: Sequence[Item], training: Sequence[str] | None = None) ->
         if group not in seen.values():
             raise GraftError(f"items: the group {group!r} is empty; a detector compares two groups")
     if training is not None:
-        texts = [f" {' '.join(words(t))} " for t in training]
+        texts = "\n".join(f" {' '.join(words(t))} " for t in training)
         for item in items:
             mine = f" {' '.join(words(item.prompt))} "
-            if item.group == CLEAN and any(mine in t for t in texts):
+            if item.group == CLEAN and mine in texts:
                 raise GraftError(
                     f"item {item.id}: is clean, yet its prompt is in the training text"
                 )
