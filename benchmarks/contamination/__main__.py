@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     """Run what has no file."""
     begun = time.monotonic()
     from benchmarks.contamination import work
-    from benchmarks.contamination.jobs import Results
+    from benchmarks.contamination.jobs import FAILED, Results
     from benchmarks.joblist import pool
     from benchmarks.joblist.results import matching
 
@@ -158,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     finally:
         if args.tar:
-            say(results.pack(args.tar))
+            say(results.pack(args.tar, (f"{FAILED}/*.json",)))
     return 1 if failed else 0
 
 

@@ -91,7 +91,10 @@ def build(results: Results, record: str, command: str, absent: Sequence[Job] = (
     rows += correlations(means)
     notes = list(NOTES)
     if absent:
-        notes.append(f"Not run or failed: {', '.join(job.name for job in absent)}.")
+        why: dict[str, list[str]] = {}
+        for job in absent:
+            why.setdefault(results.why(job), []).append(job.name)
+        notes += [f"{', '.join(names)}: {told}." for told, names in why.items()]
     bases = [f for f in files if f["job"]["tuning"] == BASE]
     return Record(
         record=record, claim=CLAIM, command=command, seeds=seeds,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.joblist import clock as clocks
@@ -11,6 +13,7 @@ from benchmarks.joblist import results as joblist
 from graftwork.errors import GraftError
 
 BASE = "base"
+FAILED = "failed"  # folder beside the results
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,23 @@ class Results(joblist.Results[Job]):
     def job_of(self, raw: dict[str, Any]) -> Job:
         """The job that a file holds."""
         return Job(**raw)
+
+    def note(self, job: Job) -> Path:
+        """Where a job that failed leaves what it said."""
+        return self.folder / FAILED / f"{job.name}.json"
+
+    def why(self, job: Job) -> str:
+        """What a failed job said; "not run" for one that did not fail."""
+        note = self.note(job)
+        if not note.is_file():
+            return "not run"
+        return f"failed: {json.loads(note.read_text(encoding='utf-8'))['error']}"[:200]
+
+    def clean(self) -> None:
+        """Also forget what failed: it is tried again."""
+        super().clean()
+        for note in (self.folder / FAILED).glob("*.json"):
+            note.unlink(missing_ok=True)
 
 
 class Clock(clocks.Clock[Job]):

@@ -158,9 +158,19 @@ def test_a_rehearsal_runs_goes_on_and_gives_a_record(tmp_path: Path, capsys: Any
         result = json.loads((tmp_path / f"{name}.json").read_text())
         assert len(result["items"]) == 8 and all(i["base"] is not None for i in result["items"])
     results.path(Job(0, "2", 2, 3)).unlink()
+    results.path(Job(0, "2", 2, 0)).unlink()
+    (tmp_path / "base-s0.safetensors").rename(tmp_path / "kept")
+    assert main(["run", *words, "--jobs", "2-e2-c3"]) == 1  # a job that fails loses no other
+    assert "2-e2-c3-s0 FAILED" in capsys.readouterr().out
     assert main(["table", *words]) == 0
     again = validate_record(tmp_path / "records" / "transformer.json")
-    assert any("2-e2-c3-s0" in n for n in again.notes)
+    assert any(n.startswith("2-e2-c3-s0: failed: ") for n in again.notes)
+    assert "2-e2-c0-s0: not run." in again.notes and len(again.rows) < len(record.rows)
+    (tmp_path / "kept").rename(tmp_path / "base-s0.safetensors")
+    assert main(["run", *words, "--tar", str(tmp_path / "all.tar.gz")]) == 0
+    assert "2 to do" in capsys.readouterr().out and not list(tmp_path.glob("failed/*"))
+    assert main(["table", *words]) == 0
+    assert validate_record(tmp_path / "records" / "transformer.json").rows == record.rows
 
 
 def test_files_of_other_settings_and_empty_folders_are_refused(tmp_path: Path) -> None:
