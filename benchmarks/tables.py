@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import pages as by_case
+from benchmarks.contamination import page as contamination
 from benchmarks.fewshot import page as fewshot
 from benchmarks.maritime import page as maritime
 from benchmarks.methods.page import experiments
@@ -107,6 +108,7 @@ GENERATORS = {
     "demo": demo,
     "methods": methods,
     "experiments": experiments,
+    **contamination.GENERATORS,
     **fewshot.GENERATORS,
     **speed.GENERATORS,
     **trees.GENERATORS,

@@ -23,6 +23,7 @@ def python(code: str) -> str:
         "graftwork",
         "graftwork.cli",
         "graftwork_runs",
+        "graftwork_contamination.verb",
         "graftwork_llm",
         "graftwork_medseg.app",
         "graftwork_maritime.app",

@@ -19,6 +19,7 @@ from typing import Any
 PACKAGES = (
     "graftwork",
     "graftwork-runs",
+    "graftwork-contamination",
     "graftwork-llm",
     "graftwork-medseg",
     "graftwork-maritime",

@@ -1,4 +1,4 @@
-"""The `graftwork` command: one module per verb, imported when the verb is called.
+"""The `graftwork` command: one module per verb, imported when the verb is called; packages add more.
 
 `--help`, `--version`, `methods`, `apps`, `inspect` and `doctor` answer without importing torch.
 Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
@@ -15,7 +15,7 @@ from graftwork.errors import GraftError
 from graftwork.lightning.exits import guarded
 
 PROG = "graftwork"
-#: verb -> its line in `--help`; the module `graftwork.cli.<verb>` runs it, with `_` for `-`
+#: the core's verbs -> their lines in `--help`; the module `graftwork.cli.<verb>` runs each, with `_` for `-`
 VERBS = {
     "demo": "Train a small network, graft it, and prove the core's promises in seconds.",
     "methods": "List the methods: what they change, merge, serve and cost.",
@@ -55,20 +55,24 @@ def _run(args: list[str]) -> int:
         print(f"{PROG} {__version__}")
         return 0
     verb, rest = args[0], args[1:]
-    if verb not in VERBS:
+    from graftwork.cli.verb import all_verbs, load, parser_of
+
+    if verb not in VERBS and verb not in (known := all_verbs()):
         from difflib import get_close_matches
 
-        near = get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(VERBS)}"
+        near = get_close_matches(verb, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
         raise GraftError(f"no verb {verb!r}; {hint}")
-    from graftwork.cli.verb import load, parser_of
 
     module = load(verb)
     return module.run(parser_of(verb, module).parse_args(rest)) or 0
 
 
 def _help() -> str:
-    width = max(map(len, VERBS)) + 2
+    from graftwork.cli.verb import all_verbs
+
+    verbs = all_verbs()
+    width = max(map(len, verbs)) + 2
     return "\n".join(
         [
             f"usage: {PROG} VERB [options]",
@@ -76,7 +80,7 @@ def _help() -> str:
             "Small trained parts grafted onto frozen PyTorch models, exactly.",
             "",
             "verbs:",
-            *(f"  {name:<{width}}{text}" for name, text in VERBS.items()),
+            *(f"  {name:<{width}}{text}" for name, text in verbs.items()),
             "",
             f"`{PROG} VERB --help` lists a verb's options; {PROG} --version says which release this is.",
             "exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from graftwork.cli import PROG, VERBS
-from graftwork.cli.verb import load, parser_of
+from graftwork.cli import PROG
+from graftwork.cli.verb import all_verbs, load, parser_of
+from graftwork.errors import GraftError
 
 _BASH = """\
 # {prog} completion; put it in ~/.bashrc:  eval "$({prog} completion bash)"
@@ -39,12 +40,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int | None:
     cases = []
-    for verb in VERBS:
-        actions = parser_of(verb, load(verb))._actions
+    verbs = all_verbs()
+    for verb in verbs:
+        try:
+            actions = parser_of(verb, load(verb))._actions
+        except GraftError:  # a package's, which is broken; `--help` says why
+            continue
         flags = [o for a in actions for o in a.option_strings if o.startswith("--")]
         choices = [str(c) for a in actions for c in a.choices or ()]
         words = f'options="{" ".join(flags)}"; choices="{" ".join(choices)}"'
         cases.append(f"        {verb}) {words} ;;")
-    script = _BASH.format(prog=PROG, verbs=" ".join(VERBS), cases="\n".join(cases))
+    script = _BASH.format(prog=PROG, verbs=" ".join(verbs), cases="\n".join(cases))
     print((_ZSH.format(prog=PROG) if options.shell == "zsh" else "") + script, end="")
     return None
