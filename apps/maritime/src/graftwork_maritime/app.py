@@ -13,6 +13,7 @@ APP = App(
         "fit": "Train a graft on dialogues, composed or your own.",
         "predict": "Write each test dialogue's loss and perplexity.",
         "generate": "Write dialogues of scenarios with a model, in batches; a stopped run goes on.",
+        "serve": "Answer live as ship or coast station, JSON on this computer's own address.",
     },
     without=("demo",),
     light={

@@ -100,9 +100,60 @@ class MaritimeCLI(AppCLI):
         )  # fmt: skip
         self.say(f"written: {file}, {NOTICE}")
 
+    @verb
+    def serve(
+        self,
+        port: int = 0,
+        partner: str | None = None,
+        keep: bool = False,
+        preset: str = "coastal",
+        temperature: float = 0.0,
+        form: str = "full",
+    ) -> None:
+        """Answer live as ship or coast station: JSON on this computer's own address, until Ctrl-C.
+
+        Args:
+            port: 0: any that is free.
+            partner: model, or composer, which needs none; null: the model, unless it is the random base.
+            keep: a reply that changes a fact is drawn again, or said by the composer; radio silence is kept.
+            preset: the distribution of the scenarios that are drawn.
+            temperature: of sampling; 0 takes the likeliest token.
+            form: full or paper, as in training.
+        """
+        from .live.serve import Server
+
+        desk = self._desk(partner, keep, preset, temperature, form)
+        server = Server(desk, port)
+        if self.dry_run:
+            server.close()
+            return
+        print(f"{desk.title}: {server.url} ({NOTICE}; Ctrl-C ends it)", flush=True)
+        server.serve_forever()
+
+    def _desk(
+        self, partner: str | None, keep: bool, preset: str, temperature: float, form: str
+    ) -> Any:
+        from .live.opening import open_desk
+
+        device = self.trainer.strategy.root_device
+        adapter = self._setting("adapter")
+        return open_desk(
+            self.model, device, partner, adapter=adapter, keep=keep, preset=preset, temperature=temperature,
+            form=form,
+        )  # fmt: skip
+
+    @property
+    def serving(self) -> bool:
+        """Whether this run answers somebody, and has no run folder."""
+        return self.verb == "serve"
+
+    def keeps_files(self) -> bool:
+        """An exchange with somebody is not kept."""
+        return super().keeps_files() and not self.serving
+
     def finished(self, verb: str) -> None:
         """Write record.json and report.html of a verb that trained, measured or wrote."""
-        if verb == "export":
+        if verb == "export" or self.serving:
             return
         from graftwork_runs import RunFolder
 

@@ -6,7 +6,7 @@ answered with it, or on how often a run was stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,7 @@ def complete(
     end: int,
     sampling: Sampling,
     device: torch.device | str = "cpu",
+    stops: Collection[int] = (),
 ) -> list[list[int]]:
     """The tokens behind each prompt, without the end token.
 
@@ -61,6 +62,7 @@ def complete(
         end: the token that ends an answer; it pads, too.
         sampling: how tokens are chosen.
         device: the model's.
+        stops: further tokens that end an answer, and stay in it.
     """
     width = max(map(len, prompts))
     padding = [width - len(p) for p in prompts]
@@ -69,6 +71,7 @@ def complete(
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     out: list[list[int]] = [[] for _ in prompts]
     going = torch.ones(len(prompts), dtype=torch.bool)
+    last = torch.tensor(sorted(stops), dtype=torch.long)
     with gw.prompt(model, start=padding, end=width):
         steps = _steps(model, ids.to(device), mask)
         logits = next(steps)
@@ -79,6 +82,7 @@ def complete(
             going &= tokens != end
             for row in going.nonzero().flatten().tolist():
                 out[row].append(int(tokens[row]))
+            going &= ~torch.isin(tokens, last)
             if not going.any() or step == sampling.most - 1:
                 break
             logits = steps.send(chosen)
