@@ -130,6 +130,43 @@ class MaritimeCLI(AppCLI):
         print(f"{desk.title}: {server.url} ({NOTICE}; Ctrl-C ends it)", flush=True)
         server.serve_forever()
 
+    @verb
+    def demo(
+        self,
+        serve: bool = False,
+        port: int = 0,
+        partner: str | None = None,
+        keep: bool = False,
+        preset: str = "coastal",
+        temperature: float = 0.0,
+        form: str = "full",
+        seed: int = 0,
+    ) -> None:
+        """A live exchange with a ship: a fixed one with its report, or a local page where you play the coast station.
+
+        Args:
+            serve: open the page, until Ctrl-C.
+            port: of the page; 0: any that is free.
+            partner, keep, preset, temperature, form: as of `serve`.
+            seed: of the fixed exchange's scenario.
+        """
+        desk = self._desk(partner, keep, preset, temperature, form)
+        if serve:
+            from .live.page import serve_page
+
+            serve_page(desk, port=port, wait=not self.dry_run)
+            return
+        from graftwork_runs import RunFolder
+
+        from .live import rehearsal
+
+        steps = rehearsal.play(desk.session(desk.engine.scenario(seed, 0), seed), self.say)
+        command = "maritime " + " ".join(sys.argv[1:])
+        report = rehearsal.write(steps, desk.title, self.run_dir, command, self.model.device)
+        if not self.dry_run:
+            RunFolder.adopt(self.run_dir)
+        self.say(f"report: {report} ({NOTICE}); next: maritime demo --serve")
+
     def _desk(
         self, partner: str | None, keep: bool, preset: str, temperature: float, form: str
     ) -> Any:
@@ -145,7 +182,7 @@ class MaritimeCLI(AppCLI):
     @property
     def serving(self) -> bool:
         """Whether this run answers somebody, and has no run folder."""
-        return self.verb == "serve"
+        return self.verb == "serve" or (self.verb == "demo" and bool(self._setting("serve")))
 
     def keeps_files(self) -> bool:
         """An exchange with somebody is not kept."""
@@ -153,7 +190,7 @@ class MaritimeCLI(AppCLI):
 
     def finished(self, verb: str) -> None:
         """Write record.json and report.html of a verb that trained, measured or wrote."""
-        if verb == "export" or self.serving:
+        if verb in ("export", "demo") or self.serving:
             return
         from graftwork_runs import RunFolder
 

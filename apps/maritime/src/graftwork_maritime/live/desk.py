@@ -56,8 +56,7 @@ class Desk:
             raise GraftError(f"keep: {keep!r}; write true or false")
         if role not in ROLES:
             raise GraftError(f"role: {role!r}; choose one of {', '.join(ROLES)}")
-        second = Composer(scenario, seed) if keep else None
-        session = Session(scenario, self.partner(scenario, seed), role, second)
+        session = self.session(scenario, seed, role, keep)
         number = secrets.token_hex(8)
         first = session.open()
         self.sessions[number] = session
@@ -66,6 +65,14 @@ class Desk:
         return {
             "session": number, "role": role, "partner": self.title, "scenario": scenario.as_dict(), **first.to_json(),
         }  # fmt: skip
+
+    def session(
+        self, scenario: Scenario, seed: int = 0, role: str = "ship", keep: bool | None = None
+    ) -> Session:
+        """A new one, which has not begun; `keep` as the desk has it where it is None."""
+        kept = self.keep if keep is None else keep
+        second = Composer(scenario, seed) if kept else None
+        return Session(scenario, self.partner(scenario, seed), role, second)
 
     def turn(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """One turn in, one turn and the parsed state out.

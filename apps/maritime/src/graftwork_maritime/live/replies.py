@@ -24,7 +24,7 @@ _AGREES = re.compile(
 
 
 def kind_of(text: str | None, scenario: Scenario) -> str:
-    """One of `KINDS`: `call` opens with a signal, `answer` says a fact besides the name, the first words tell the rest."""
+    """One of `KINDS`: `call` opens with a signal, `answer` says a fact besides the name, the first words the rest."""
     if not text or not text.strip():
         return "silent"
     if read_message(1, "ship", text).signal:

@@ -201,7 +201,10 @@ class Session:
 
     def _parsed(self, turns: Sequence[Turn]) -> State:
         # a person's call may be about anything: the scenario is the truth of what the ship says alone
-        return parse(turns, self.scenario if self.role == "ship" else None)
+        state = parse(turns, self.scenario if self.role == "ship" else None)
+        # that nobody has answered yet is no fault of an exchange that goes on
+        state.violations = [v for v in state.violations if v.rule != "unanswered"]
+        return state
 
 
 def _turn(turn: Turn | None) -> dict[str, Any] | None:
