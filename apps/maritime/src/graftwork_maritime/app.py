@@ -29,6 +29,10 @@ APP = App(
             "Judge dialogues, JSONL or text, turn by turn; which filters refuse how many.",
             "graftwork_maritime.check:main",
         ),
+        "say": (
+            "Speak dialogues as a VHF receiver hears them: WAV, transcript and timings.",
+            "graftwork_maritime.speech.verb:main",
+        ),
         "stats": (
             "Count dialogues: kinds, lengths, distinct words, copies, closeness to another file.",
             "graftwork_maritime.stats:main",
