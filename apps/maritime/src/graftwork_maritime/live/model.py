@@ -11,7 +11,7 @@ import torch
 
 from graftwork.lightning.data import mixed_seed
 from graftwork_llm.batches import encode
-from graftwork_llm.decoding import Sampling, complete
+from graftwork_llm.decoding import Kept, Sampling, complete
 
 from ..model.prompts import SYSTEM, answer, prompt
 from .session import Scene
@@ -42,6 +42,7 @@ class Model:
         device: torch.device | str = "cpu", form: str = "full",
     ) -> None:  # fmt: skip
         self.network, self.tokenizer, self.sampling = network.eval(), tokenizer, sampling
+        self.kept = Kept()  # of the dialogue so far, which comes again with each turn
         self.stops, self.seed, self.device, self.form = stops, seed, device, form
 
     def reply(self, scene: Scene) -> str | None:
@@ -56,7 +57,8 @@ class Model:
         seed = mixed_seed("live", self.seed, scene.scenario.id, len(scene.turns), scene.attempt)
         [tokens] = complete(
             self.network, [[*first, *told]], [seed], end=self.tokenizer.eos_token_id,
-            sampling=self._sampling(scene.attempt), device=self.device, stops=self.stops,
+            sampling=self._sampling(scene.attempt), device=self.device, stops=self.stops, told=len(told),
+            kept=self.kept,
         )  # fmt: skip
         text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip().partition("\n")[0]
         label = _LABEL.match(text)
