@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HARDLY
+from benchmarks.maritime.live import ALL as ALL_MOVES
+from benchmarks.maritime.partner import KINDS
 from graftwork_runs import Record, validate_record
 from graftwork_runs.tables import markdown
 
@@ -63,4 +65,29 @@ def alarms() -> str:
     return markdown(["filter", "set", "faults found", "clean dialogues refused"], rows)
 
 
-GENERATORS = {"maritime/blind": blind, "maritime/recall": recall, "maritime/alarms": alarms}
+def live() -> str:
+    """Live exchanges: shares by kind of move, a column for each partner that was measured, and the times."""
+    records = [validate_record(p) for p in sorted(RECORDS.glob("live-*.json"))]
+    found = {(r.case, r.variant, r.metric): r for record in records for r in record.rows}
+    variants = list(dict.fromkeys(variant for _, variant, _ in found))
+    known = {case for case, _, _ in found}
+    rows = []
+    for case in (c for c in (ALL_MOVES, *KINDS) if c in known):
+        row = [f"**{case}**" if case == ALL_MOVES else case]
+        for variant in variants:
+            cell = found.get((case, variant, "right, no fact changed"))
+            row += [f"{100 * (cell.value or 0):.0f} %", str(cell.n)] if cell else ["", ""]
+        rows.append(row)
+    for name in ("reply time, median", "reply time, p95"):
+        times = [found[ALL_MOVES, v, name] for v in variants]
+        rows.append([name, *(c for r in times for c in (f"{r.value:.2g} s", str(r.n)))])
+    head = ["kind of move", *(h for v in variants for h in (f"{v}: right, no fact changed", "n"))]
+    return markdown(head, rows) + "\n\n" + "\n\n".join(str(r.verdict) for r in records)
+
+
+GENERATORS = {
+    "maritime/blind": blind,
+    "maritime/recall": recall,
+    "maritime/alarms": alarms,
+    "maritime/live": live,
+}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork_llm.decoding import Sampling, choose, complete
+from graftwork_llm.decoding import Kept, Sampling, choose, complete
 from graftwork_llm.tiny import tiny
 
 PROMPTS = ["Mayday", "Pan-pan, pan-pan, this is", "S"]
@@ -89,3 +89,35 @@ def test_generation_stops_at_the_end_token_and_at_the_limit() -> None:
 def test_bad_settings(bad: dict[str, float]) -> None:
     with pytest.raises(GraftError, match=next(iter(bad))):
         Sampling(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", [None, gw.LoRA(rank=2), gw.LoReFT(rank=2)])
+def test_what_is_kept_is_not_read_again_and_changes_nothing(method: gw.Method | None) -> None:
+    model, words = tiny(layers=1)
+    if method is not None:
+        graft = gw.graft(model, method, seed=1)
+        with torch.no_grad():
+            for p in graft.parameters():
+                p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
+    sampling, kept, seen = Sampling(0.9, 0.9, 50, 9), Kept(), list[int]()
+    model.register_forward_pre_hook(
+        lambda m, args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    first, last = rows(words, ["A ship. ", "Over. "])
+    prompt = [*first]
+    for turn in range(3):
+        told = len(prompt) - len(first)
+        with_kept = complete(
+            model, [prompt], [turn], end=0, sampling=sampling, told=told, kept=kept
+        )
+        read, seen[:] = seen[0], []
+        plain = complete(model, [prompt], [turn], end=0, sampling=sampling, told=told)
+        assert with_kept == plain
+        assert read == (1 + len(last) if turn and not isinstance(method, gw.LoReFT) else seen[0])
+        seen[:] = []
+        prompt = [*prompt, *plain[0], *last]
+    other = [*first[:3], *last]
+    found = complete(model, [other], [7], end=0, sampling=sampling, kept=kept)
+    assert found == complete(model, [other], [7], end=0, sampling=sampling)
+    with pytest.raises(GraftError, match="kept: is for one prompt"):
+        complete(model, [first, last], [1, 2], end=0, sampling=sampling, kept=kept)

@@ -47,7 +47,7 @@ def prompt(model: nn.Module, end: Places, start: Places = 0) -> Iterator[None]:
         raise GraftError(
             "prompt: start and end must be 0 or more for each row, end not below start"
         )
-    states = [m for m in model.modules() if isinstance(m, MethodState) and m.method.positional]
+    states = _positional(model)
     if any(s.prompt.start is not None for s in states):
         raise GraftError("prompt: the model is inside another such block; leave that one first")
     for state in states:
@@ -62,6 +62,15 @@ def prompt(model: nn.Module, end: Places, start: Places = 0) -> Iterator[None]:
     finally:
         for state in states:
             state.prompt = Prompt()
+
+
+def acts_on_prompts(model: nn.Module) -> bool:
+    """Whether a graft inside the model acts on the positions of prompts, so that a prompt must lie in one call."""
+    return bool(_positional(model))
+
+
+def _positional(model: nn.Module) -> list[MethodState]:
+    return [m for m in model.modules() if isinstance(m, MethodState) and m.method.positional]
 
 
 def _places(name: str, value: Places) -> Tensor:

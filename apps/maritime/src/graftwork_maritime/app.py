@@ -13,8 +13,9 @@ APP = App(
         "fit": "Train a graft on dialogues, composed or your own.",
         "predict": "Write each test dialogue's loss and perplexity.",
         "generate": "Write dialogues of scenarios with a model, in batches; a stopped run goes on.",
+        "demo": "A live exchange with a ship; with --serve a page where you play the coast station.",
+        "serve": "Answer live as ship or coast station, JSON on this computer's own address.",
     },
-    without=("demo",),
     light={
         "scenario": (
             "Draw scenarios: vessels, positions at sea, facts; seeded, as JSONL.",
@@ -27,6 +28,10 @@ APP = App(
         "check": (
             "Judge dialogues, JSONL or text, turn by turn; which filters refuse how many.",
             "graftwork_maritime.check:main",
+        ),
+        "say": (
+            "Speak dialogues as a VHF receiver hears them: WAV, transcript and timings.",
+            "graftwork_maritime.speech.verb:main",
         ),
         "stats": (
             "Count dialogues: kinds, lengths, distinct words, copies, closeness to another file.",

@@ -100,9 +100,97 @@ class MaritimeCLI(AppCLI):
         )  # fmt: skip
         self.say(f"written: {file}, {NOTICE}")
 
+    @verb
+    def serve(
+        self,
+        port: int = 0,
+        partner: str | None = None,
+        keep: bool = False,
+        preset: str = "coastal",
+        temperature: float = 0.0,
+        form: str = "full",
+    ) -> None:
+        """Answer live as ship or coast station: JSON on this computer's own address, until Ctrl-C.
+
+        Args:
+            port: 0: any that is free.
+            partner: model, or composer, which needs none; null: the model, unless it is the random base.
+            keep: a reply that changes a fact is drawn again, or said by the composer; radio silence is kept.
+            preset: the distribution of the scenarios that are drawn.
+            temperature: of sampling; 0 takes the likeliest token.
+            form: full or paper, as in training.
+        """
+        from .live.serve import Server
+
+        desk = self._desk(partner, keep, preset, temperature, form)
+        server = Server(desk, port)
+        if self.dry_run:
+            server.close()
+            return
+        print(f"{desk.title}: {server.url} ({NOTICE}; Ctrl-C ends it)", flush=True)
+        server.serve_forever()
+
+    @verb
+    def demo(
+        self,
+        serve: bool = False,
+        port: int = 0,
+        partner: str | None = None,
+        keep: bool = False,
+        preset: str = "coastal",
+        temperature: float = 0.0,
+        form: str = "full",
+        seed: int = 0,
+    ) -> None:
+        """A live exchange with a ship: a fixed one with its report, or a local page where you play the coast station.
+
+        Args:
+            serve: open the page, until Ctrl-C.
+            port: of the page; 0: any that is free.
+            partner, keep, preset, temperature, form: as of `serve`.
+            seed: of the fixed exchange's scenario.
+        """
+        desk = self._desk(partner, keep, preset, temperature, form)
+        if serve:
+            from .live.page import serve_page
+
+            serve_page(desk, port=port, wait=not self.dry_run)
+            return
+        from graftwork_runs import RunFolder
+
+        from .live import rehearsal
+
+        steps = rehearsal.play(desk.session(desk.engine.scenario(seed, 0), seed), self.say)
+        command = "maritime " + " ".join(sys.argv[1:])
+        report = rehearsal.write(steps, desk.title, self.run_dir, command, self.model.device)
+        if not self.dry_run:
+            RunFolder.adopt(self.run_dir)
+        self.say(f"report: {report} ({NOTICE}); next: maritime demo --serve")
+
+    def _desk(
+        self, partner: str | None, keep: bool, preset: str, temperature: float, form: str
+    ) -> Any:
+        from .live.opening import open_desk
+
+        device = self.trainer.strategy.root_device
+        adapter = self._setting("adapter")
+        return open_desk(
+            self.model, device, partner, adapter=adapter, keep=keep, preset=preset, temperature=temperature,
+            form=form,
+        )  # fmt: skip
+
+    @property
+    def serving(self) -> bool:
+        """Whether this run answers somebody, and has no run folder."""
+        return self.verb == "serve" or (self.verb == "demo" and bool(self._setting("serve")))
+
+    def keeps_files(self) -> bool:
+        """An exchange with somebody is not kept."""
+        return super().keeps_files() and not self.serving
+
     def finished(self, verb: str) -> None:
         """Write record.json and report.html of a verb that trained, measured or wrote."""
-        if verb == "export":
+        if verb in ("export", "demo") or self.serving:
             return
         from graftwork_runs import RunFolder
 

@@ -6,7 +6,7 @@ answered with it, or on how often a run was stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 import graftwork as gw
 from graftwork.errors import GraftError
+from graftwork.prompts import acts_on_prompts
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,26 @@ class Sampling:
             raise GraftError("top_k must be 0 or more, most at least 1")
 
 
+@dataclass
+class Kept:
+    """Of one row what was read already, with its keys and values; `complete` reads only what comes behind it."""
+
+    tokens: tuple[int, ...] = ()
+    cache: Any = None
+
+    def common(self, prompt: Sequence[int]) -> int:
+        """Tokens of the prompt that need not be read again; drops the rest of what was kept. One is always read."""
+        if self.cache is None or any(getattr(c, "is_sliding", False) for c in self.cache.layers):
+            return 0
+        pairs = enumerate(zip(self.tokens, prompt[:-1], strict=False))
+        count = next(
+            (n for n, (old, new) in pairs if old != new), min(len(self.tokens), len(prompt) - 1)
+        )
+        for layer in self.cache.layers:
+            layer.keys, layer.values = layer.keys[..., :count, :], layer.values[..., :count, :]
+        return count
+
+
 @torch.no_grad()
 def complete(
     model: Any,
@@ -51,6 +72,9 @@ def complete(
     end: int,
     sampling: Sampling,
     device: torch.device | str = "cpu",
+    stops: Collection[int] = (),
+    told: int = 0,
+    kept: Kept | None = None,
 ) -> list[list[int]]:
     """The tokens behind each prompt, without the end token.
 
@@ -61,6 +85,10 @@ def complete(
         end: the token that ends an answer; it pads, too.
         sampling: how tokens are chosen.
         device: the model's.
+        stops: further tokens that end an answer, and stay in it.
+        told: tokens at each prompt's end that are the beginning of the answer: in training they were no prompt.
+        kept: of an earlier call with one row; holds this call's tokens afterwards. Not used under a graft that acts on
+            prompts, which must lie in one call.
     """
     width = max(map(len, prompts))
     padding = [width - len(p) for p in prompts]
@@ -69,9 +97,16 @@ def complete(
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     out: list[list[int]] = [[] for _ in prompts]
     going = torch.ones(len(prompts), dtype=torch.bool)
-    with gw.prompt(model, start=padding, end=width):
-        steps = _steps(model, ids.to(device), mask)
-        logits = next(steps)
+    last = torch.tensor(sorted(stops), dtype=torch.long)
+    if kept is not None and len(prompts) > 1:
+        raise GraftError(f"kept: is for one prompt, not for {len(prompts)}")
+    if acts_on_prompts(model):
+        kept = None
+    known = kept.common(prompts[0]) if kept is not None else 0
+    cache = kept.cache if kept is not None and known else None
+    with gw.prompt(model, start=padding, end=width - told):
+        steps = _steps(model, ids.to(device), mask, cache, known)
+        logits, cache = next(steps)
         for step in range(sampling.most):
             noise = torch.tensor([torch.rand((), generator=g) for g in draws])
             chosen = choose(logits.float(), noise.to(device), sampling)
@@ -79,23 +114,29 @@ def complete(
             going &= tokens != end
             for row in going.nonzero().flatten().tolist():
                 out[row].append(int(tokens[row]))
+            going &= ~torch.isin(tokens, last)
             if not going.any() or step == sampling.most - 1:
                 break
-            logits = steps.send(chosen)
+            logits, cache = steps.send(chosen)
+    if kept is not None:  # the last token was chosen, not read
+        read = cache.get_seq_length()
+        kept.tokens, kept.cache = (*prompts[0], *out[0])[:read], cache
     return out
 
 
-def _steps(model: Any, ids: Tensor, mask: Tensor) -> Iterator[Any]:
-    """Yields the next token's logits `(rows, vocabulary)`; is sent the tokens chosen `(rows,)`."""
-    places = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = None
+def _steps(
+    model: Any, ids: Tensor, mask: Tensor, cache: Any = None, known: int = 0
+) -> Iterator[Any]:
+    """Yields the next token's logits `(rows, vocabulary)` and the cache; is sent the tokens chosen `(rows,)`."""
+    places = (mask.cumsum(1) - 1).clamp(min=0)[:, known:]
+    ids = ids[:, known:]
     while True:
         found = model(
             input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True,
             logits_to_keep=1,
         )  # fmt: skip
         cache = found.past_key_values
-        ids = (yield found.logits[:, -1]).unsqueeze(1)
+        ids = (yield found.logits[:, -1], cache).unsqueeze(1)
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
         places = places[:, -1:] + 1
 

@@ -1,0 +1,81 @@
+"""A causal language model as partner: it goes on with the dialogue that it was trained to write, one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from graftwork.lightning.data import mixed_seed
+from graftwork_llm.batches import encode
+from graftwork_llm.decoding import Kept, Sampling, complete
+
+from ..model.prompts import SYSTEM, answer, prompt
+from .session import Scene
+
+_LABEL = re.compile(r"\s*(SHIP|COAST|OTHER)(?:\s*\([^)]*\))?\s*:\s*")
+
+
+class Model:
+    """Plays a station by writing the next line of the dialogue.
+
+    Where it begins the line with another station's label it keeps silent; after silence the label is given, for
+    training dialogues have no pauses.
+
+    Args:
+        network: a causal language model of transformers, grafted or not.
+        tokenizer: its tokenizer.
+        sampling: how tokens are chosen; `most`: of a turn.
+        stops: `line_ends` of the tokenizer, which take a while to find.
+        seed: of the draws.
+        device: the model's.
+        form: what the prompt calls the form of the dialogue.
+    """
+
+    name = "model"
+
+    def __init__(
+        self, network: Any, tokenizer: Any, sampling: Sampling, *, stops: Collection[int], seed: int = 0,
+        device: torch.device | str = "cpu", form: str = "full",
+    ) -> None:  # fmt: skip
+        self.network, self.tokenizer, self.sampling = network.eval(), tokenizer, sampling
+        self.kept = Kept()  # of the dialogue so far, which comes again with each turn
+        self.stops, self.seed, self.device, self.form = stops, seed, device, form
+
+    def reply(self, scene: Scene) -> str | None:
+        """The next line's text; None where it is not this station's, or empty."""
+        own = f"{scene.role.upper()}:"
+        before = answer(scene.turns) + "\n" if scene.turns else ""
+        given = scene.heard == ""
+        asked = prompt(scene.scenario, self.form)
+        first = encode(self.tokenizer, asked, system=SYSTEM).prompt
+        so_far = before + (own if given else "")
+        told = self.tokenizer(so_far, add_special_tokens=False)["input_ids"] if so_far else []
+        seed = mixed_seed("live", self.seed, scene.scenario.id, len(scene.turns), scene.attempt)
+        [tokens] = complete(
+            self.network, [[*first, *told]], [seed], end=self.tokenizer.eos_token_id,
+            sampling=self._sampling(scene.attempt), device=self.device, stops=self.stops, told=len(told),
+            kept=self.kept,
+        )  # fmt: skip
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip().partition("\n")[0]
+        label = _LABEL.match(text)
+        if label is None:
+            return text.strip() or None
+        if not given and label[1].lower() != scene.role:
+            return None
+        return text[label.end() :].strip() or None
+
+    def _sampling(self, attempt: int) -> Sampling:
+        """A likeliest answer that was refused comes again, unless it is drawn."""
+        if attempt and self.sampling.temperature == 0:
+            return replace(self.sampling, temperature=0.7)
+        return self.sampling
+
+
+def line_ends(tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that hold the end of a line."""
+    pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    return tuple(i for i, piece in enumerate(pieces) if "\n" in piece)
