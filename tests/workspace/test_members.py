@@ -68,10 +68,12 @@ def test_no_sibling_came_from_an_index(folder: str) -> None:
 @pytest.mark.parametrize("folder", MEMBERS)
 def test_commands_and_apps_are_registered(folder: str) -> None:
     project = PROJECTS[folder]
-    apps = project.get("entry-points", {}).get("graftwork.apps", {})
-    declared = project.get("scripts", {}) | {f"app {name}": value for name, value in apps.items()}
+    kinds = {"graftwork.apps": "app ", "graftwork.verbs": "verb "}
+    declared = dict(project.get("scripts", {}))
+    for group, points in project.get("entry-points", {}).items():
+        declared |= {kinds[group] + name: value for name, value in points.items()}
     known = {
-        ("app " if point.group == "graftwork.apps" else "") + point.name: point
+        kinds.get(point.group, "") + point.name: point
         for point in distribution(project["name"]).entry_points
     }
     assert {name: point.value for name, point in known.items()} == declared
