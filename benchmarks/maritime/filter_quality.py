@@ -27,6 +27,7 @@ TARGET = Path(__file__).parents[1] / "records" / "maritime" / "filter-quality.js
 GROUPS: Mapping[str, tuple[str, ...]] = {
     **{name: (name,) for name in SETS},
     "house and grammar": ("house", "grammar"),
+    "ours": ("house", "grammar", "phrases"),
     "all": tuple(SETS),
 }
 EXPECTED, HARDLY, ALL = "kinds for filters", "kinds without a filter", "all kinds"
@@ -88,13 +89,13 @@ def _share(
 def verdict(rows: list[Row]) -> str:
     """What the record shows of the stricter filters."""
     known = {(r.case, r.variant, r.metric): r.value or 0.0 for r in rows}
-    recall = known[EXPECTED, "house and grammar", "recall"]
-    rest = known[HARDLY, "house and grammar", "recall"]
-    alarms = known[CLEAN, "house and grammar", "refused"]
+    recall = known[EXPECTED, "ours", "recall"]
+    rest = known[HARDLY, "ours", "recall"]
+    alarms = known[CLEAN, "ours", "refused"]
     word = "seen" if recall >= 0.9 and alarms <= 0.05 else "partly"
     return (
-        f"{word}: of faults for which a filter is likely {recall:.0%} are found, of the others {rest:.0%}; "
-        f"{alarms:.0%} of clean dialogues are refused."
+        f"{word}: by our three sets, of faults for which a filter is likely {recall:.0%} are found, of the others "
+        f"{rest:.0%}; {alarms:.0%} of clean dialogues are refused."
     )
 
 
@@ -113,7 +114,12 @@ def main() -> int:
         command="python -m benchmarks.maritime.filter_quality",
         rows=rows,
         notes=[
-            "Filters and cases were written without sight of each other; no filter was changed afterwards.",
+            "Cases and filters were written without sight of each other.",
+            (
+                "The first measurement is the record maritime/filter-quality-blind. After it the grammar got rules, "
+                "ours filters of wording, and the set phrases was written, by people who knew the kinds of faults and "
+                "the shares found, but had not read the cases."
+            ),
             "n is the number of faults, or of clean dialogues.",
         ],
         verdict=verdict(rows),

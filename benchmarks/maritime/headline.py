@@ -17,6 +17,7 @@ rehearses each in seconds. `run` needs neither the land mask nor the grammar's p
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -248,10 +249,20 @@ def run(work: Work, jobs: Sequence[Job], minutes: float | None) -> int:
             write_atomic(work.out / f"{job.name}.error.txt", traceback.format_exc())
             print(f"{job.name}: failed: {error!r}", flush=True)
             continue
+        _free()
         longest = max(longest, time.monotonic() - started)
         write_atomic(result, json.dumps({"arm": job.arm, "seed": job.seed, **found}, indent=1))
         print(f"{job.name}: done in {time.monotonic() - started:.0f} s", flush=True)
     return failed
+
+
+def _free() -> None:
+    """Give back what a job held; a graft and its model refer to each other."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def share(jobs: Sequence[Job], part: str) -> Iterator[Job]:

@@ -13,23 +13,41 @@ from graftwork_runs.tables import markdown
 RECORDS = Path(__file__).parents[1] / "records" / "maritime"
 
 
-def _known() -> Record:
-    return validate_record(RECORDS / "filter-quality.json")
+TOTALS = (EXPECTED, HARDLY, ALL)
+
+
+def _known(name: str = "filter-quality") -> Record:
+    return validate_record(RECORDS / f"{name}.json")
+
+
+def _totals(record: Record) -> list[list[str]]:
+    """Shares found over all kinds, and the clean dialogues that are refused."""
+    cells = [(f"**{kind}**", record.find(case=kind, metric="recall")) for kind in TOTALS]
+    cells.append(("**clean dialogues refused**", record.find(case=CLEAN, metric="refused")))
+    return [
+        [name, str(rows[0].n), *(f"{100 * (r.value or 0):.0f} %" for r in rows)]
+        for name, rows in cells
+    ]
+
+
+def blind() -> str:
+    """The totals of the first measurement."""
+    record = _known("filter-quality-blind")
+    groups = [r.variant for r in record.find(case=ALL, metric="recall")]  # fewer than there are now
+    table = markdown(["kind of fault", "cases", *groups], _totals(record))
+    return f"{table}\n\n{record.verdict}"
 
 
 def recall() -> str:
     """Shares of faults found by kind and set, the totals first; then the clean dialogues that are refused."""
     record = _known()
     kinds = list(dict.fromkeys(r.case for r in record.rows if r.metric == "recall"))
-    totals = [EXPECTED, HARDLY, ALL]
-    rows = []
-    for kind in [*totals, *(k for k in kinds if k not in totals)]:
-        found = record.find(case=kind, metric="recall")
-        name = f"**{kind}**" if kind in totals else kind.replace("_", " ")
-        rows.append([name, str(found[0].n), *(f"{100 * (r.value or 0):.0f} %" for r in found)])
-    refused = record.find(case=CLEAN, metric="refused")
-    shares = [f"{100 * (r.value or 0):.0f} %" for r in refused]
-    rows.insert(3, ["**clean dialogues refused**", str(refused[0].n), *shares])
+    rows = _totals(record)
+    for kind in kinds:
+        if kind not in TOTALS:
+            found = record.find(case=kind, metric="recall")
+            shares = [f"{100 * (r.value or 0):.0f} %" for r in found]
+            rows.append([kind.replace("_", " "), str(found[0].n), *shares])
     return markdown(["kind of fault", "cases", *GROUPS], rows) + f"\n\n{record.verdict}"
 
 
@@ -61,10 +79,16 @@ def live() -> str:
             row += [f"{100 * (cell.value or 0):.0f} %", str(cell.n)] if cell else ["", ""]
         rows.append(row)
     for name in ("reply time, median", "reply time, p95"):
-        times = [found[ALL_MOVES, v, name] for v in variants]
-        rows.append([name, *(c for r in times for c in (f"{r.value:.2g} s", str(r.n)))])
+        times = [found.get((ALL_MOVES, v, name)) for v in variants]
+        cells = [(f"{r.value:.2g} s", str(r.n)) if r else ("", "") for r in times]
+        rows.append([name, *(c for pair in cells for c in pair)])
     head = ["kind of move", *(h for v in variants for h in (f"{v}: right, no fact changed", "n"))]
     return markdown(head, rows) + "\n\n" + "\n\n".join(str(r.verdict) for r in records)
 
 
-GENERATORS = {"maritime/recall": recall, "maritime/alarms": alarms, "maritime/live": live}
+GENERATORS = {
+    "maritime/blind": blind,
+    "maritime/recall": recall,
+    "maritime/alarms": alarms,
+    "maritime/live": live,
+}

@@ -26,8 +26,14 @@ from graftwork_maritime.spoken import Position, digits, spell
 SCENARIO: dict[str, Any] = {
     "kind": "distress",
     "category": "fire",
-    "vessel": {"name": "Quiet Meridian", "mmsi": "201345678", "call_sign": "ZQ51", "persons": 12},
-    "position": {"lat": 54.7, "lon": 10.1333},
+    "vessel": {
+        "name": "Quiet Meridian",
+        "type": "Fishing Vessel",
+        "mmsi": "201345678",
+        "call_sign": "ZQ51",
+        "persons": 12,
+    },
+    "position": {"lat": 54.7, "lon": 10.1333, "digit_by_digit": True},
     "place": {"name": "Port Amber", "bearing": "north east", "distance_nm": 21},
     "port": {"name": "Gull Haven", "distance_nm": 30},
     "station": {"name": "Amber Rescue", "mmsi": "002010001"},
@@ -36,7 +42,7 @@ TEXT = """\
 Mayday, Mayday, Mayday. This is Quiet Meridian, Quiet Meridian, Quiet Meridian, MMSI two zero one three four five six \
 seven eight, call sign Zulu Quebec five one. My position is five four degrees four two minutes North, zero one zero \
 degrees zero eight minutes East, two one miles north east of Port Amber. I am on fire in the engine room. I require \
-fire fighting assistance. Twelve persons on board. Over.
+fire fighting assistance. One two persons on board. Over.
 Quiet Meridian, Quiet Meridian, Quiet Meridian, this is Amber Rescue, received Mayday. What is your course? Over.
 Amber Rescue, this is Quiet Meridian. My course is zero four five degrees, three zero miles from Gull Haven. Over.
 Quiet Meridian, this is Amber Rescue. How many persons are injured? Over.
@@ -100,7 +106,7 @@ FAILS: dict[str, Case] = {
         TEXT.replace("I am on fire", "I am sinking").replace("fire fighting", "immediate")
     ),
     "over_out": swap("How many persons are injured? Over.", "How many persons? Over and out."),
-    "persons_match": swap("Twelve persons on board", "Thirteen persons on board"),
+    "persons_match": swap("One two persons on board", "One three persons on board"),
     "persons_repeated": swap("received Mayday.", "received Mayday, one three persons on board."),
     "silence": others(
         ("ship", TEXT.split("\n")[0]),
@@ -118,6 +124,14 @@ FAILS: dict[str, Case] = {
     ),
     "distress_signal": opened(TEXT.split("\n")[0], "medical"),
     "two_signals": swap("received Mayday.", "received Mayday, pan-pan."),
+    "clock_words": swap("Two persons are injured.", "Two persons since 5 p.m. are injured."),
+    "written_marks": swap("I am on fire", "(coughs) I am on fire"),
+    "repeated_sentence": swap(
+        "persons are injured. Over", "persons are injured. Two persons are injured. Over"
+    ),
+    "axis_figures": swap("zero one zero degrees zero", "one zero degrees zero"),
+    "type_matches": swap("This is Quiet", "This is Tanker Quiet"),
+    "cargo_carried": swap("I am on fire in", "My cargo is on fire in"),
 }
 PASSES: dict[str, Case] = {
     "the whole dialogue": case(),
@@ -128,6 +142,7 @@ PASSES: dict[str, Case] = {
     ),
     "no MMSI": swap(", MMSI two zero one three four five six seven eight", ""),
     "another wording": swap("I am on fire in the engine room", "There is an explosion on board"),
+    "its own type": swap("This is Quiet", "This is Fishing Vessel Quiet"),
     "unknown": swap("Two persons are injured", "No information"),
     "urgency": opened(PAN, "urgency", category="medical"),
     "cancelled": opened(

@@ -180,6 +180,17 @@ def test_the_published_score_counts_what_is_not_said() -> None:
     assert found.information == 1 and found.published_information == pytest.approx(22 / 23)
 
 
+def test_the_published_score_counts_two_rows_that_judge_nothing() -> None:
+    said = "We are thirty miles from Gull Haven."
+    assert said in TEXT
+    other = case(
+        TEXT.replace(said, "We wait.").replace("north east", "south east"), nearest_harbor=None
+    )
+    # 23, less the distance to the harbour; compass weighs 2, and the port is not said
+    assert scores(other).published_information == pytest.approx((22 - 3) / 22)
+    assert scores(other).information == pytest.approx(1 - 2 / (27 - 2))
+
+
 def test_masked_rows_do_not_move_a_score() -> None:
     text = TEXT.replace("call sign Zulu Quebec five one", "in haste")
     without = scores(case(text, vessel_call_sign=None))

@@ -122,6 +122,7 @@ def test_a_register_is_drawn_from_and_needs_no_exercise() -> None:
     assert {s.vessel.name for s in drawn} == {"Anna", "Berta"}
     assert not any(s.exercise for s in drawn)
     assert {s.vessel.mmsi for s in drawn} == {"211000001", None}
+    assert {s.station.mmsi for s in drawn} == {None}
 
 
 def test_invented_vessels_need_the_exercise_flag() -> None:

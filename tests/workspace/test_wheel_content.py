@@ -10,7 +10,19 @@ import pytest
 from tools.environment import ROOT, members
 from tools.wheels import build, pyproject
 
-SHIPPED = {".py", ".typed", ".json", ".safetensors", ".yaml", ".html", ".css", ".js"}
+SHIPPED = {
+    ".py",
+    ".typed",
+    ".json",
+    ".safetensors",
+    ".yaml",
+    ".toml",
+    ".csv",
+    ".lark",
+    ".html",
+    ".css",
+    ".js",
+}
 
 
 @pytest.mark.parametrize("member", members(), ids=lambda m: m.name)

@@ -25,7 +25,7 @@ def main(app: App, args: Sequence[str]) -> int:
     parser = Parser("check", SUMMARY)
     parser.add_argument("file", nargs="?", help="JSONL, or plain text with a turn a line")
     parser.add_argument("--filters", type=names, default=["house", "grammar"],
-                        help="sets (paper, house, grammar) and filters, between commas [house,grammar]")  # fmt: skip
+                        help="sets (paper, house, grammar, phrases) and filters [house,grammar]")  # fmt: skip
     parser.add_argument("--without", type=names, default=[], help="sets and filters to leave out")
     parser.add_argument("--category", help="of dialogues that name none, such as fire")
     parser.add_argument("--against", help="dialogues that each must differ from (not_unique)")

@@ -201,4 +201,4 @@ class MaritimeCLI(AppCLI):
             self.model, self.datamodule, self.graft, self.run_dir, verb, command=command
         )
         RunFolder.adopt(self.run_dir)
-        self.say(f"report: {report}")
+        self.say(f"report: {report}; what the model writes is {NOTICE}")

@@ -11,7 +11,7 @@ from ..dialogues import Dialogue
 from .unique import Texts
 
 if TYPE_CHECKING:
-    from ..grammar import Violation
+    from ..grammar import State, Violation
     from ..scenario import Scenario
 
 
@@ -44,11 +44,23 @@ class Case:
         return self.dialogue.scenario or {}
 
     @cached_property
-    def violations(self) -> list[Violation]:
-        """What the protocol's grammar finds."""
+    def state(self) -> State:
+        """What the protocol's grammar makes of it."""
         from ..grammar import parse
 
-        return parse(self.dialogue.turns, self.known).violations
+        return parse(self.dialogue.turns, self.known)
+
+    @property
+    def violations(self) -> list[Violation]:
+        """What the protocol's grammar finds."""
+        return self.state.violations
+
+    @cached_property
+    def phrasing(self) -> list[Violation]:
+        """Where it leaves the standard phrases."""
+        from ..grammar import phrasing
+
+        return phrasing(self.state)
 
     def line_of(self, part: str) -> int | None:
         """The first turn, from 1, that holds `part` in any case."""

@@ -2,7 +2,8 @@
 
 The printed table and the script that made the published figures differ. `Scores` has the table's figures;
 `published` repeats the script's: the struck vessel's rows have no weight, the direction fails when the place is not
-said, the distance to the port when the port is not said, and the distance to the place counts even where there is none.
+said, the distance to the port when the port is not said, and the distance to the place and the row of port and harbour
+count even where there is none.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .paper import PAPER, phrase, sentence_with, value
 from .unique import LIMIT
 
 _BY_NAME = {f.name: f for f in PAPER}
+_ALWAYS = ("distance_to_place", "port_and_harbour")
 _UNSCORED = {"collided_vessel_name", "collided_vessel_type"}
 
 
@@ -49,9 +51,8 @@ def scores(case: Case) -> Scores:
     near = case.pool.closest(case.text)
     judging = [f for f in PAPER if f.judges(case)]
     published = [f for f in judging if f.name not in _UNSCORED]
-    place = _BY_NAME["distance_to_place"]
-    if case.context is not None and place not in judging:
-        published.append(place)
+    if case.context is not None:
+        published += [_BY_NAME[n] for n in _ALWAYS if _BY_NAME[n] not in judging]
     return Scores(
         _share(judging, failed, "format"),
         _share(judging, failed, "information"),

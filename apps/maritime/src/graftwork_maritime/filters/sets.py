@@ -12,12 +12,13 @@ from graftwork.errors import GraftError
 from .case import Case, Filter, Finding
 from .house import HOUSE
 from .paper import PAPER
-from .procedure import GRAMMAR
+from .procedure import GRAMMAR, PHRASING
 
 SETS: dict[str, tuple[Filter, ...]] = {
     "paper": PAPER,
     "house": HOUSE,
     "grammar": GRAMMAR,
+    "phrases": PHRASING,
 }
 
 

@@ -6,7 +6,18 @@ turns = compose(scenario, seed=0)           # parses without a violation and kee
 
 from .compose import FORMS, compose
 from .parse import parse
+from .phrasing import PHRASES, phrasing
 from .rules import RULES
 from .state import Message, State, Violation
 
-__all__ = ["FORMS", "RULES", "Message", "State", "Violation", "compose", "parse"]
+__all__ = [
+    "FORMS",
+    "PHRASES",
+    "RULES",
+    "Message",
+    "State",
+    "Violation",
+    "compose",
+    "parse",
+    "phrasing",
+]

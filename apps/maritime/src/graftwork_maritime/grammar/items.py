@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import takewhile
 from typing import Any
 
 from lark import Lark, Token, Tree
@@ -198,15 +199,14 @@ def _axis(item: Item, minutes: str, side: Item) -> Item:
 
 
 def _bearing(item: Item) -> Item:
-    value = float(item.value)
-    if value > 360:
+    if float(item.value) > 360:
         fault = (
             "bearing-range",
             f"{item.value} degrees",
             "bearings and courses go from 001 to 360",
         )
         return Item("fault", fault, item.start, item.end)
-    return Item("bearing_degrees", value, item.start, item.end)
+    return Item("bearing_degrees", item.value, item.start, item.end)
 
 
 def _positions(items: list[Item]) -> list[Item]:
@@ -253,10 +253,32 @@ def _keyed(items: list[Item]) -> list[Item]:
         ):
             out += [Item("call_sign", value.value, item.start, value.end)]
             place = (found or place) + 1
+        elif item.kind == "call_sign" and found is not None and (wrong := _misspelt(items, found)):
+            out.append(wrong)
+            place = found
         else:
             out.append(Item("word", item.value, item.start, item.end) if make else item)
             place += 1
     return out
+
+
+def _misspelt(items: list[Item], place: int) -> Item | None:
+    """The fault of a call sign in which some words are of the alphabet and one is not."""
+    said = list(
+        takewhile(
+            lambda i: i.kind in ("letter", "code", "number", "word"), items[place : place + 8]
+        )
+    )
+    spelled = [i for i in said if i.kind != "word"]
+    words = [i for i in said if i.kind == "word" and i.value[:1].isupper()]
+    if not spelled or not words or words[0].start > spelled[-1].end + 1:
+        return None
+    fault = (
+        "call-sign-form",
+        f"{words[0].value} is no word of the alphabet",
+        "spell with the alphabet",
+    )
+    return Item("fault", fault, said[0].start, said[-1].end)
 
 
 def _joined(items: list[Item], place: int) -> tuple[Item, int]:

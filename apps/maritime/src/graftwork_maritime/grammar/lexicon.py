@@ -33,7 +33,7 @@ NATURES = {
     ),
 }
 HELP = _words(
-    r"requir|request|assist|help|want|evacuat|medevac|(we|i) need|in need|needs? |needed|ask(ing)? for"
+    r"requir|request|assist|help|want|evacuat|medevac|need(s|ed)?\b|ask(s|ing)? (you )?for"
     r"|(please|pls) send|send (a|an|us|help|the)"
 )
 POSITION = re.compile(
@@ -61,7 +61,6 @@ CLOCK = _words(
     r"o'?clock|half past|quarter (past|to)|(\d|one|two|three|six|nine|ten|eleven|twelve) (a\.?m|p\.?m)\b"
 )
 LAST = re.compile(r"\b(and|or|but|the|a|an|of|to|with|my|our|your|from)[^\w?]*$", re.IGNORECASE)
-URGENCY = _words(r"pan[ -]pan")
 TYPES = _words(
     r"(motor|sailing|fishing|cargo|passenger|towing|pilot|military|law enforcement|anti-pollution|medical transport|"
     r"search and rescue|container|general cargo|supply|offshore supply|bulk|research|training) "

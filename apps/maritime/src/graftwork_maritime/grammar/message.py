@@ -45,7 +45,7 @@ _ACTS = {
 }
 _BEFORE_NAME = ("pause", "all_stations", "mmsi", "call_sign")
 _AFTER_NAME = re.compile(
-    r"\s+(here|calling|answering|responding|speaking|again)\b.*$", re.IGNORECASE
+    r"\s+(here|calling|answering|responding|speaking|again|to)\b.*$", re.IGNORECASE
 )
 _NO_NAME = {
     "over",

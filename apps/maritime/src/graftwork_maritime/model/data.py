@@ -18,7 +18,6 @@ from graftwork.lightning.data import ResumableLoader
 from graftwork_llm.batches import Example, collate, encode
 
 from ..dialogues import Dialogue, read
-from ..grammar import FORMS, compose
 from ..scenario import PRESETS, Engine, Scenario
 from .prompts import SYSTEM, answer, prompt
 
@@ -153,6 +152,8 @@ class _Composed(Source):
         return self.count
 
     def __getitem__(self, index: int) -> tuple[str, str, str]:
+        from ..grammar import compose
+
         scenario = self.engine.scenario(self.seed, index)
         turns = compose(scenario, self.seed, self.form)
         return scenario.id, prompt(scenario, self.form), answer(turns)
@@ -181,6 +182,8 @@ class ComposedData(DialogueData):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
+        from ..grammar import FORMS  # needs a parser that training on a folder does not
+
         super().__init__(batch_size, longest, seed, num_workers)
         self.counts = dict(zip(SPLITS, (train, val, test), strict=True))
         for name, value in self.counts.items():

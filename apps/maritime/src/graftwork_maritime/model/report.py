@@ -14,7 +14,6 @@ from graftwork_runs import Record, Report, Row, environment
 from graftwork_runs.files import write_atomic
 
 from .. import NOTICE
-from ..grammar import FORMS
 from ..scenario import PRESETS, Engine, Scenario
 from .data import DialogueData, scenarios_in
 from .module import Writer
@@ -25,6 +24,8 @@ def drawn(file: str | None, count: int, preset: str, form: str, seed: int) -> Se
 
     Raises GraftError for a file that holds none, or settings that are not there.
     """
+    from ..grammar import FORMS
+
     if form not in FORMS:
         raise GraftError(f"form {form!r}; choose one of {', '.join(FORMS)}")
     if file is not None:

@@ -212,7 +212,8 @@ class Engine:
         return Dsc(NATURES[category], vessel.mmsi, position.lat, position.lon, utc)
 
     def _station(self, draw: Random, place: str) -> Station:
-        mmsi = f"00{draw.choice(EXERCISE_MIDS)}{draw.randrange(10**4):04}"
+        invented = f"00{draw.choice(EXERCISE_MIDS)}{draw.randrange(10**4):04}"
+        mmsi = invented if self.exercise else None
         if not self.preset.dsc:
             return Station("Coast Guard", mmsi)
         return Station(f"{place} {draw.choice(('Coast Guard', 'Radio', 'Rescue'))}", mmsi)

@@ -12,8 +12,6 @@ from graftwork.errors import GraftError
 from ..spoken import Position
 from .kinds import CATEGORIES
 
-KINDS = tuple(CATEGORIES)
-
 
 @dataclass(frozen=True)
 class Vessel:

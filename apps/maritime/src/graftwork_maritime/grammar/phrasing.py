@@ -1,0 +1,95 @@
+"""The phrase book's ways of saying things (IMO SMCP, general part), apart from the rules of the procedure.
+
+Natural dialogues break them often; they judge those who learn or teach the standard phrases.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from ..spoken.numbers import TEENS, TENS
+from .state import Message, Violation
+
+PHRASES: Mapping[str, str] = {
+    "ambiguous-word": "may, might, should, could and can are avoided",
+    "bare-answer": "an answer is yes or no with the whole phrase",
+    "off-standard-word": "standard phrases stand in the place of slang",
+    "figures-as-numbers": "figures are said one by one",
+    "bearing-figures": "bearings and courses have three figures",
+    "unit-missing": "distances and speeds have a unit",
+    "correction-form": "a mistake is corrected with MISTAKE or CORRECTION",
+}
+_AMBIGUOUS = re.compile(
+    r"\b(might|should|could|can|may)\b(?! ?day\b)(?!not\b)(?! \d)", re.IGNORECASE
+)
+_ANSWER = re.compile(
+    r"^(yes|no|yeah|yep|nope|affirmative|negative|correct)\b[ ,.!]*((over|out)\b)?[ .!]*$",
+    re.IGNORECASE,
+)
+_SLANG = re.compile(
+    r"\b(ok(ay)?|ten[- ]?four|10-4|breaker,? breaker|wilco|come in,? please|do you copy|over to you|"
+    r"no problem|no worries|guys|mate|buddy|gonna|wanna|yeah|yep|nope|asap|hang on|hold on|big time)\b",
+    re.IGNORECASE,
+)
+_WHOLE = re.compile(rf"\b({'|'.join([*list(TEENS)[1:], *TENS, 'hundred'])})\b", re.IGNORECASE)
+_MEASURED = re.compile(
+    r"\b(distance|speed|draught|draft|visibility|range)\b[ ,]*(is |of |about )*"
+    r"((zero|one|two|three|four|five|six|seven|eight|nine|\d+)[ -]?)+(?=[,.!?]|$)",
+    re.IGNORECASE,
+)
+_SLIP = re.compile(
+    r"\b(sorry|i mean|no,? wait|wait,? no|scratch that|my bad|i meant|or rather)\b[^.?!]*"
+    r"\b(zero|one|two|three|four|five|six|seven|eight|nine|\d+|degrees|north|south|east|west|port|starboard)\b",
+    re.IGNORECASE,
+)
+
+
+class Heard(Protocol):
+    """What is known of a dialogue: its messages."""
+
+    @property
+    def messages(self) -> list[Message]: ...
+
+
+def phrasing(state: Heard) -> list[Violation]:
+    """Where a dialogue leaves the standard phrases, in the order of its turns."""
+    names = {n for m in state.messages for n in (m.sender, m.addressed, m.about, m.name) if n}
+    longest = sorted(names, key=len, reverse=True)
+    return [v for message in state.messages for v in _turn(message, longest)]
+
+
+def _turn(message: Message, names: Sequence[str]) -> Iterator[Violation]:
+    text = _without(names, message.text)
+    if found := _AMBIGUOUS.search(text):
+        yield _off("ambiguous-word", message, found[0], "say what is so, or ask what is so")
+    if found := _ANSWER.match(text.strip(" ,.")):
+        yield _off(
+            "bare-answer", message, found[0], "say yes or no, and the phrase of the question"
+        )
+    if found := _SLANG.search(text):
+        yield _off("off-standard-word", message, found[0], "take the phrase book's word")
+    if found := _WHOLE.search(text):
+        yield _off("figures-as-numbers", message, found[0], "say each figure")
+    if found := _MEASURED.search(text):
+        yield _off("unit-missing", message, found[0], "add nautical miles, cables, metres or knots")
+    if "correction" not in message.acts and (found := _SLIP.search(text)):
+        yield _off(
+            "correction-form", message, found[0], "say MISTAKE, CORRECTION and the right words"
+        )
+    for item in message.items:
+        if item.kind == "bearing_degrees" and len(item.value.partition(".")[0]) != 3:
+            said = message.text[item.start : item.end]
+            yield _off("bearing-figures", message, said, "say three figures, 001 to 360")
+
+
+def _without(names: Sequence[str], text: str) -> str:
+    """The text without the stations' names, which hold words of their own."""
+    for name in names:
+        text = re.sub(rf"\b{re.escape(name)}\b[ ,.]*", "", text, flags=re.IGNORECASE)
+    return re.sub(r"^\s*this is[ ,.]*", "", text, flags=re.IGNORECASE)
+
+
+def _off(rule: str, message: Message, said: str, remedy: str) -> Violation:
+    return Violation(rule, message.line, f"{said.strip()!r}: {PHRASES[rule]}", remedy)
