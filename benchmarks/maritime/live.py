@@ -6,7 +6,8 @@
 An exchange is a move of the script of `benchmarks.maritime.partner` and the reply to it; a dialogue has ten or a few
 more. With a model every dialogue is held twice, the second time with facts and silence kept (`keep`), which is told
 apart. A dialogue that fails leaves its error in the record and the others go on. With --lines FILE finished dialogues
-are kept there, and a stopped run goes on. --tiny rehearses in seconds.
+are kept there, and a stopped run goes on. Several processes share the dialogues with --part 0/4 --lines 0.jsonl and so
+on; the same command with all their files and without --part writes the record. --tiny rehearses in seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,30 +72,49 @@ def dialogue(scenario: Scenario, partner: Partner, keep: bool) -> list[dict[str,
 
 
 def hold(
-    make: Maker, count: int, variant: str, keep: bool, file: Path | None, say: Callable[[str], None]
+    make: Maker,
+    count: int,
+    variant: str,
+    keep: bool,
+    files: Sequence[Path] = (),
+    say: Callable[[str], None] = print,
+    part: tuple[int, int] = (0, 1),
 ) -> list[dict[str, Any]]:
-    """At least `count` exchanges of a variant, those of an earlier run from `file`; a failed dialogue is one line."""
-    known = [line for line in _kept(file) if line["variant"] == variant]
-    done = {line["scenario"] for line in known}
+    """A line for each of at least `count` exchanges of a variant; a dialogue that failed is `MOVES` lines.
+
+    Args:
+        make: makes the partner of a scenario. keep: facts and silence are kept.
+        files: of lines of earlier runs; new ones are written to the first.
+        say: is told the progress.
+        part: (i, n) holds each n-th dialogue from the i-th.
+    """
+    known: dict[str, list[dict[str, Any]]] = {}
+    for line in (line for file in files for line in _kept(file) if line["variant"] == variant):
+        known.setdefault(line["scenario"], []).append(line)
     lines: list[dict[str, Any]] = []
-    for scenario in scenarios():
-        if len(lines) >= count:
+    for number, scenario in enumerate(scenarios()):
+        if len(lines) >= count or (part[1] > 1 and number >= -(-count // MOVES)):
             return lines
-        if scenario.id in done:
-            lines += [line for line in known if line["scenario"] == scenario.id]
+        if number % part[1] != part[0]:
             continue
-        try:
-            new = dialogue(scenario, make(scenario, SEED), keep)
-        except Exception as error:  # the others go on, and the record says it
-            traceback.print_exc()
-            new = [{"scenario": scenario.id, "error": f"{type(error).__name__}: {error}"}] * MOVES
-        new = [{"variant": variant, **line, "notice": NOTICE} for line in new]
-        lines += new
-        if file is not None:
-            old = file.read_text("utf8") if file.exists() else ""
-            write_atomic(file, old + "".join(json.dumps(line) + "\n" for line in new))
-        say(f"{variant}: {len(lines)} of {count} exchanges, {_share(lines, 'right'):.0%} right")
+        if scenario.id not in known:
+            new = _held(make, scenario, variant, keep)
+            if files:
+                old = files[0].read_text("utf8") if files[0].exists() else ""
+                write_atomic(files[0], old + "".join(json.dumps(line) + "\n" for line in new))
+            known[scenario.id] = new
+        lines += known[scenario.id]
+        say(f"{variant}: {len(lines)} exchanges, {_share(lines, 'right'):.0%} right")
     raise AssertionError("scenarios do not end")
+
+
+def _held(make: Maker, scenario: Scenario, variant: str, keep: bool) -> list[dict[str, Any]]:
+    try:
+        new = dialogue(scenario, make(scenario, SEED), keep)
+    except Exception as error:  # the others go on, and the record says it
+        traceback.print_exc()
+        new = [{"scenario": scenario.id, "error": f"{type(error).__name__}: {error}"}] * MOVES
+    return [{"variant": variant, **line, "notice": NOTICE} for line in new]
 
 
 def rows(lines: Sequence[dict[str, Any]], variant: str, keep: bool = False) -> list[Row]:
@@ -181,11 +202,18 @@ def _share(lines: Sequence[dict[str, Any]], key: str) -> float:
     return sum(bool(line.get(key)) for line in lines) / len(lines)
 
 
-def _kept(file: Path | None) -> list[dict[str, Any]]:
-    if file is None or not file.exists():
+def _kept(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
         return []
     found = [json.loads(line) for line in file.read_text("utf8").splitlines()]
     return [line for line in found if "error" not in line]
+
+
+def _part(text: str) -> tuple[int, int]:
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r}; write I/N, I from 0 to N - 1")
+    return int(i), int(n)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -198,7 +226,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--exchanges", type=int, default=EXCHANGES)
-    parser.add_argument("--lines", type=Path, help="JSONL of the exchanges, to go on with")
+    parser.add_argument(
+        "--lines", type=Path, nargs="+", default=[], help="JSONL of the exchanges, to go on with"
+    )
+    parser.add_argument(
+        "--part", type=_part, default=(0, 1), help="I/N: each N-th dialogue from the I-th"
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--tiny", action="store_true", help="20 exchanges, eight tokens a reply")
     args = parser.parse_args(argv)
@@ -208,9 +241,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: list[Row] = []
     said: list[str] = []
     for variant, (make, keep) in makers(args).items():
-        lines = hold(make, count, variant, keep, args.lines, lambda line: print(line, flush=True))
+        lines = hold(make, count, variant, keep, args.lines, partial(print, flush=True), args.part)
         found += rows(lines, variant, keep)
         said.append(verdict(found, variant))
+    if args.part[1] > 1:
+        print("part done; the record is written without --part")
+        return 0
     given = [shlex.quote(Path(a).name if "/" in a else a) for a in argv or sys.argv[1:]]
     record = Record(
         record=f"maritime/live-{args.partner}",

@@ -79,8 +79,9 @@ def live() -> str:
             row += [f"{100 * (cell.value or 0):.0f} %", str(cell.n)] if cell else ["", ""]
         rows.append(row)
     for name in ("reply time, median", "reply time, p95"):
-        times = [found[ALL_MOVES, v, name] for v in variants]
-        rows.append([name, *(c for r in times for c in (f"{r.value:.2g} s", str(r.n)))])
+        times = [found.get((ALL_MOVES, v, name)) for v in variants]
+        cells = [(f"{r.value:.2g} s", str(r.n)) if r else ("", "") for r in times]
+        rows.append([name, *(c for pair in cells for c in pair)])
     head = ["kind of move", *(h for v in variants for h in (f"{v}: right, no fact changed", "n"))]
     return markdown(head, rows) + "\n\n" + "\n\n".join(str(r.verdict) for r in records)
 

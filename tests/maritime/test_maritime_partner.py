@@ -79,7 +79,7 @@ def test_a_reply_is_right_by_kind_and_fact() -> None:
 
 def test_a_partner_that_says_one_thing_is_not_right(tmp_path: Path) -> None:
     lines = live.hold(
-        lambda s, seed: Says("Received, standing by."), 40, "one", False, None, lambda line: None
+        lambda s, seed: Says("Received, standing by."), 40, "one", False, say=lambda line: None
     )
     known = {(r.case, r.metric): r.value or 0.0 for r in live.rows(lines, "one")}
     assert known["instruction", "right kind"] == 1 and known["asked", "right kind"] == 0
@@ -99,13 +99,13 @@ def test_a_failed_dialogue_is_told_and_tried_again(
             return super().reply(scene)
 
     file = tmp_path / "lines.jsonl"
-    lines = live.hold(Fails, 20, "x", False, file, lambda line: None)
+    lines = live.hold(Fails, 20, "x", False, [file], lambda line: None)
     known = {r.metric: r.value for r in live.rows(lines, "x") if r.case == "all"}
     assert known["failed"] == live.MOVES and "out of memory" in capsys.readouterr().err
     assert live.rows(lines, "x") == live.rows(
-        live.hold(Fails, 20, "x", False, file, lambda line: None), "x"
+        live.hold(Fails, 20, "x", False, [file], lambda line: None), "x"
     )
-    again = live.hold(Composer, 20, "x", False, file, lambda line: None)
+    again = live.hold(Composer, 20, "x", False, [file], lambda line: None)
     assert not any("error" in line for line in again)
     assert (
         again[live.MOVES :]
@@ -141,3 +141,31 @@ def test_the_command_is_rehearsed(
 
 def test_every_asked_key_is_one_that_can_be_said() -> None:
     assert set(ASKED) <= set(truth.keys(one("fire", kind="distress"))) | {"cargo", "place"}
+
+
+def test_parts_together_are_the_whole(tmp_path: Path) -> None:
+    def quiet(line: str) -> None:
+        pass
+
+    files = [tmp_path / f"{n}.jsonl" for n in range(2)]
+    for n, file in enumerate(files):
+        live.hold(Composer, 40, "x", False, [file], quiet, (n, 2))
+
+    class Never(Composer):
+        def reply(self, scene: Scene) -> str | None:
+            raise AssertionError("all is there")
+
+    together = live.hold(Never, 40, "x", False, files, quiet)
+    assert len(together) >= 40
+    assert (
+        len(
+            {
+                line["scenario"]
+                for f in files
+                for line in map(json.loads, f.read_text().splitlines())
+            }
+        )
+        == 4
+    )
+    with pytest.raises(SystemExit):
+        live.main(["--part", "2/2"])
