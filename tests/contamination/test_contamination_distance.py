@@ -80,7 +80,7 @@ def test_below_one_edit_only_copies_count() -> None:
     assert found.value == 0.5 and found.exact_only
     found = peakedness([1] * 20, [[1] * 20, [1] * 19], 0.05)
     assert found.value == 1.0 and not found.exact_only and found.bound == 1
-    assert peakedness([1] * 100, [[2] * 7 + [1] * 93], 0.07).value == 1.0  # 0.07 * 100 is 7
+    assert peakedness([1] * 100, [[2] * 29 + [1] * 71], 0.29).value == 1.0  # in floats below 29
 
 
 @pytest.mark.parametrize(

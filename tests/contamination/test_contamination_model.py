@@ -73,7 +73,7 @@ def test_temperature_zero_takes_the_likeliest() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [None, gw.LoRA(2), gw.LoReFT(2, first=1, last=1, short="shrink")]
+    "method", [None, gw.LoRA(2), gw.LoReFT(2, first=1, last=2, short="shrink")]
 )
 def test_batches_give_what_each_gives_alone(method: Any) -> None:
     model = tiny()
@@ -89,6 +89,28 @@ def test_batches_give_what_each_gives_alone(method: Any) -> None:
     assert wide == continuations(model, PROMPTS, rows=1, **how)
     alone = [continuations(model, [p], streams=[i], **how)[0] for i, p in enumerate(PROMPTS)]
     assert wide == alone and len({tuple(s) for found in wide for s in found}) > 8
+
+
+def test_padding_moves_no_position_of_a_model_that_counts_them() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(LETTERS),
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=64,
+        initializer_range=0.3,
+    )
+    model = GPT2LMHeadModel(config).eval()
+    how: dict[str, Any] = {"samples": 3, "max_new_tokens": 10}
+    together = continuations(model, PROMPTS, rows=64, **how)
+    assert together == continuations(model, PROMPTS, rows=1, **how)
+    for one, other in zip(
+        log_probs(model, PROMPTS), log_probs(model, PROMPTS, rows=1), strict=True
+    ):
+        assert one == pytest.approx(other, abs=1e-5)
 
 
 def test_the_greedy_answer_is_the_likeliest_step_by_step_without_a_cache() -> None:

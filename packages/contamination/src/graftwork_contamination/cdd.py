@@ -58,6 +58,6 @@ def peakedness(
     first = list(greedy[:l_max])
     rest = [list(s[:l_max]) for s in samples]
     length = max(len(first), *map(len, rest))
-    bound = math.floor(alpha * length + 1e-9)  # 0.07 * 100 is 7, whatever the rounding
+    bound = math.floor(alpha * length + 1e-9)  # 0.29 * 100 is 29, whatever the rounding
     near = sum(edit_distance_within(first, s, bound) is not None for s in rest)
     return Peakedness(near / len(rest), length, bound, length == 0, length > 0 and bound == 0)

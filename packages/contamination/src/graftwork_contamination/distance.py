@@ -30,9 +30,7 @@ def edit_distance_within(a: Sequence[int], b: Sequence[int], bound: int) -> int 
         row[lo - 1] = i if lo == 1 and i <= bound else beyond
         best = row[lo - 1]
         for j in range(lo, hi + 1):
-            # the cell above the band's last one was never written for this width
-            above = row[j] if j < i + bound else beyond
-            cost = min(above + 1, row[j - 1] + 1, diagonal + (x != b[j - 1]), beyond)
+            cost = min(row[j] + 1, row[j - 1] + 1, diagonal + (x != b[j - 1]), beyond)
             diagonal, row[j] = row[j], cost
             best = min(best, cost)
         if best > bound:
