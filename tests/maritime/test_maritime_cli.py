@@ -11,7 +11,7 @@ import pytest
 
 from graftwork_llm.tiny import tiny
 from graftwork_maritime import NOTICE
-from graftwork_maritime.app import APP, main
+from graftwork_maritime.app import main
 from graftwork_maritime.dialogues import read
 from graftwork_runs import validate_record
 
@@ -84,5 +84,18 @@ def test_training_on_a_folder_needs_neither_parser_nor_land_mask() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_not_built_does_not_appear() -> None:
-    assert "demo" not in APP.all_verbs() and main(["demo"]) == 2
+def test_each_verb_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for verb in (
+        "fit",
+        "generate",
+        "scenario",
+        "compose",
+        "check",
+        "stats",
+        "serve",
+        "demo",
+        "say",
+    ):
+        assert f"\n  {verb} " in said
