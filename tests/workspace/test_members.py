@@ -68,7 +68,7 @@ def test_no_sibling_came_from_an_index(folder: str) -> None:
 @pytest.mark.parametrize("folder", MEMBERS)
 def test_commands_and_apps_are_registered(folder: str) -> None:
     project = PROJECTS[folder]
-    kinds = {"graftwork.apps": "app ", "graftwork.verbs": "verb "}
+    kinds = {"graftwork.apps": "app ", "graftwork.verbs": "verb ", "graftwork.reports": "report "}
     declared = dict(project.get("scripts", {}))
     for group, points in project.get("entry-points", {}).items():
         declared |= {kinds[group] + name: value for name, value in points.items()}
