@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import graftwork as gw
-from graftwork.tenants import Task
+from graftwork.tenants import Runner, Segments, Task, mixed
+from tests.core.core_helpers import stir
 
 
 class Net(nn.Module):
@@ -129,3 +131,60 @@ def bits(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [bits(v) for v in value]
     return value
+
+
+@dataclass
+class Groups:
+    groups: tuple[tuple[str, ...], ...]
+
+
+def state(runner: Runner, name: str) -> Any:
+    """A task's weights, optimizer, schedule, streams and place in the data, bit by bit."""
+    found = runner.state_of(name)
+    return bits({k: v for k, v in found.items() if k not in ("failures", "streak")})
+
+
+def relative(a: Any, b: Any) -> float:
+    pairs = [(x.detach(), y.detach()) for x, y in zip(a, b, strict=True)]
+    return max(float((x - y).norm() / y.norm().clamp_min(1e-12)) for x, y in pairs)
+
+
+def grafted(model: nn.Module, methods: dict[str, Any], **more: Any) -> nn.Module:
+    for i, (name, method) in enumerate(methods.items()):
+        stir(gw.graft(model, method, name=name, seed=i, **more), 0.2, seed=i)
+    return model
+
+
+def grads(model: nn.Module, name: str) -> list[Tensor | None]:
+    return [p.grad for p in gw.get(model, name).parameters()]
+
+
+def clear(model: nn.Module) -> None:
+    for p in model.parameters():
+        p.grad = None
+
+
+def compare(model: nn.Module, segments: Segments, x: Tensor, tolerance: float = 1e-11) -> None:
+    """Outputs, input gradients and every task's gradients against a loop over the tasks."""
+    leaf = x.clone().requires_grad_()
+    clear(model)
+    with mixed(model, segments):
+        y = model(leaf)
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(y)
+    (y * weights).sum().backward()
+    found = {n: [None if g is None else g.clone() for g in grads(model, n)] for n in segments.tasks}
+    got, leaf.grad = leaf.grad, None
+    clear(model)
+    for name in segments.tasks:
+        gw.activate(model, name)
+        rows = segments.take(leaf, name)
+        out = model(rows)
+        assert torch.allclose(out, segments.take(y, name), rtol=tolerance, atol=tolerance), name
+        (out * segments.take(weights, name)).sum().backward()
+        for a, b in zip(found[name], grads(model, name), strict=True):
+            assert (a is None) == (b is None), name
+            assert a is None or b is None or torch.allclose(a, b, rtol=1e-9, atol=tolerance), name
+    for name in segments.tasks:
+        assert torch.allclose(
+            segments.take(got, name), segments.take(leaf.grad, name), rtol=1e-9, atol=tolerance
+        )
