@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 # Before anything imports numpy or torch: two workers on two cores must not start four threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -20,6 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.browser import opened
 from tests.mutant_hunt import Hunter
 from tests.warm import Pool
 
@@ -34,6 +36,13 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate] if hunting else tuple(Phase),
 )
 settings.load_profile("graftwork")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium, which the module's tests share."""
+    with opened(tmp_path_factory.mktemp("profile")) as context:
+        yield context
 
 
 @pytest.fixture(scope="session")

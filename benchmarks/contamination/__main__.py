@@ -138,8 +138,9 @@ def run(args: argparse.Namespace) -> int:
     """Run what has no file."""
     begun = time.monotonic()
     from benchmarks.contamination import work
-    from benchmarks.contamination.jobs import FAILED, Results
+    from benchmarks.contamination.jobs import Results
     from benchmarks.joblist import pool
+    from benchmarks.joblist.failures import FAILED
     from benchmarks.joblist.results import matching
 
     setting, results = setting_of(args), Results(args.out)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks.joblist import clock as clocks
-from benchmarks.joblist import results as joblist
+from benchmarks.joblist.failures import NotedResults
 from graftwork.errors import GraftError
 
 BASE = "base"
-FAILED = "failed"  # folder beside the results
 
 
 @dataclass(frozen=True)
@@ -38,16 +36,12 @@ class Job:
         return None if self.tuning == BASE else Job(self.seed)
 
 
-class Results(joblist.Results[Job]):
+class Results(NotedResults[Job]):
     """The folder of job files."""
 
     def job_of(self, raw: dict[str, Any]) -> Job:
         """The job that a file holds."""
         return Job(**raw)
-
-    def note(self, job: Job) -> Path:
-        """Where a job that failed leaves what it said."""
-        return self.folder / FAILED / f"{job.name}.json"
 
     def why(self, job: Job) -> str:
         """What a failed job said; "not run" for one that did not fail."""
@@ -55,12 +49,6 @@ class Results(joblist.Results[Job]):
         if not note.is_file():
             return "not run"
         return f"failed: {json.loads(note.read_text(encoding='utf-8'))['error']}"[:200]
-
-    def clean(self) -> None:
-        """Also forget what failed: it is tried again."""
-        super().clean()
-        for note in (self.folder / FAILED).glob("*.json"):
-            note.unlink(missing_ok=True)
 
 
 class Clock(clocks.Clock[Job]):

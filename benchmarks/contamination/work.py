@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
-import json
 import time
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -50,18 +48,8 @@ class Bench:
     def run(self, job: Job) -> dict[str, Any]:
         """Do a job and write its file; the result. What a failed job said is kept beside it."""
         begun = time.perf_counter()
-        note = self.results.note(job)
-        try:
+        with self.results.noting(job):
             result = self.base(job) if job.tuning == BASE else self.tune(job)
-        except Exception as error:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(json.dumps({"error": pool.told(error)}) + "\n", encoding="utf-8")
-            raise
-        finally:
-            gc.collect()
-            if self.setting.device == "cuda":
-                torch.cuda.empty_cache()
-        note.unlink(missing_ok=True)
         result["wall"] = round(time.perf_counter() - begun, 2)
         result["setting"] = told(self.setting)
         result["where"] = self.where

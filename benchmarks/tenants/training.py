@@ -32,7 +32,7 @@ NOTES = [
     "All other rows are whole steps of all tasks: passes, and a fused AdamW step of every task.",
     "graftwork in one pass also checks every loss and gradient norm for being finite, once a round.",
     "peft compiled: one adapter's compiled step, as often as there are tasks; that nothing is switched flatters it.",
-    "adapters and mLoRA are not among the rows: neither is installed where this was run.",
+    "adapters and mLoRA are not among the rows.",
     "LoRA of rank 16 on all seven linears of a block, adapters in float32 on a bf16 base.",
     "The loss is a mean square of the last hidden state.",
 ]

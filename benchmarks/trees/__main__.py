@@ -186,9 +186,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the stages."""
     begun = time.monotonic()
     from benchmarks.joblist import pool
+    from benchmarks.joblist.failures import FAILED
     from benchmarks.joblist.results import matching
     from benchmarks.trees import work
-    from benchmarks.trees.jobs import FAILED, STEPS_FILE, Clock, Results, listed
+    from benchmarks.trees.jobs import STEPS_FILE, Clock, Results, listed
 
     setting, results = setting_of(args), Results(args.out, args.rates)
     jobs = matching(listed(args.rates, args.seeds), args.jobs)

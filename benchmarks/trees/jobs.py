@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.joblist import clock as clocks
-from benchmarks.joblist import results as joblist
+from benchmarks.joblist.failures import NotedResults
 from benchmarks.trees.arms import ARMS, NONE, OURS, PEFT, TWINS
 from graftwork.errors import GraftError
 from graftwork_runs import validate_record
 
 SEEDS = 3
-FAILED = "failed"  # folder beside the results
 STEPS_FILE = "timing/steps.json"  # the timing's record, until it is put among the others
 ANSWERING = 20.0  # seconds of a job beside its training, a guess until a job is done
 
@@ -48,7 +47,7 @@ class Job:
         return None
 
 
-class Results(joblist.Results[Job]):
+class Results(NotedResults[Job]):
     """The folder of job files. `rates`: how many each arm tries, 1 or 3."""
 
     def __init__(self, folder: str | Path, rates: int = 3) -> None:
@@ -58,16 +57,6 @@ class Results(joblist.Results[Job]):
     def job_of(self, raw: dict[str, Any]) -> Job:
         """The job that a file holds."""
         return Job(**raw)
-
-    def note(self, job: Job) -> Path:
-        """Where a job that failed leaves what it said."""
-        return self.folder / FAILED / f"{job.name}.json"
-
-    def clean(self) -> None:
-        """Also forget what failed: it is tried again, and further seeds wait for it as at first."""
-        super().clean()
-        for note in (self.folder / FAILED).glob("*.json"):
-            note.unlink(missing_ok=True)
 
     def ready(self, job: Job) -> bool:
         """A further seed can start when each rate of its arm is done or has failed, and one is done."""

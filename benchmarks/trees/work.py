@@ -7,9 +7,7 @@ since peft's PiSSA writes to it.
 from __future__ import annotations
 
 import copy
-import gc
 import hashlib
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -18,8 +16,6 @@ from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from benchmarks.joblist import pool
 from benchmarks.trees import arms, decode, training
@@ -91,18 +87,8 @@ class Bench:
     def run(self, job: Job) -> dict[str, Any]:
         """Do a job and write its file; the result. What a failed job said is kept beside it."""
         begun = time.perf_counter()
-        note = self.results.note(job)
-        try:
+        with self.results.noting(job):
             result = self.measure(job)
-        except Exception as error:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(json.dumps({"error": pool.told(error)}) + "\n", encoding="utf-8")
-            raise
-        finally:
-            gc.collect()
-            if self.device == "cuda":
-                torch.cuda.empty_cache()
-        note.unlink(missing_ok=True)
         result["wall"] = round(time.perf_counter() - begun, 2)
         keep = ("commit", "date", "device", "cores", "memory_bytes", "versions")
         result["where"] = {key: self.where[key] for key in keep if key in self.where}

@@ -116,6 +116,19 @@ def test_broken_scenario_files(tmp_path: Path, text: str, reason: str, capsys) -
     assert reason in capsys.readouterr().err
 
 
+def test_a_position_on_land_is_refused_with_its_line(tmp_path: Path, capsys) -> None:
+    file = tmp_path / "s.jsonl"
+    assert run("scenario", "--count", 2, "--exercise", "--out", file) == 0
+    first, second = file.read_text().splitlines()
+    moved = json.loads(second)
+    moved["position"] |= {"lat": 48.0, "lon": 10.0}
+    file.write_text(f"{first}\n{json.dumps(moved)}\n")
+    capsys.readouterr()
+    assert run("compose", "--scenarios", file) == 2
+    said = capsys.readouterr()
+    assert "line 2: position 48, 10 is on land; give one at sea" in said.err and not said.out
+
+
 def test_a_file_of_other_settings_is_left_alone(tmp_path: Path, capsys) -> None:
     out = tmp_path / "s.jsonl"
     assert run("scenario", "--exercise", "--count", 3, "--out", out) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,10 @@ from PIL import Image
 from scipy.ndimage import binary_opening
 
 from graftwork_runs import Page
+from tests.browser import needs_chromium
 from tests.medseg.page_session import desk_of, oblique
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# WebGL 2 without a graphics card, and no call home.
-OPTIONS = [
-    "--no-sandbox",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)"
-)
+pytestmark = needs_chromium
 
 
 class Visit:
@@ -64,22 +50,6 @@ class Visit:
         canvas = self.tab.locator(".panel canvas").nth(panel)
         shot = Image.open(io.BytesIO(canvas.screenshot()))
         return np.asarray(shot.convert("RGB")).astype(int)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"),
-            executable_path=CHROMIUM,
-            headless=True,
-            viewport={"width": 1280, "height": 900},
-            args=OPTIONS,
-        )
-        yield context
-        context.close()
 
 
 @pytest.fixture

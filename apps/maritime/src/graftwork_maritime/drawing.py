@@ -104,7 +104,7 @@ def line(scenario: Scenario, variant: int, form: str, preset: str | None = None)
 
 def read_scenarios(file: str | Path) -> list[Scenario]:
     """The scenarios of a JSONL file. Raises GraftError with the line and the remedy."""
-    from .scenario import Scenario
+    from .scenario import given
     from .scenario.register import decode
 
     path = Path(file)
@@ -117,7 +117,7 @@ def read_scenarios(file: str | Path) -> list[Scenario]:
         if not raw.strip():
             continue
         try:
-            found.append(Scenario.from_dict(json.loads(raw)))
+            found.append(given(json.loads(raw)))
         except (json.JSONDecodeError, RecursionError):
             raise GraftError(
                 f"{path} line {number}: not JSON; write one whole object a line"

@@ -10,7 +10,7 @@ from typing import Any
 from graftwork.errors import GraftError
 
 from .. import NOTICE
-from ..scenario import PRESETS, Engine, Scenario
+from ..scenario import PRESETS, Engine, Scenario, given
 from . import truth
 from .composer import Composer
 from .session import ROLES, Partner, Session
@@ -110,7 +110,7 @@ class Desk:
 def _scenario(raw: Any) -> Scenario:
     """One of somebody's own; what cannot be said is found here, not in the middle of the exchange."""
     try:
-        scenario = Scenario.from_dict(raw)
+        scenario = given(raw)
         trial = Session(scenario, Composer(scenario))
         trial.open()
         for key in truth.keys(scenario):

@@ -18,7 +18,7 @@ from graftwork.lightning.data import ResumableLoader
 from graftwork_llm.batches import Example, collate, encode
 
 from ..dialogues import Dialogue, read
-from ..scenario import PRESETS, Engine, Scenario
+from ..scenario import PRESETS, Engine, Scenario, given
 from .prompts import SYSTEM, answer, prompt
 
 SPLITS = ("train", "val", "test")
@@ -297,7 +297,7 @@ def scenarios_in(file: Path) -> Sequence[Scenario]:
             continue
         try:
             raw = json.loads(line)
-            found.append(Scenario.from_dict(raw.get("scenario", raw)))
+            found.append(given(raw.get("scenario", raw)))
         except (ValueError, AttributeError, RecursionError) as error:
             raise GraftError(f"{file}: line {n}: no scenario: {error}") from None
     if not found:
