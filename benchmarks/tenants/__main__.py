@@ -75,11 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     begun = time.monotonic()
     done = set() if out is None or options.again else measured(out)
     found: list[Row] = []
+    before = begun
     for label, rows in work(options, done, begun):
         found += rows
+        before, spent = time.monotonic(), time.monotonic() - before
         print(f"[{time.monotonic() - begun:6.1f} s] {label}: {shown(rows)}", flush=True)
         if out is not None:
-            written = made(record, rows, options, command, time.monotonic() - begun)
+            written = made(record, rows, options, command, spent)
             begun_rows = merged(written, out, judge)
             begun_rows.write(out)
     said = judge(validate_record(out).rows if out is not None and out.exists() else found)

@@ -119,7 +119,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "second line": (b'{"turns":[{"speaker":"ship","text":"x"}]}\n[1]\n', "line 2: a list"),
     "no turns": (b'{"id": "a"}\n', "line 1: turns: missing"),
     "speaker": (b'{"turns":[{"speaker":"pilot","text":"x"}]}', "turn 1: speaker 'pilot'"),
-    "no text": (b'{"turns":[{"speaker":"ship","text":" "}]}', "turn 1: text is missing"),
+    "no text": (b'{"turns":[{"speaker":"ship"}]}', "turn 1: text is missing"),
     "scenario": (
         b'{"turns":[{"speaker":"ship","text":"x"}],"scenario":{"id":"a"}}',
         "line 1: dialogue",
@@ -130,6 +130,17 @@ BAD: dict[str, tuple[bytes, str]] = {
     "a long text": (b"Mayday.\n" * (MAX_TEXT // 8 + 1), "10.0 MB of plain text"),
     "many turns": (b"Mayday.\n" * 2000, "2000 turns"),
 }
+
+
+def test_an_empty_turn_of_a_model_is_judged_and_not_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "written.jsonl"
+    file.write_text(
+        '{"turns":[{"speaker":"ship","text":"Mayday. Over."},{"speaker":"coast","text":""}]}\n'
+    )
+    assert main(["check", str(file), "--filters", "paper"]) == 0
+    assert "turn 2: incomplete" in capsys.readouterr().out
 
 
 # stats does not read scenarios
