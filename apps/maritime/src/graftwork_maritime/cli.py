@@ -65,6 +65,7 @@ class MaritimeCLI(AppCLI):
         top_k: int = 400,
         most: int = 600,
         seed: int = 0,
+        constrained: bool = False,
     ) -> None:
         """Write dialogues of scenarios as JSONL; run again with the same output to go on.
 
@@ -80,6 +81,7 @@ class MaritimeCLI(AppCLI):
             top_k: of the likeliest tokens at most so many; 0 takes all.
             most: tokens of a dialogue.
             seed: of the draws of scenarios and tokens.
+            constrained: no field of a fact takes other words than the scenario's; each line says so.
         """
         from graftwork_llm.decoding import Sampling
 
@@ -90,7 +92,7 @@ class MaritimeCLI(AppCLI):
         asked = drawn(scenarios, 2 if self.dry_run else count, preset, form, seed)
         base = Path(self.model.base).name
         graft = tensors_digest(self.graft) if self.graft is not None else None
-        origin = Origin(base, graft, form, seed, sampling, __version__)
+        origin = Origin(base, graft, form, seed, sampling, __version__, constrained)
         wanted = Path(output) if output and not self.dry_run else None
         file = wanted or self.run_dir / "dialogues.jsonl"
         device = self.trainer.strategy.root_device
@@ -109,6 +111,7 @@ class MaritimeCLI(AppCLI):
         preset: str = "coastal",
         temperature: float = 0.0,
         form: str = "full",
+        constrained: bool = False,
     ) -> None:
         """Answer live as ship or coast station: JSON on this computer's own address, until Ctrl-C.
 
@@ -119,10 +122,11 @@ class MaritimeCLI(AppCLI):
             preset: the distribution of the scenarios that are drawn.
             temperature: of sampling; 0 takes the likeliest token.
             form: full or paper, as in training.
+            constrained: the model's tokens keep to the scenario's facts, as in `generate`.
         """
         from .live.serve import Server
 
-        desk = self._desk(partner, keep, preset, temperature, form)
+        desk = self._desk(partner, keep, preset, temperature, form, constrained)
         server = Server(desk, port)
         if self.dry_run:
             server.close()
@@ -141,16 +145,17 @@ class MaritimeCLI(AppCLI):
         temperature: float = 0.0,
         form: str = "full",
         seed: int = 0,
+        constrained: bool = False,
     ) -> None:
         """A live exchange with a ship: a fixed one with its report, or a local page where you play the coast station.
 
         Args:
             serve: open the page, until Ctrl-C.
             port: of the page; 0: any that is free.
-            partner, keep, preset, temperature, form: as of `serve`.
+            partner, keep, preset, temperature, form, constrained: as of `serve`.
             seed: of the fixed exchange's scenario.
         """
-        desk = self._desk(partner, keep, preset, temperature, form)
+        desk = self._desk(partner, keep, preset, temperature, form, constrained)
         if serve:
             from .live.page import serve_page
 
@@ -168,15 +173,15 @@ class MaritimeCLI(AppCLI):
         self.say(f"report: {report} ({NOTICE}); next: maritime demo --serve")
 
     def _desk(
-        self, partner: str | None, keep: bool, preset: str, temperature: float, form: str
-    ) -> Any:
+        self, partner: str | None, keep: bool, preset: str, temperature: float, form: str, constrained: bool
+    ) -> Any:  # fmt: skip
         from .live.opening import open_desk
 
         device = self.trainer.strategy.root_device
         adapter = self._setting("adapter")
         return open_desk(
             self.model, device, partner, adapter=adapter, keep=keep, preset=preset, temperature=temperature,
-            form=form,
+            form=form, constrained=constrained,
         )  # fmt: skip
 
     @property
