@@ -245,13 +245,12 @@ class Work:
 
     def few_shot(self, scenario: Scenario) -> str:
         """The prompt of a base that was not trained: examples of the same category, drawn by the scenario's id."""
-        from graftwork_maritime.model.prompts import answer, prompt
+        from graftwork_maritime.model.prompts import few_shot
 
         same = [p for p in self.train if p[1].category == scenario.category]
         few = len(same) < SHOTS
         chosen = Random(f"examples {scenario.id}").sample(self.train if few else same, SHOTS)
-        parts = [f"{prompt(s, FORM)}\n\nDialogue:\n{answer(d.turns)}" for d, s in chosen]
-        return "\n\n---\n\n".join([*parts, f"{prompt(scenario, FORM)}\n\nDialogue:\n"])
+        return few_shot(chosen, scenario, FORM)
 
 
 def run(work: Work, jobs: Sequence[Job], minutes: float | None) -> int:
