@@ -273,14 +273,14 @@ def run(work: Work, jobs: Sequence[Job], minutes: float | None) -> int:
             write_atomic(work.out / f"{job.name}.error.txt", traceback.format_exc())
             print(f"{job.name}: failed: {error!r}", flush=True)
             continue
-        _free()
+        free()
         longest = max(longest, time.monotonic() - started)
         write_atomic(result, json.dumps({**asdict(job), **found}, indent=1))
         print(f"{job.name}: done in {time.monotonic() - started:.0f} s", flush=True)
     return failed
 
 
-def _free() -> None:
+def free() -> None:
     """Give back what a job held; a graft and its model refer to each other."""
     import torch
 
