@@ -90,6 +90,8 @@ def live() -> str:
 def throughput() -> str:
     """Dialogues a minute by variant and batch, a column for each device that was measured."""
     records = [validate_record(p) for p in sorted(RECORDS.glob("throughput-*.json"))]
+    if not records:
+        return "Not measured yet; `python -m benchmarks.maritime.throughput --help` says how."
     found = {(r.variant, record.device): r for record in records for r in record.find(metric=RATE)}
     devices = [record.device for record in records]
     rows = [

@@ -112,7 +112,7 @@ def fields(scenario: Scenario) -> tuple[Field, ...]:
     station = (digits(scenario.station.mmsi),) if scenario.station.mmsi else ()
     sign = (spell(vessel.call_sign),) if vessel.call_sign else ()
     words = position.words()
-    persons = _numbers(vessel.persons)
+    persons = _numbers(vessel.persons, position.digit_by_digit)
     facts_utc = [str(v) for k, v in scenario.facts.items() if k.endswith("_utc")]
     times = tuple(dict.fromkeys(clock(t) for t in (*facts_utc, *_utc(scenario))))
     longer = [digits(v) for v in scenario.facts.values() if isinstance(v, int) and v > 999]
@@ -169,18 +169,18 @@ def _utc(scenario: Scenario) -> Sequence[str]:
     return [found[0] for text in told if (found := re.search(r"\d\d:\d\d", text))]
 
 
-def _numbers(value: int) -> tuple[str, ...]:
-    """As a number is said, in the middle and at the beginning of a sentence."""
-    both = dict.fromkeys((digits(value), cardinal(value)))
-    return (*both, *(text.capitalize() for text in both))
+def _numbers(value: int, one_by_one: bool) -> tuple[str, ...]:
+    """As the scenario says numbers, in the middle and at the beginning of a sentence."""
+    said = digits(value) if one_by_one else cardinal(value)
+    return said, said.capitalize()
 
 
 def _distances(scenario: Scenario) -> tuple[str, ...]:
     near = [p for p in (scenario.place, scenario.port, scenario.harbour) if p is not None]
-    said = [n for p in near for n in _numbers(p.distance_nm)]
-    return tuple(
-        f"{n} {unit}" for n in said for unit in ("miles", "nautical miles", "mile", "nautical mile")
-    )
+    one_by_one = scenario.position.digit_by_digit
+    said = [n for p in near for n in _numbers(p.distance_nm, one_by_one)]
+    units = ("miles", "nautical miles", "mile", "nautical mile")
+    return tuple(f"{n} {unit}" for n in said for unit in units)
 
 
 def _words(known: Iterable[str]) -> str:
