@@ -2,13 +2,16 @@
 
     python -m benchmarks.maritime.headline prepare --data DATA
     python -m benchmarks.maritime.headline run --data DATA --base FOLDER --out OUT --minutes 25
+    python -m benchmarks.maritime.headline run --data DATA --base FOLDER --out OUT --minutes 9 --constrained
     python -m benchmarks.maritime.headline table --data DATA --out OUT
 
 `prepare` composes training dialogues and test scenarios of the paper's distribution (500 and 100 a category). `run`
 trains each arm with each seed and writes its dialogues; it starts no job after --minutes, a killed one goes on when the
 command is given again, and of several GPUs each takes its share (--part 0/4 and so on). A job that fails leaves its
-error in OUT and the others go on. `table` judges all by the paper's rules and by ours and writes the record. --tiny
-rehearses each in seconds. `run` needs neither the land mask nor the grammar's parser. From the source tree:
+error in OUT and the others go on. With --constrained the grafts that are in OUT write the same dialogues again with
+every field of a fact held to the scenario's words, and nothing is trained; rows of their own.
+`table` judges all by the paper's rules and by ours and writes the record. --tiny rehearses each in seconds. `run` needs
+neither the land mask nor the grammar's parser. From the source tree:
 
     PYTHONPATH=shared/src:packages/runs/src:packages/llm/src:apps/maritime/src:. \\
         python -m benchmarks.maritime.headline ...
@@ -23,7 +26,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -45,11 +48,17 @@ class Job:
 
     arm: str
     seed: int
+    constrained: bool = False
+
+    @property
+    def graft(self) -> str:
+        """The name of its graft's files."""
+        return f"{self.arm.split(',')[0].replace(' ', '-')}-{self.seed}"
 
     @property
     def name(self) -> str:
         """Of its files."""
-        return f"{self.arm.split(',')[0].replace(' ', '-')}-{self.seed}"
+        return f"{self.graft}-constrained" if self.constrained else self.graft
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,22 @@ class Size:
 
 
 def listed() -> list[Job]:
-    """All jobs: a first seed of every arm, then the others."""
+    """All jobs that are not constrained: a first seed of every arm, then the others."""
     return [Job(arm, seed) for seed in SEEDS for arm in ARMS]
+
+
+def again(out: Path) -> list[Job]:
+    """The constrained jobs for which a graft is in `out`, and at last those of the base.
+
+    Raises GraftError when there is no graft.
+    """
+    jobs = [Job(j.arm, j.seed, constrained=True) for j in listed()]
+    ready = [j for j in jobs if (out / "grafts" / f"{j.graft}.json").is_file()]
+    if not ready:
+        raise GraftError(
+            f"--out {out}: holds no graft; give the command without --constrained first"
+        )
+    return [*ready, *(j for j in jobs if j.arm == FEW_SHOT)]
 
 
 def prepare(folder: Path, counts: dict[str, int]) -> None:
@@ -133,8 +156,8 @@ class Work:
         """The graft, the tokenizer, and what is known of the training; read where an earlier run has finished it."""
         import graftwork as gw
 
-        folder = self.out / "grafts" / job.name
-        note = self.out / "grafts" / f"{job.name}.json"
+        folder = self.out / "grafts" / job.graft
+        note = self.out / "grafts" / f"{job.graft}.json"
         if note.is_file():
             model, words = self._load()
             return gw.load(model, folder), words, json.loads(note.read_text())
@@ -210,7 +233,9 @@ class Work:
         few = job.arm == FEW_SHOT
         sampling = Sampling(most=self.size.most)
         form = f"{FORM}, {SHOTS} examples" if few else FORM
-        origin = Origin(Path(self.base).name, adapter, form, job.seed, sampling, __version__)
+        origin = Origin(
+            Path(self.base).name, adapter, form, job.seed, sampling, __version__, job.constrained
+        )
         rows = max(1, self.size.rows // 4) if few else self.size.rows  # its prompts are long
         generate(
             model, words, [s for _, s in self.test], self.out / f"{job.name}.jsonl", origin, batch=rows,
@@ -220,13 +245,12 @@ class Work:
 
     def few_shot(self, scenario: Scenario) -> str:
         """The prompt of a base that was not trained: examples of the same category, drawn by the scenario's id."""
-        from graftwork_maritime.model.prompts import answer, prompt
+        from graftwork_maritime.model.prompts import few_shot
 
         same = [p for p in self.train if p[1].category == scenario.category]
         few = len(same) < SHOTS
         chosen = Random(f"examples {scenario.id}").sample(self.train if few else same, SHOTS)
-        parts = [f"{prompt(s, FORM)}\n\nDialogue:\n{answer(d.turns)}" for d, s in chosen]
-        return "\n\n---\n\n".join([*parts, f"{prompt(scenario, FORM)}\n\nDialogue:\n"])
+        return few_shot(chosen, scenario, FORM)
 
 
 def run(work: Work, jobs: Sequence[Job], minutes: float | None) -> int:
@@ -249,14 +273,14 @@ def run(work: Work, jobs: Sequence[Job], minutes: float | None) -> int:
             write_atomic(work.out / f"{job.name}.error.txt", traceback.format_exc())
             print(f"{job.name}: failed: {error!r}", flush=True)
             continue
-        _free()
+        free()
         longest = max(longest, time.monotonic() - started)
-        write_atomic(result, json.dumps({"arm": job.arm, "seed": job.seed, **found}, indent=1))
+        write_atomic(result, json.dumps({**asdict(job), **found}, indent=1))
         print(f"{job.name}: done in {time.monotonic() - started:.0f} s", flush=True)
     return failed
 
 
-def _free() -> None:
+def free() -> None:
     """Give back what a job held; a graft and its model refer to each other."""
     import torch
 
@@ -291,6 +315,7 @@ def options() -> argparse.ArgumentParser:
             one.add_argument("--part", default="0/1", help="0/4, 1/4 ...: of several processes")
             one.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU, if any")
             one.add_argument("--tiny", action="store_true", help="a rehearsal")
+            one.add_argument("--constrained", action="store_true", help="of the grafts in --out")
         if verb == "table":
             one.add_argument("--record", type=Path, help="default: that of the tree")
         if verb != "prepare":
@@ -315,7 +340,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         size = Size.tiny() if args.tiny else Size()
         work = Work(args.data, args.base, args.out, device, size)
-        return int(run(work, list(share(listed(), args.part)), args.minutes) > 0)
+        jobs = again(args.out) if args.constrained else listed()
+        return int(run(work, list(share(jobs, args.part)), args.minutes) > 0)
     except GraftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

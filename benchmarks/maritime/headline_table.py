@@ -31,6 +31,7 @@ PUBLISHED = {
     "accepted": 0.880,
     "R <= 0.7": 0.971,
 }
+CONSTRAINED = ", constrained"  # behind an arm's name
 METRICS = (
     "format", "information", "uniqueness", "R <= 0.7", "all 27", "accepted", "published format",
     "published information", "stricter",
@@ -94,20 +95,23 @@ def write(data: Path, out: Path, target: Path = TARGET) -> Record:
         for m, v in measured(composed, against).items()
     ]
     refused: dict[str, dict[str, int]] = {COMPOSER: failing(composed, against)}
-    for arm in ARMS:
-        jobs = [job for job in (Job(arm, seed) for seed in SEEDS) if (out / f"{job.name}.json").is_file()]  # fmt: skip
+    for arm, constrained in [(a, c) for c in (False, True) for a in ARMS]:
+        variant = f"{arm}{CONSTRAINED}" if constrained else arm
+        every = [Job(arm, seed, constrained) for seed in SEEDS]
+        jobs = [job for job in every if (out / f"{job.name}.json").is_file()]
         if not jobs:
+            why = _why(out, every)
             rows += [
-                Row(case="paper context", variant=arm, metric=m, value=None, note=_why(out, arm))
+                Row(case="paper context", variant=variant, metric=m, value=None, note=why)
                 for m in METRICS
             ]
             continue
         each = [measured(_written(out, job), against) for job in jobs]
-        refused[arm] = failing((d for job in jobs for d in _written(out, job)), against)
+        refused[variant] = failing((d for job in jobs for d in _written(out, job)), against)
         for name in METRICS:
             found = [e[name] for e in each]
             rows.append(
-                Row(case="paper context", variant=arm, metric=name, value=round(mean(found), 4),
+                Row(case="paper context", variant=variant, metric=name, value=round(mean(found), 4),
                     lo=round(min(found), 4), hi=round(max(found), 4), n=len(found))
             )  # fmt: skip
     record = Record(
@@ -119,7 +123,9 @@ def write(data: Path, out: Path, target: Path = TARGET) -> Record:
         seeds=list(SEEDS),
         notes=[
             "lo and hi are the worst and the best seed; n is the number of seeds, for the composer of dialogues.",
-            "One sample a scenario, without rejection, repair or constraint; scenarios are not those of the paper.",
+            "One sample a scenario, without rejection or repair; scenarios are not those of the paper.",
+            "Constrained: the same grafts with each fact held to the scenario's words.",
+            "Claim and verdict are of the arms that are not constrained.",
             "The paper's row is of its own scenarios and its own reading: published format and information, accepted.",
         ],
         details={"refused": refused, "jobs": _notes(out)},
@@ -146,11 +152,12 @@ def _written(out: Path, job: Job) -> list[Dialogue]:
     return list(read(out / f"{job.name}.jsonl"))
 
 
-def _why(out: Path, arm: str) -> str:
-    errors = sorted(out.glob(f"{Job(arm, 0).name[:-2]}-*.error.txt"))
+def _why(out: Path, jobs: Iterable[Job]) -> str:
+    errors = [file for job in jobs if (file := out / f"{job.name}.error.txt").is_file()]
     return errors[0].read_text().strip().splitlines()[-1][:200] if errors else "not run yet"
 
 
 def _notes(out: Path) -> dict[str, Any]:
-    files = [f for arm in ARMS for s in SEEDS if (f := out / f"{Job(arm, s).name}.json").is_file()]
+    jobs = [Job(arm, s, held) for held in (False, True) for arm in ARMS for s in SEEDS]
+    files = [f for job in jobs if (f := out / f"{job.name}.json").is_file()]
     return {f.stem: json.loads(f.read_text()) for f in files}

@@ -7,7 +7,8 @@ from pathlib import Path
 from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HARDLY
 from benchmarks.maritime.live import ALL as ALL_MOVES
 from benchmarks.maritime.partner import KINDS
-from graftwork_runs import Record, validate_record
+from benchmarks.maritime.throughput import RATE
+from graftwork_runs import Record, Row, validate_record
 from graftwork_runs.tables import markdown
 
 RECORDS = Path(__file__).parents[1] / "records" / "maritime"
@@ -86,9 +87,31 @@ def live() -> str:
     return markdown(head, rows) + "\n\n" + "\n\n".join(str(r.verdict) for r in records)
 
 
+def throughput() -> str:
+    """Dialogues a minute by variant and batch, a column for each device that was measured."""
+    records = [validate_record(p) for p in sorted(RECORDS.glob("throughput-*.json"))]
+    if not records:
+        return "Not measured yet; `python -m benchmarks.maritime.throughput --help` says how."
+    found = {(r.variant, record.device): r for record in records for r in record.find(metric=RATE)}
+    devices = [record.device for record in records]
+    rows = [
+        [variant, *(_rate(found.get((variant, device))) for device in devices)]
+        for variant in dict.fromkeys(variant for variant, _ in found)
+    ]
+    told = [f"{r.device}: {' '.join(r.notes[1:])} {r.verdict}" for r in records]
+    return markdown(["dialogues a minute", *devices], rows) + "\n\n" + "\n\n".join(told)
+
+
+def _rate(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return row.note or "" if row.value is None else f"{row.value:.3g}"
+
+
 GENERATORS = {
     "maritime/blind": blind,
     "maritime/recall": recall,
     "maritime/alarms": alarms,
     "maritime/live": live,
+    "maritime/throughput": throughput,
 }

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from benchmarks.maritime import headline, headline_table
-from benchmarks.maritime.headline import ARMS, FEW_SHOT, Job, Size, Work, listed, main, run, share
+from benchmarks.maritime.headline import (
+    ARMS,
+    FEW_SHOT,
+    Job,
+    Size,
+    Work,
+    again,
+    listed,
+    main,
+    run,
+    share,
+)
 from graftwork.errors import GraftError
 from graftwork_runs import validate_record
 
@@ -63,6 +74,36 @@ def test_a_failing_job_loses_no_other_and_a_finished_one_is_not_repeated(
     assert "no time left" in capsys.readouterr().out and not (work.out / "LoFT-2.json").exists()
 
 
+def test_grafts_that_are_there_write_again_under_the_constraint(
+    work: Work, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:  # fmt: skip
+    args = [
+        "run",
+        "--data",
+        str(data),
+        "--base",
+        "tiny",
+        "--device",
+        "cpu",
+        "--tiny",
+        "--constrained",
+    ]
+    assert main([*args, "--out", str(tmp_path)]) == 2
+    assert "holds no graft" in capsys.readouterr().err
+    assert [j.name for j in again(work.out)] == [
+        "LoRA-0-constrained", *(f"frozen-base-{s}-constrained" for s in headline.SEEDS),
+    ]  # fmt: skip
+    monkeypatch.setattr(work, "_fit", lambda *a: pytest.fail("trained again"))
+    assert run(work, again(work.out)[:1], None) == 0
+    known = json.loads((work.out / "LoRA-0-constrained.json").read_text())
+    assert known["constrained"] is True and known["trained"] > 0
+    for line in (work.out / "LoRA-0-constrained.jsonl").read_text().splitlines():
+        assert json.loads(line)["provenance"]["constrained"] is True
+    assert "constrained" not in (work.out / "LoRA-0.json").read_text().replace(
+        '"constrained": false', ""
+    )
+
+
 def test_the_few_shot_prompt_holds_examples_of_the_category(work: Work) -> None:
     scenario = work.test[0][1]
     same = [p for p in work.train if p[1].category == scenario.category]
@@ -84,6 +125,8 @@ def test_the_table_judges_what_is_there_and_says_what_is_not(
     assert goat.value is None and goat.note == "GraftError: why"
     [lora] = record.find(variant="LoRA", metric="format")
     assert lora.value is not None and 0 <= lora.value < 1 and lora.n == 1
+    [held] = record.find(variant=f"LoRA{headline_table.CONSTRAINED}", metric="stricter")
+    assert held.value is not None and held.n == 1
     [composer] = record.find(variant=headline_table.COMPOSER, metric="accepted")
     assert composer.value is not None and composer.value > 0.5
     assert record.verdict and record.verdict.startswith("not seen at this scale")

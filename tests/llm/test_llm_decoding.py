@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
@@ -42,6 +44,64 @@ def test_an_answer_does_not_depend_on_its_batch() -> None:
     ]
     assert together == alone
     assert complete(model, prompts, [5, 6, 8], end=0, sampling=sampling)[2] != together[2]
+
+
+def fine(token: int) -> bool:
+    return token % 5 not in (0, 1)
+
+
+class Guiding:
+    """A guide that lets some tokens pass, and all once it has taken `most`."""
+
+    def __init__(self, most: int = 99) -> None:
+        self.most, self.taken = most, list[int]()
+
+    def accepts(self, token: int) -> bool:
+        return fine(token) or len(self.taken) >= self.most
+
+    def instead(self, likely: Sequence[int]) -> Sequence[int]:
+        return [t for t in likely if fine(t)]
+
+    def take(self, token: int) -> None:
+        self.taken.append(token)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_a_guide_changes_what_it_refuses_alone(temperature: float) -> None:
+    model, words = tiny()
+    sampling = Sampling(temperature, most=12)
+    asked = rows(words, PROMPTS)
+    free = complete(model, asked, [4, 5, 6], end=0, sampling=sampling)
+    guides = [Guiding() for _ in asked]
+    held = complete(model, asked, [4, 5, 6], end=0, sampling=sampling, guides=guides)
+    for a, b, guide in zip(free, held, guides, strict=True):
+        first = next((n for n, token in enumerate(a) if not fine(token)), len(a))
+        assert a[:first] == b[:first] and (first == len(a)) == (a == b)
+        assert all(map(fine, b)) and guide.taken == b
+    assert held != free
+    alone = [
+        complete(model, [a], [s], end=0, sampling=sampling, guides=[Guiding()])[0]
+        for a, s in zip(asked, (4, 5, 6), strict=True)
+    ]
+    assert alone == held
+
+
+def test_a_row_ends_where_its_guide_knows_no_token() -> None:
+    class Stuck(Guiding):
+        def instead(self, likely: Sequence[int]) -> Sequence[int]:
+            return []
+
+        def accepts(self, token: int) -> bool:
+            return len(self.taken) < 3
+
+    model, words = tiny()
+    guides = [Stuck(), Guiding(0)]
+    found = complete(
+        model, rows(words, PROMPTS[:2]), [4, 5], end=0, sampling=Sampling(0, most=9), guides=guides
+    )
+    assert [len(f) for f in found] == [3, 9]
+    free = complete(model, rows(words, PROMPTS[:2]), [4, 5], end=0, sampling=Sampling(0, most=9))
+    assert found[0] == free[0][:3] and found[1] == free[1]
 
 
 def test_draws_follow_the_distribution() -> None:

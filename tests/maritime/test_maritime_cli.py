@@ -90,6 +90,7 @@ def test_each_verb_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in (
         "fit",
         "generate",
+        "bootstrap",
         "scenario",
         "compose",
         "check",

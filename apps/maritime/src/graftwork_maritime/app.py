@@ -13,6 +13,7 @@ APP = App(
         "fit": "Train a graft on dialogues, composed or your own.",
         "predict": "Write each test dialogue's loss and perplexity.",
         "generate": "Write dialogues of scenarios with a model, in batches; a stopped run goes on.",
+        "bootstrap": "Self-Instruct: write dialogues from examples, filter them, and let the pool grow.",
         "demo": "A live exchange with a ship; with --serve a page where you play the coast station.",
         "serve": "Answer live as ship or coast station, JSON on this computer's own address.",
     },

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from graftwork.errors import GraftError
 from graftwork.lightning.cli import AppCLI
 from graftwork.lightning.verbs import verb
 
@@ -65,6 +66,7 @@ class MaritimeCLI(AppCLI):
         top_k: int = 400,
         most: int = 600,
         seed: int = 0,
+        constrained: bool = False,
     ) -> None:
         """Write dialogues of scenarios as JSONL; run again with the same output to go on.
 
@@ -80,6 +82,7 @@ class MaritimeCLI(AppCLI):
             top_k: of the likeliest tokens at most so many; 0 takes all.
             most: tokens of a dialogue.
             seed: of the draws of scenarios and tokens.
+            constrained: no field of a fact takes other words than the scenario's; each line says so.
         """
         from graftwork_llm.decoding import Sampling
 
@@ -90,7 +93,7 @@ class MaritimeCLI(AppCLI):
         asked = drawn(scenarios, 2 if self.dry_run else count, preset, form, seed)
         base = Path(self.model.base).name
         graft = tensors_digest(self.graft) if self.graft is not None else None
-        origin = Origin(base, graft, form, seed, sampling, __version__)
+        origin = Origin(base, graft, form, seed, sampling, __version__, constrained)
         wanted = Path(output) if output and not self.dry_run else None
         file = wanted or self.run_dir / "dialogues.jsonl"
         device = self.trainer.strategy.root_device
@@ -101,6 +104,78 @@ class MaritimeCLI(AppCLI):
         self.say(f"written: {file}, {NOTICE}")
 
     @verb
+    def bootstrap(
+        self,
+        seeds: str | None = None,
+        scenarios: str | None = None,
+        count: int = 100,
+        preset: str = "paper",
+        form: str = "paper",
+        output: str | None = None,
+        filters: str = "paper",
+        without: str = "",
+        examples: int = 3,
+        tries: int = 5,
+        attempts: int | None = None,
+        round_size: int = 64,
+        batch: int = 8,
+        temperature: float = 0.9,
+        top_p: float = 0.9,
+        top_k: int = 400,
+        most: int = 400,
+        seed: int = 0,
+        constrained: bool = False,
+    ) -> None:
+        """Self-Instruct: write dialogues from examples, filter them, and let the pool grow.
+
+        Args:
+            seeds: JSONL of dialogues with scenarios; null: ten of each category that the grammar composes.
+            scenarios: JSONL of scenarios to write about; null: drawn for exercises.
+            count: dialogues of the pool that are wanted.
+            preset, form: of scenarios that are drawn and seeds that are composed; form of the prompts.
+            output: a folder; null: bootstrap in the run folder. The same command goes on with what it holds.
+            filters: sets and filters between commas: paper, house, grammar, phrases. not_unique is always among them.
+            without: sets and filters to leave out, not_unique too.
+            examples: dialogues in a prompt.
+            tries: of a scenario.
+            attempts: in all; null: ten for each dialogue that is wanted.
+            round_size: scenarios of a round at most.
+            batch: dialogues that are written at once.
+            temperature, top_p, top_k, most, seed, constrained: as of `generate`.
+        """
+        from graftwork_llm.decoding import Sampling
+
+        from .arguments import names
+        from .check import shown
+        from .filters.sets import choose
+        from .model.bootstrap import Bootstrap, Plan
+        from .model.generate import Origin, tensors_digest
+        from .model.seeding import scenario_source, seed_pairs
+
+        if self.dry_run:
+            count, attempts, most = 2, 2, min(most, 2)
+        if count < 1 or (attempts is not None and attempts < 1):
+            raise GraftError(f"count and attempts must be at least 1, not {count} and {attempts}")
+        chosen = choose([*names(filters), "not_unique"], names(without))
+        sampling = Sampling(temperature, top_p, top_k, most)
+        graft = tensors_digest(self.graft) if self.graft is not None else None
+        origin = Origin(
+            Path(self.model.base).name, graft, form, seed, sampling, __version__, constrained
+        )
+        drawn, source = scenario_source(scenarios, preset, seed)
+        plan = Plan(origin, tuple(chosen), examples, tries, round_size, source)
+        device = self.trainer.strategy.root_device
+        folder = Path(output) if output and not self.dry_run else self.run_dir / "bootstrap"
+        loop = Bootstrap(
+            self.model.network.to(device), self.model.tokenizer, seed_pairs(seeds, preset, form, seed), drawn, folder,
+            plan, device=device, batch=batch, say=self.say,
+        )  # fmt: skip
+        pool = loop.run(count, attempts or 10 * count)
+        self.say(shown(loop.account.total()))
+        self.say(f"{pool} of {count} dialogues accepted: {folder}, {NOTICE}")
+        self.say(f"next: maritime fit --config folder --data.path {folder} --data.form {form}")
+
+    @verb
     def serve(
         self,
         port: int = 0,
@@ -109,6 +184,7 @@ class MaritimeCLI(AppCLI):
         preset: str = "coastal",
         temperature: float = 0.0,
         form: str = "full",
+        constrained: bool = False,
     ) -> None:
         """Answer live as ship or coast station: JSON on this computer's own address, until Ctrl-C.
 
@@ -119,10 +195,11 @@ class MaritimeCLI(AppCLI):
             preset: the distribution of the scenarios that are drawn.
             temperature: of sampling; 0 takes the likeliest token.
             form: full or paper, as in training.
+            constrained: the model's tokens keep to the scenario's facts, as in `generate`.
         """
         from .live.serve import Server
 
-        desk = self._desk(partner, keep, preset, temperature, form)
+        desk = self._desk(partner, keep, preset, temperature, form, constrained)
         server = Server(desk, port)
         if self.dry_run:
             server.close()
@@ -141,16 +218,17 @@ class MaritimeCLI(AppCLI):
         temperature: float = 0.0,
         form: str = "full",
         seed: int = 0,
+        constrained: bool = False,
     ) -> None:
         """A live exchange with a ship: a fixed one with its report, or a local page where you play the coast station.
 
         Args:
             serve: open the page, until Ctrl-C.
             port: of the page; 0: any that is free.
-            partner, keep, preset, temperature, form: as of `serve`.
+            partner, keep, preset, temperature, form, constrained: as of `serve`.
             seed: of the fixed exchange's scenario.
         """
-        desk = self._desk(partner, keep, preset, temperature, form)
+        desk = self._desk(partner, keep, preset, temperature, form, constrained)
         if serve:
             from .live.page import serve_page
 
@@ -168,15 +246,15 @@ class MaritimeCLI(AppCLI):
         self.say(f"report: {report} ({NOTICE}); next: maritime demo --serve")
 
     def _desk(
-        self, partner: str | None, keep: bool, preset: str, temperature: float, form: str
-    ) -> Any:
+        self, partner: str | None, keep: bool, preset: str, temperature: float, form: str, constrained: bool
+    ) -> Any:  # fmt: skip
         from .live.opening import open_desk
 
         device = self.trainer.strategy.root_device
         adapter = self._setting("adapter")
         return open_desk(
             self.model, device, partner, adapter=adapter, keep=keep, preset=preset, temperature=temperature,
-            form=form,
+            form=form, constrained=constrained,
         )  # fmt: skip
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from torch import Tensor
 import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.prompts import acts_on_prompts
+
+_LIKELY = 128  # tokens that a guide is shown
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,22 @@ class Kept:
         return count
 
 
+class Guide(Protocol):
+    """Which tokens may come next in one row. What it accepts stays as it was drawn."""
+
+    def accepts(self, token: int) -> bool:
+        """Whether the token may come next."""
+        ...
+
+    def instead(self, likely: Sequence[int]) -> Sequence[int]:
+        """Tokens that may come in place of a refused one, `likely` those to look at; none ends the row."""
+        ...
+
+    def take(self, token: int) -> None:
+        """Be told what came; not of the end."""
+        ...
+
+
 @torch.no_grad()
 def complete(
     model: Any,
@@ -75,6 +93,7 @@ def complete(
     stops: Collection[int] = (),
     told: int = 0,
     kept: Kept | None = None,
+    guides: Sequence[Guide] | None = None,
 ) -> list[list[int]]:
     """The tokens behind each prompt, without the end token.
 
@@ -89,12 +108,15 @@ def complete(
         told: tokens at each prompt's end that are the beginning of the answer: in training they were no prompt.
         kept: of an earlier call with one row; holds this call's tokens afterwards. Not used under a graft that acts on
             prompts, which must lie in one call.
+        guides: of each row; a token that one refuses is drawn again among those that it names, with random numbers of
+            their own, so that all before the first refusal is what comes without guides.
     """
     width = max(map(len, prompts))
     padding = [width - len(p) for p in prompts]
     ids = torch.tensor([[end] * n + list(p) for n, p in zip(padding, prompts, strict=True)])
     mask = (torch.arange(width) >= torch.tensor(padding).unsqueeze(1)).long().to(device)
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    again: dict[int, torch.Generator] = {}  # of the rows in which a token was refused
     out: list[list[int]] = [[] for _ in prompts]
     going = torch.ones(len(prompts), dtype=torch.bool)
     last = torch.tensor(sorted(stops), dtype=torch.long)
@@ -111,6 +133,16 @@ def complete(
             noise = torch.tensor([torch.rand((), generator=g) for g in draws])
             chosen = choose(logits.float(), noise.to(device), sampling)
             tokens = chosen.cpu()
+            if guides is not None:
+                for row in going.nonzero().flatten().tolist():
+                    token = int(tokens[row])
+                    if not guides[row].accepts(token):
+                        token = _again(
+                            logits[row].float(), guides[row], again, seeds, row, sampling, end
+                        )
+                        tokens[row] = chosen[row] = token
+                    if token != end:
+                        guides[row].take(token)
             going &= tokens != end
             for row in going.nonzero().flatten().tolist():
                 out[row].append(int(tokens[row]))
@@ -122,6 +154,20 @@ def complete(
         read = cache.get_seq_length()
         kept.tokens, kept.cache = (*prompts[0], *out[0])[:read], cache
     return out
+
+
+def _again(
+    logits: Tensor, guide: Guide, again: dict[int, torch.Generator], seeds: Sequence[int], row: int,
+    sampling: Sampling, end: int,
+) -> int:  # fmt: skip
+    """A token among those that the guide names, by their `logits` `(vocabulary,)`."""
+    allowed = list(guide.instead(logits.topk(min(_LIKELY, len(logits))).indices.tolist()))
+    if not allowed:
+        return end
+    if row not in again:
+        again[row] = torch.Generator().manual_seed((seeds[row] + 1) % 2**63)
+    noise = torch.rand((1,), generator=again[row]).to(logits.device)
+    return allowed[int(choose(logits[allowed].unsqueeze(0), noise, sampling))]
 
 
 def _steps(

@@ -12,7 +12,9 @@ import torch
 from graftwork.lightning.data import mixed_seed
 from graftwork_llm.batches import encode
 from graftwork_llm.decoding import Kept, Sampling, complete
+from graftwork_llm.pieces import Pieces
 
+from ..model.constrained import FactGuide
 from ..model.prompts import SYSTEM, answer, prompt
 from .session import Scene
 
@@ -33,17 +35,19 @@ class Model:
         seed: of the draws.
         device: the model's.
         form: what the prompt calls the form of the dialogue.
+        pieces: of the tokenizer, where the tokens are to keep to the scenario's facts.
     """
 
     name = "model"
 
     def __init__(
         self, network: Any, tokenizer: Any, sampling: Sampling, *, stops: Collection[int], seed: int = 0,
-        device: torch.device | str = "cpu", form: str = "full",
+        device: torch.device | str = "cpu", form: str = "full", pieces: Pieces | None = None,
     ) -> None:  # fmt: skip
         self.network, self.tokenizer, self.sampling = network.eval(), tokenizer, sampling
         self.kept = Kept()  # of the dialogue so far, which comes again with each turn
         self.stops, self.seed, self.device, self.form = stops, seed, device, form
+        self.pieces = pieces
 
     def reply(self, scene: Scene) -> str | None:
         """The next line's text; None where it is not this station's, or empty."""
@@ -55,10 +59,13 @@ class Model:
         so_far = before + (own if given else "")
         told = self.tokenizer(so_far, add_special_tokens=False)["input_ids"] if so_far else []
         seed = mixed_seed("live", self.seed, scene.scenario.id, len(scene.turns), scene.attempt)
+        end, guides = self.tokenizer.eos_token_id, None
+        if self.pieces is not None:
+            guides = [FactGuide(scene.scenario, self.pieces, end, so_far)]
         [tokens] = complete(
-            self.network, [[*first, *told]], [seed], end=self.tokenizer.eos_token_id,
+            self.network, [[*first, *told]], [seed], end=end,
             sampling=self._sampling(scene.attempt), device=self.device, stops=self.stops, told=len(told),
-            kept=self.kept,
+            kept=self.kept, guides=guides,
         )  # fmt: skip
         text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip().partition("\n")[0]
         label = _LABEL.match(text)

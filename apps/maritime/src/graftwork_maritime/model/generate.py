@@ -18,9 +18,11 @@ from graftwork.errors import GraftError
 from graftwork.lightning.data import mixed_seed
 from graftwork_llm.batches import encode
 from graftwork_llm.decoding import Sampling, complete
+from graftwork_llm.pieces import Pieces
 from graftwork_runs.files import unwritable
 
 from ..scenario import Scenario
+from .constrained import FactGuide
 from .prompts import SYSTEM, prompt, written
 
 
@@ -35,6 +37,7 @@ class Origin:
         seed: of the draws.
         sampling: how tokens were chosen.
         version: of the app.
+        constrained: whether no fact could be said otherwise than the scenario has it (`constrained.FactGuide`).
     """
 
     base: str
@@ -43,6 +46,7 @@ class Origin:
     seed: int
     sampling: Sampling
     version: str
+    constrained: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Its fields."""
@@ -101,10 +105,11 @@ def generate(
         say(f"{file}: {len(ids) - len(todo)} of {len(ids)} dialogues are there already")
     model.eval()
     asked = ask or partial(prompt, form=origin.form)
+    pieces = Pieces(tokenizer) if origin.constrained else None
     try:
         with file.open("a", encoding="utf-8") as out:
             for n, group in enumerate(_grouped(todo, batch)):
-                for line in _written(model, tokenizer, group, origin, device, asked):
+                for line in _written(model, tokenizer, group, origin, device, asked, pieces):
                     out.write(json.dumps(line, ensure_ascii=False) + "\n")
                 out.flush()
                 os.fsync(out.fileno())
@@ -130,7 +135,8 @@ def finished_lines(file: Path, origin: Origin) -> set[str]:
                 break
             try:
                 raw = json.loads(line)
-                found = {k: raw["provenance"].get(k) for k in wanted}
+                known = {"constrained": False, **raw["provenance"]}
+                found = {k: known.get(k) for k in wanted}
                 done.add(str(raw["id"]))
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise GraftError(
@@ -155,20 +161,24 @@ def _grouped(todo: Sequence[Scenario], batch: int) -> Iterator[Sequence[Scenario
 
 def _written(
     model: Any, tokenizer: Any, group: Sequence[Scenario], origin: Origin, device: torch.device | str,
-    ask: Callable[[Scenario], str],
+    ask: Callable[[Scenario], str], pieces: Pieces | None,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     prompts = [encode(tokenizer, ask(s), system=SYSTEM).prompt for s in group]
     seeds = [mixed_seed("dialogue", origin.seed, s.id) for s in group]
+    end = tokenizer.eos_token_id
+    guides = [FactGuide(s, pieces, end) for s in group] if pieces is not None else None
     found = complete(
-        model, prompts, seeds, end=tokenizer.eos_token_id, sampling=origin.sampling, device=device
+        model, prompts, seeds, end=end, sampling=origin.sampling, device=device, guides=guides
     )
-    for scenario, tokens in zip(group, found, strict=True):
+    for n, (scenario, tokens) in enumerate(zip(group, found, strict=True)):
         text = tokenizer.decode(tokens, skip_special_tokens=True)
         provenance = {
             **origin.to_json(),
             "tokens": len(tokens),
             "cut": len(tokens) == origin.sampling.most,
         }
+        if guides is not None:
+            provenance["refused"] = guides[n].refused
         dialogue = written(
             text, id=scenario.id, scenario=scenario.as_dict(), category=scenario.category
         )

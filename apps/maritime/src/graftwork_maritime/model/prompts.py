@@ -16,6 +16,7 @@ SYSTEM = (
     "You write maritime radio dialogues for training, never for transmission. Keep to the procedure of the SMCP and "
     "change no fact."
 )
+RULE = "---"  # between the examples of a prompt
 NOTHING = "(nothing)"  # the text of the one turn of a dialogue in which nothing was written
 _NAMES = {
     "vessel_MMSI": "MMSI", "vessel_call_sign": "call sign", "vessel_coordinate_dms": "position",
@@ -54,6 +55,12 @@ def prompt(scenario: Scenario, form: str = "full") -> str:
     if scenario.dsc is not None:
         facts.append(("DSC alert", f"nature {scenario.dsc.nature}"))
     return "\n".join(f"{name}: {value}" for name, value in facts if value not in (None, ""))
+
+
+def few_shot(examples: Sequence[tuple[Dialogue, Scenario]], scenario: Scenario, form: str) -> str:
+    """The prompt of a model that was not trained: dialogues with their facts, then the facts of the wanted one."""
+    parts = [f"{prompt(s, form)}\n\nDialogue:\n{answer(d.turns)}" for d, s in examples]
+    return f"\n\n{RULE}\n\n".join([*parts, f"{prompt(scenario, form)}\n\nDialogue:\n"])
 
 
 def answer(turns: Sequence[Turn]) -> str:
