@@ -23,8 +23,6 @@ SHIPPED = {
     ".css",
     ".js",
 }
-#: apps whose domain checkpoint has not been trained yet
-WITHOUT_CHECKPOINT = {"maritime"}
 
 
 @pytest.mark.parametrize("member", members(), ids=lambda m: m.name)
@@ -47,8 +45,7 @@ def test_wheel_content(member: Path, tmp_path: Path) -> None:
         assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
         if member.parent.name == "apps":
             checkpoints = [name for name in inside if name.endswith(".safetensors")]
-            waits = member.name in WITHOUT_CHECKPOINT
-            assert bool(checkpoints) != waits, "an app's wheel holds its checkpoint"
+            assert checkpoints, "an app's wheel holds its checkpoint"
             for name in checkpoints:
                 assert archive.read(name) == (source / name).read_bytes()
     assert wheel.stat().st_size < 100e6  # what package indexes take

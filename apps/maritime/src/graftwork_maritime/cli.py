@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.lightning.cli import AppCLI
 from graftwork.lightning.verbs import verb
@@ -15,6 +16,9 @@ from graftwork.lightning.verbs import verb
 from . import NOTICE, __version__
 from .model.data import ComposedData, DialogueData, FolderData
 from .model.module import Writer
+
+#: adapters that the app ships, each in a folder of its name
+SHIPPED = Path(__file__).parent / "checkpoints"
 
 
 class MaritimeCLI(AppCLI):
@@ -36,9 +40,24 @@ class MaritimeCLI(AppCLI):
                 "base: tiny, random weights, for trying the commands; --model.base smollm2, or your own"
             )
 
+    def adapter_folder(self, name: str) -> str | Path:
+        """A shipped adapter's folder by its name, unless a folder here has that name."""
+        known = {path.name: path for path in SHIPPED.iterdir() if path.is_dir()}
+        return name if Path(name).exists() else known.get(name, name)
+
     def passport(self) -> dict[str, Any]:
-        """The base's name, what the graft writes, and what for."""
-        return {"app": {"maritime": {"base": Path(self.model.base).name, "notice": NOTICE}}}
+        """The base's name, what the graft writes, in which form, and what for."""
+        form = getattr(self.datamodule, "form", None)
+        said = {"base": Path(self.model.base).name, **({"form": form} if form else {})}
+        return {"app": {"maritime": {**said, "notice": NOTICE}}}
+
+    def form_of(self, form: str | None) -> str:
+        """The form that was asked for, else that in which the adapter was trained, else full."""
+        adapter = self._setting("adapter")
+        if form is not None or adapter is None:
+            return form or "full"
+        known = gw.inspect(self.adapter_folder(adapter)).get("app") or {}
+        return str(known.get("maritime", {}).get("form", "full"))
 
     def save_graft(self, folder: Path | None = None, **passport: Any) -> Path | None:
         """Write the adapter folder; its data card says which dialogues."""
@@ -57,8 +76,8 @@ class MaritimeCLI(AppCLI):
         self,
         scenarios: str | None = None,
         count: int = 16,
-        preset: str = "coastal",
-        form: str = "full",
+        preset: str | None = None,
+        form: str | None = None,
         output: str | None = None,
         batch: int = 8,
         temperature: float = 0.9,
@@ -73,8 +92,8 @@ class MaritimeCLI(AppCLI):
         Args:
             scenarios: JSONL of scenarios, or of dialogues that have them; null: drawn for exercises.
             count: how many are drawn.
-            preset: the distribution that they are drawn from.
-            form: full or paper, as in training.
+            preset: the distribution that they are drawn from; null: paper for the paper's form, else coastal.
+            form: full or paper; null: that of the adapter's training, full without one.
             output: the file; null: dialogues.jsonl in the run folder. Finished lines are kept.
             batch: dialogues that are written at once.
             temperature: of sampling; 0 takes the likeliest token.
@@ -90,6 +109,8 @@ class MaritimeCLI(AppCLI):
         from .model.report import drawn
 
         sampling = Sampling(temperature, top_p, top_k, min(most, 2) if self.dry_run else most)
+        form = self.form_of(form)
+        preset = preset or ("paper" if form == "paper" else "coastal")
         asked = drawn(scenarios, 2 if self.dry_run else count, preset, form, seed)
         base = Path(self.model.base).name
         graft = tensors_digest(self.graft) if self.graft is not None else None
@@ -183,7 +204,7 @@ class MaritimeCLI(AppCLI):
         keep: bool = False,
         preset: str = "coastal",
         temperature: float = 0.0,
-        form: str = "full",
+        form: str | None = None,
         constrained: bool = False,
     ) -> None:
         """Answer live as ship or coast station: JSON on this computer's own address, until Ctrl-C.
@@ -194,7 +215,7 @@ class MaritimeCLI(AppCLI):
             keep: a reply that changes a fact is drawn again, or said by the composer; radio silence is kept.
             preset: the distribution of the scenarios that are drawn.
             temperature: of sampling; 0 takes the likeliest token.
-            form: full or paper, as in training.
+            form: full or paper; null: that of the adapter's training, full without one.
             constrained: the model's tokens keep to the scenario's facts, as in `generate`.
         """
         from .live.serve import Server
@@ -216,7 +237,7 @@ class MaritimeCLI(AppCLI):
         keep: bool = False,
         preset: str = "coastal",
         temperature: float = 0.0,
-        form: str = "full",
+        form: str | None = None,
         seed: int = 0,
         constrained: bool = False,
     ) -> None:
@@ -246,7 +267,7 @@ class MaritimeCLI(AppCLI):
         self.say(f"report: {report} ({NOTICE}); next: maritime demo --serve")
 
     def _desk(
-        self, partner: str | None, keep: bool, preset: str, temperature: float, form: str, constrained: bool
+        self, partner: str | None, keep: bool, preset: str, temperature: float, form: str | None, constrained: bool
     ) -> Any:  # fmt: skip
         from .live.opening import open_desk
 
@@ -254,7 +275,7 @@ class MaritimeCLI(AppCLI):
         adapter = self._setting("adapter")
         return open_desk(
             self.model, device, partner, adapter=adapter, keep=keep, preset=preset, temperature=temperature,
-            form=form, constrained=constrained,
+            form=self.form_of(form), constrained=constrained,
         )  # fmt: skip
 
     @property

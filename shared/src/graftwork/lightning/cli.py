@@ -130,6 +130,10 @@ class AppCLI(LightningCLI):
         An app checks here that they fit each other.
         """
 
+    def adapter_folder(self, name: str) -> str | Path:
+        """The folder that `--adapter` names; an app gives the folders of adapters that it ships here."""
+        return name
+
     def passport(self) -> dict[str, Any]:
         """Further arguments of `graftwork.save` for every adapter that this app writes."""
         return {}
@@ -202,7 +206,7 @@ class AppCLI(LightningCLI):
         """The graft of this run's settings on `target`: read, or new with the run's seed; `None` for none."""
         method, adapter = self._get(self.config_init, "graft"), self._setting("adapter")
         if adapter is not None:
-            return gw.load(target, adapter)
+            return gw.load(target, self.adapter_folder(adapter))
         if method is None or self.verb in _MEASURING:
             return None
         sites, beside = self._setting("sites"), self._setting("also_train")

