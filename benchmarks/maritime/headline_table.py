@@ -114,6 +114,12 @@ def write(data: Path, out: Path, target: Path = TARGET) -> Record:
                 Row(case="paper context", variant=variant, metric=name, value=round(mean(found), 4),
                     lo=round(min(found), 4), hi=round(max(found), 4), n=len(found))
             )  # fmt: skip
+        if constrained:
+            known = [d.provenance.get("refused", 0) for job in jobs for d in _written(out, job)]
+            rows.append(
+                Row(case="paper context", variant=variant, metric="tokens refused a dialogue",
+                    value=round(mean(known), 2), n=len(known))
+            )  # fmt: skip
     record = Record(
         record="maritime/headline",
         claim="A 135 M model with a graft writes dialogues of unseen scenarios that pass the paper's 27 rules as "

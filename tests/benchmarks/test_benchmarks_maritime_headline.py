@@ -127,6 +127,8 @@ def test_the_table_judges_what_is_there_and_says_what_is_not(
     assert lora.value is not None and 0 <= lora.value < 1 and lora.n == 1
     [held] = record.find(variant=f"LoRA{headline_table.CONSTRAINED}", metric="stricter")
     assert held.value is not None and held.n == 1
+    [refused] = record.find(metric="tokens refused a dialogue")
+    assert refused.variant == held.variant and refused.n == 2
     [composer] = record.find(variant=headline_table.COMPOSER, metric="accepted")
     assert composer.value is not None and composer.value > 0.5
     assert record.verdict and record.verdict.startswith("not seen at this scale")

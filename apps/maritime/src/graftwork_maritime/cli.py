@@ -153,7 +153,8 @@ class MaritimeCLI(AppCLI):
             seeds: JSONL of dialogues with scenarios; null: ten of each category that the grammar composes.
             scenarios: JSONL of scenarios to write about; null: drawn for exercises.
             count: dialogues of the pool that are wanted.
-            preset, form: of scenarios that are drawn and seeds that are composed; form of the prompts.
+            preset: the distribution of scenarios that are drawn, and of seeds that are composed.
+            form: of seeds that are composed, and in the prompts: full or paper.
             output: a folder; null: bootstrap in the run folder. The same command goes on with what it holds.
             filters: sets and filters between commas: paper, house, grammar, phrases. not_unique is always among them.
             without: sets and filters to leave out, not_unique too.
@@ -162,7 +163,12 @@ class MaritimeCLI(AppCLI):
             attempts: in all; null: ten for each dialogue that is wanted.
             round_size: scenarios of a round at most.
             batch: dialogues that are written at once.
-            temperature, top_p, top_k, most, seed, constrained: as of `generate`.
+            temperature: of sampling; 0 takes the likeliest token.
+            top_p: of the likeliest tokens, so many as have this probability together.
+            top_k: of the likeliest tokens at most so many; 0 takes all.
+            most: tokens of a dialogue.
+            seed: of scenarios, seeds, examples and tokens.
+            constrained: no field of a fact takes other words than the scenario's; each line says so.
         """
         from graftwork_llm.decoding import Sampling
 
@@ -194,7 +200,8 @@ class MaritimeCLI(AppCLI):
         pool = loop.run(count, attempts or 10 * count)
         self.say(shown(loop.account.total()))
         self.say(f"{pool} of {count} dialogues accepted: {folder}, {NOTICE}")
-        self.say(f"next: maritime fit --config folder --data.path {folder} --data.form {form}")
+        if pool:
+            self.say(f"next: maritime fit --config folder --data.path {folder} --data.form {form}")
 
     @verb
     def serve(
