@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks import pages as by_case
 from benchmarks.contamination import page as contamination
 from benchmarks.fewshot import page as fewshot
+from benchmarks.maritime import headline_page
 from benchmarks.maritime import page as maritime
 from benchmarks.methods.page import experiments
 from benchmarks.speed import page as speed
@@ -115,6 +116,7 @@ GENERATORS = {
     **tenants.GENERATORS,
     **by_case.GENERATORS,
     **maritime.GENERATORS,
+    **headline_page.GENERATORS,
 }
 
 
