@@ -23,8 +23,9 @@ LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 RANK = 16
 OURS, PEFT, NONE = "graftwork", "peft", "none"
 Rates = tuple[float, float, float]
-LOW: Rates = (1e-4, 3e-4, 1e-3)
-MIDDLE: Rates = (3e-4, 1e-3, 3e-3)
+# a first grid, lower by a step, had its best at the upper end for every arm that was run
+LOW: Rates = (3e-4, 1e-3, 3e-3)
+MIDDLE: Rates = (1e-3, 3e-3, 1e-2)
 HIGH: Rates = (1e-3, 3e-3, 1e-2)
 
 
