@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HARDLY
 from benchmarks.maritime.live import ALL as ALL_MOVES
 from benchmarks.maritime.partner import KINDS
+from benchmarks.maritime.slots import page as slots
 from graftwork_runs import Record, validate_record
 from graftwork_runs.tables import markdown
 
@@ -91,4 +92,5 @@ GENERATORS = {
     "maritime/recall": recall,
     "maritime/alarms": alarms,
     "maritime/live": live,
+    **slots.GENERATORS,
 }

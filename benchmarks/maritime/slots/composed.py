@@ -12,15 +12,21 @@ from graftwork_maritime.dialogues import Dialogue
 from graftwork_maritime.grammar import compose
 from graftwork_maritime.grammar.phrases import categories, procedure
 from graftwork_maritime.scenario import Engine, Scenario
-from graftwork_maritime.spoken import cardinal, digits
+from graftwork_maritime.spoken import cardinal, digits, read_number
+from graftwork_maritime.spoken.numbers import NUMBER_WORDS
 
 # Preset and form in turn; the paper's has cardinals, whole degrees and vessels without a type or number.
 SOURCES = (("coastal", "full"), ("paper", "paper"), ("coastal", "full"), ("paper", "full"))
 RENAMED = 0.7  # share of vessels whose name is made anew, so that no list of names can be learnt
+FIGURES = 0.2  # share of dialogues whose numbers are written in figures, as transcripts often are
 _LEAD = re.compile(
     r"(?:there (?:is|has been)|(?:the )?vessel (?:is|has(?: been| started)?|in)|please|(?:it|she) is|"
     r"we (?:are|have)|i am|my vessel is|my vessel has|our vessel is) (?:an? |in (?=collision))?",
     re.IGNORECASE,
+)
+_WORDS = "|".join(sorted(NUMBER_WORDS, key=len, reverse=True))
+_RUN = re.compile(
+    rf"\b(?:{_WORDS})(?: (?:{_WORDS}))*(?: (?:decimal|point)(?: (?:{_WORDS}))+)?\b", re.IGNORECASE
 )
 _SYLLABLES = re.findall(
     r"\w+",
@@ -55,7 +61,9 @@ def composed(seed: int, count: int) -> Iterator[Labelled]:
     for scenario, form in scenarios(seed, count):
         turns = compose(scenario, seed, form)
         dialogue = Dialogue(turns, f"{scenario.id}-{form}", category=scenario.category)
-        yield Labelled(dialogue, tuple(spans(scenario, dialogue)))
+        one = Labelled(dialogue, tuple(spans(scenario, dialogue)))
+        draw = Random(f"figures {seed} {scenario.id} {form}")
+        yield in_figures(one) if draw.random() < FIGURES else one
 
 
 def spans(scenario: Scenario, dialogue: Dialogue) -> Iterator[Span]:
@@ -74,6 +82,32 @@ def spans(scenario: Scenario, dialogue: Dialogue) -> Iterator[Span]:
             if span.start >= taken:
                 yield span
                 taken = span.end
+
+
+def in_figures(one: Labelled) -> Labelled:
+    """The same dialogue with its numbers in figures: "five four degrees" as "54 degrees"."""
+    turns, moved = [], []
+    for number, turn in enumerate(one.dialogue.turns, 1):
+        text, at, places = "", 0, {0: 0}
+        for run in _RUN.finditer(turn.text):
+            text += turn.text[at : run.start()]
+            places[run.start()] = len(text)
+            text += read_number(run[0].lower())
+            at = run.end()
+            places[at] = len(text)
+        text += turn.text[at:]
+
+        def place(old: int, places: dict[int, int] = places) -> int:
+            last = max(p for p in places if p <= old)
+            return places[last] + old - last
+
+        turns.append(replace(turn, text=text))
+        moved += [
+            replace(s, start=place(s.start), end=place(s.end))
+            for s in one.spans
+            if s.turn == number
+        ]
+    return Labelled(replace(one.dialogue, turns=tuple(turns)), tuple(moved))
 
 
 def without_lead(text: str) -> int:

@@ -134,15 +134,20 @@ def wording(span: Span, dialogue: Dialogue, known: Mapping[str, set[str]]) -> st
         return "after THIS IS" if first else "elsewhere"
     if span.slot == "position":
         if re.search(r"\bdegrees?\b", text, re.IGNORECASE):
-            return "coordinates in degrees"
+            both = len(re.findall(r"\b(?:north|south|east|west)\b", text, re.IGNORECASE)) > 1
+            figures = any(c.isdigit() for c in text)
+            return f"coordinates in {'figures' if figures else 'words'}" if both else "a bearing"
         if re.search(r"\b(miles?|cables?|nm|kilometres?|metres?)\b", text, re.IGNORECASE):
             return "distance from a place"
         return "a place, or other"
     if span.slot == "persons":
         near = f"{before[-30:]} | {after[:20]}"
-        if re.search(r"\bpersons\b", near, re.IGNORECASE):
-            return "number of persons"
-        return "souls, crew, people and others"
+        told = (
+            "as persons"
+            if re.search(r"\bpersons\b", near, re.IGNORECASE)
+            else "of crew, souls and others"
+        )
+        return f"{'figures' if any(c.isdigit() for c in text) else 'words'}, {told}"
     words = set(plain(text))
     if words <= known[span.slot]:
         return "all words known"

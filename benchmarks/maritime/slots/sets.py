@@ -12,7 +12,7 @@ from graftwork_maritime.dialogues import Dialogue, from_json
 
 CASES = Path(__file__).parents[3] / "tests" / "maritime" / "cases"
 COMPOSED, FIRST, SECOND = "composed, held out", "first blind set", "second blind set"
-# Dialogues and their labels; a line of labels is {"id": ..., "slots": {slot: [{"turn": ..., "text": ...}, ...]}}.
+# Dialogues and their labels: {"id", "labels": {slot: null or {"turn", "start", "text", "others": [the same]}}}.
 FILES = {
     FIRST: (CASES / "clean.jsonl", CASES / "clean-slots.jsonl"),
     SECOND: (CASES / "second" / "clean.jsonl", CASES / "second" / "clean.jsonl"),
@@ -43,26 +43,19 @@ def by_hand(file: Path, labels: Path) -> list[Labelled]:
     Raises:
         GraftError: words that are not said there, or a dialogue without labels.
     """
-    known = {raw["id"]: raw["slots"] for raw in _lines(labels)}
+    known = {raw["id"]: raw["labels"] for raw in _lines(labels)}
     found = []
     for raw in _lines(file):
         dialogue = from_json(raw)
         if dialogue.id not in known:
             raise GraftError(f"{labels}: {dialogue.id} has no labels")
         spans = [
-            placed(dialogue, slot, said["turn"], said["text"])
-            for slot, all_said in known[dialogue.id].items()
-            for said in _listed(all_said)
+            placed(dialogue, slot, said["turn"], said["start"], said["text"])
+            for slot, first in known[dialogue.id].items()
+            for said in ([first, *first["others"]] if first else [])
         ]
         found.append(Labelled(dialogue, tuple(sorted(spans, key=_order))))
     return found
-
-
-def _listed(said: Any) -> list[dict[str, Any]]:
-    """One span or several that say the same; none is null."""
-    if said is None:
-        return []
-    return said if isinstance(said, list) else [said]
 
 
 def _order(span: Span) -> tuple[int, int]:

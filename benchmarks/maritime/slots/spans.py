@@ -89,21 +89,21 @@ def spans_of(
     return found
 
 
-def placed(dialogue: Dialogue, slot: str, turn: int, text: str) -> Span:
-    """The span of words that are given as text: where they first stand as whole words in the turn.
+def placed(dialogue: Dialogue, slot: str, turn: int, start: int, text: str) -> Span:
+    """The span of words that somebody wrote down.
 
     Raises:
-        GraftError: no such slot or turn, or the turn does not have the words.
+        GraftError: no such slot or turn, or the turn does not have the words there.
     """
     where = f"{dialogue.id}: {slot}, turn {turn}"
     if slot not in SLOTS:
         raise GraftError(f"{where}: unknown slot; expected one of {', '.join(SLOTS)}")
     if not 1 <= turn <= len(dialogue.turns):
         raise GraftError(f"{where}: the dialogue has turns 1 to {len(dialogue.turns)}")
-    found = re.search(rf"(?<!\w){re.escape(text)}(?!\w)", dialogue.turns[turn - 1].text)
-    if not found or not text.strip():
-        raise GraftError(f"{where}: {text!r} is not said there; copy the very words")
-    return Span(slot, turn, *found.span())
+    end = start + len(text)
+    if not text.strip() or dialogue.turns[turn - 1].text[start:end] != text:
+        raise GraftError(f"{where}: {text!r} does not stand at {start}; copy the very words")
+    return Span(slot, turn, start, end)
 
 
 def write(file: Path, labelled: Iterable[Labelled]) -> None:

@@ -38,7 +38,7 @@ class Size:
     @classmethod
     def tiny(cls) -> Size:
         """A rehearsal."""
-        return cls(6, Plan(steps=2, batch=2), Plan(steps=3, batch=2), 3)
+        return cls(4, Plan(steps=1, batch=1), Plan(steps=3, batch=2), 2)
 
 
 def listed(arms: Sequence[str] = ARMS) -> list[Job]:
