@@ -59,7 +59,8 @@ class Reading:
 
 def reading(tokenizer: Any, dialogue: Dialogue, times: int) -> Reading:
     """The dialogue's text, `times` over; the words are those of the last time."""
-    text, ends = "", []
+    text = ""
+    ends: list[int] = []
     for _ in range(times):
         ends = []
         for turn in dialogue.turns:
