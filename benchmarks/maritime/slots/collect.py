@@ -16,7 +16,7 @@ from graftwork_runs import Record, Row, environment
 from graftwork_runs.files import digest
 
 TARGET = Path(__file__).parents[2] / "records" / "maritime" / "slots.json"
-TRAINED = "training"
+TRAINED, NOT_RUN = "training", "not run yet"
 
 
 def results(out: Path) -> dict[str, list[dict[str, Any]]]:
@@ -68,7 +68,7 @@ def write(data: Path, out: Path, target: Path = TARGET) -> Record:
                 rows += scored(name, labels, arm, each, known)
             else:
                 rows.append(
-                    Row(case=f"{name}: {score.ALL}", variant=arm, metric=score.EXACT, value=None, note="not run yet")
+                    Row(case=f"{name}: {score.ALL}", variant=arm, metric=score.EXACT, value=None, note=NOT_RUN)
                 )  # fmt: skip
     for arm, each in found.items():
         if arm != RULES:

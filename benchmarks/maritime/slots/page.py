@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.maritime.slots import score
-from benchmarks.maritime.slots.collect import TARGET, TRAINED
+from benchmarks.maritime.slots.collect import NOT_RUN, TARGET, TRAINED
 from benchmarks.maritime.slots.sets import COMPOSED, FIRST, SECOND
 from benchmarks.maritime.slots.spans import SLOTS
 from benchmarks.maritime.slots.work import ARMS, RULES
@@ -39,6 +39,11 @@ def f1() -> str:
         ]
         for row in record.find(case=TRAINED, metric="parameters")
     ]
+    missing = dict.fromkeys(
+        f"{r.variant} ({r.case.rpartition(': ')[0]})" for r in record.rows if r.note == NOT_RUN
+    )
+    if missing:
+        parts.append(f"{NOT_RUN.capitalize()}: {', '.join(missing)}.")
     if trained:
         parts.append(markdown(["trained", "parameters", "time", "on"], trained))
     return "\n\n".join([*parts, " ".join([source(record), *record.notes])]) + "\n"
