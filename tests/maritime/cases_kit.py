@@ -25,7 +25,7 @@ def _lines(part: str, name: str) -> tuple[dict[str, Any], ...]:
 
 
 def clean(part: str = "") -> tuple[Dialogue, ...]:
-    """Dialogues without a fault, each with its scenario; those of `SECOND` with `slots`."""
+    """Dialogues without a fault, each with its scenario; those of `SECOND` with `labels`."""
     return _lines(part, "clean.jsonl")
 
 

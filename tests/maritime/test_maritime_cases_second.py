@@ -1,4 +1,4 @@
-"""The second set of protocol cases is well-formed, and its slots are words of its turns."""
+"""The second set of protocol cases is well-formed, and its slot labels are words of its turns."""
 
 from __future__ import annotations
 
@@ -66,7 +66,12 @@ def total(text: str) -> int:
 
 def spans(dialogue: Dialogue) -> list[tuple[str, dict[str, Any]]]:
     """Every span of every slot, the chosen one of a slot first."""
-    return [(slot, span) for slot, said in dialogue["slots"].items() for span in said or ()]
+    return [
+        (slot, span)
+        for slot, said in dialogue["labels"].items()
+        if said is not None
+        for span in (said, *said["others"])
+    ]
 
 
 def test_the_set_has_the_size_and_the_variety_that_it_promises() -> None:
@@ -74,20 +79,20 @@ def test_the_set_has_the_size_and_the_variety_that_it_promises() -> None:
     assert len(dialogues) >= 80 and len({d["id"] for d in dialogues}) == len(dialogues)
     assert {d["scenario"]["kind"] for d in dialogues if d["scenario"]} == KINDS
     assert {d["category"] for d in dialogues if not d["scenario"]} == {"arrival", "traffic"}
-    assert {d["slots"]["nature"][0]["category"] for d in dialogues} == NATURES
+    assert {d["labels"]["nature"]["category"] for d in dialogues} == NATURES
     assert {d["provenance"]["position"] for d in dialogues} == {
         *("coordinates", "area", "bearing", "place", "none")
     }
     assert len(faults(SECOND)) >= 120
     assert sum(fault["uncovered_expected"] for fault in faults(SECOND)) >= 30
     for slot in SLOTS:
-        assert sum(d["slots"][slot] is not None for d in dialogues) >= 60, slot
+        assert sum(d["labels"][slot] is not None for d in dialogues) >= 60, slot
 
 
 @BY_NAME
 def test_a_dialogue_is_well_formed(dialogue: Dialogue) -> None:
     assert set(dialogue) == {
-        *("id", "scenario", "category", "turns", "slots", "provenance", "notice")
+        *("id", "scenario", "category", "turns", "labels", "provenance", "notice")
     }
     assert dialogue["notice"] == "for training, never for transmission"
     scenario = dialogue["scenario"]
@@ -104,8 +109,8 @@ def test_a_dialogue_is_well_formed(dialogue: Dialogue) -> None:
 
 
 @BY_NAME
-def test_a_slot_is_the_very_words_of_a_turn(dialogue: Dialogue) -> None:
-    assert tuple(dialogue["slots"]) == SLOTS
+def test_a_label_is_the_very_words_of_a_turn(dialogue: Dialogue) -> None:
+    assert tuple(dialogue["labels"]) == SLOTS
     seen = set()
     for slot, span in spans(dialogue):
         text = dialogue["turns"][span["turn"] - 1]["text"]
@@ -114,10 +119,10 @@ def test_a_slot_is_the_very_words_of_a_turn(dialogue: Dialogue) -> None:
         assert not text[start - 1 : start].isalnum() and not text[end : end + 1].isalnum(), slot
         seen.add((slot, span["turn"], start))
     assert len(seen) == len(spans(dialogue))
-    names, persons = dialogue["slots"]["vessel"], dialogue["slots"]["persons"]
-    assert len({span["text"].lower() for span in names or ()}) == (names is not None)
-    if persons is not None:
-        assert total(persons[0]["text"]) == persons[0]["value"]
+    names = {span["text"].lower() for slot, span in spans(dialogue) if slot == "vessel"}
+    assert len(names) == (dialogue["labels"]["vessel"] is not None)
+    persons = dialogue["labels"]["persons"]
+    assert persons is None or total(persons["text"]) == persons["value"]
 
 
 @pytest.mark.parametrize(
@@ -125,9 +130,9 @@ def test_a_slot_is_the_very_words_of_a_turn(dialogue: Dialogue) -> None:
 )
 def test_what_is_said_is_the_scenarios(dialogue: Dialogue) -> None:
     vessel, position = dialogue["scenario"]["vessel"], dialogue["scenario"]["position"]
-    slots = dialogue["slots"]
-    assert slots["vessel"] is None or slots["vessel"][0]["text"].lower() == vessel["name"].lower()
-    assert slots["persons"] is None or slots["persons"][0]["value"] == vessel["persons"]
+    labels = dialogue["labels"]
+    assert labels["vessel"] is None or labels["vessel"]["text"].lower() == vessel["name"].lower()
+    assert labels["persons"] is None or labels["persons"]["value"] == vessel["persons"]
     assert is_sea(position["lat"], position["lon"])
     text = " ".join(turn["text"] for turn in dialogue["turns"]).lower()
     for identity in filter(None, (vessel["mmsi"], vessel["call_sign"])):
@@ -140,7 +145,7 @@ def test_what_is_said_is_the_scenarios(dialogue: Dialogue) -> None:
     if dialogue["provenance"]["position"] == "coordinates":
         minutes = [round(60 * abs(position[axis])) for axis in ("lat", "lon")]
         north, east = (f"{m // 60:0{n}}{m % 60:02}" for m, n in zip(minutes, (2, 3), strict=True))
-        said = slots["position"][0]["text"].lower().replace("niner", "nine")
+        said = labels["position"]["text"].lower().replace("niner", "nine")
         digits = re.findall("|".join((*UNITS, r"\d")), said)
         spoken = "".join(d if d.isdigit() else str(UNITS.index(d)) for d in digits)
         assert north + east in spoken
