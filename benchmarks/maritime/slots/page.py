@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from benchmarks.maritime.slots import score
 from benchmarks.maritime.slots.collect import NOT_RUN, TARGET, TRAINED
 from benchmarks.maritime.slots.sets import COMPOSED, FIRST, SECOND
@@ -39,11 +41,11 @@ def f1() -> str:
         ]
         for row in record.find(case=TRAINED, metric="parameters")
     ]
-    missing = dict.fromkeys(
-        f"{r.variant} ({r.case.rpartition(': ')[0]})" for r in record.rows if r.note == NOT_RUN
-    )
+    missing = Counter(r.variant for r in record.rows if r.note == NOT_RUN)
     if missing:
-        parts.append(f"{NOT_RUN.capitalize()}: {', '.join(missing)}.")
+        of = len(dict.fromkeys(r.case for r in record.rows if r.case.endswith(score.ALL)))
+        told = [arm if n == of else f"{arm} on {n} of {of} sets" for arm, n in missing.items()]
+        parts.append(f"{NOT_RUN.capitalize()}: {', '.join(told)}.")
     if trained:
         parts.append(markdown(["trained", "parameters", "time", "on"], trained))
     return "\n\n".join([*parts, " ".join([source(record), *record.notes])]) + "\n"
