@@ -222,10 +222,12 @@ def test_the_whole_command(
     monkeypatch.setattr(work.Work, "_fit", lambda *a: pytest.fail("trained again"))
     assert main(command) == 0  # a set that came later is read with what was trained
     assert json.loads((out / "LoRA-0.json").read_text())["found"] == done["found"]
+    (out / "head-alone-0.json").unlink()
     assert main(["table", "--data", str(data), "--out", str(out), "--record", str(record)]) == 0
     made = validate_record(record)
     monkeypatch.setattr(page, "TARGET", record)
     assert f"{sets.FIRST}, 2 dialogues" in page.f1() and "| rules | " in page.f1()
+    assert "Not run yet: head alone.\n" in page.f1()
     assert "| vessel | after THIS IS | 2 |" in page.missed()
     assert made.verdict and "rules" in made.verdict
     assert main(["run", "--data", str(data), "--out", str(out), "--arms", "no"]) == 2
