@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from graftwork.errors import GraftError
 from graftwork_maritime.dialogues import Dialogue, read
@@ -253,7 +253,15 @@ class Work:
         return few_shot(chosen, scenario, FORM)
 
 
-def run(work: Work, jobs: Sequence[Job], minutes: float | None) -> int:
+class Runs(Protocol):
+    """What does a job: the folder of the results, and a result's fields."""
+
+    out: Path
+
+    def run(self, job: Job) -> dict[str, Any]: ...
+
+
+def run(work: Runs, jobs: Sequence[Job], minutes: float | None) -> int:
     """Do the jobs that have no result yet; how many failed."""
     begun, failed, longest = time.monotonic(), 0, 0.0
     work.out.mkdir(parents=True, exist_ok=True)
