@@ -42,6 +42,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers", "-embedding", "block"],
     "parameters": "c (in/g k + out/g) + c + out",
     "paper": "arXiv 2205.13535",
+    "choose": "a nonlinear change beside a feed-forward block or a convolution",
 }
 
 

@@ -59,6 +59,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers", "-embedding"],
     "parameters": "2 a in/g k + 1; diagonal g r + 1",
     "paper": "arXiv 2603.08445",
+    "choose": "a handful of unlabelled inputs: components of the filters are kept and reweighted",
 }
 
 

@@ -59,6 +59,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear", "block"],
     "parameters": "r (out/N + out + 1)",
     "paper": "arXiv 2603.11201 (reconstruction)",
+    "choose": "tasks in sequence, each with an edit of its own on one frozen model",
 }
 
 

@@ -43,6 +43,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear"],
     "parameters": "r in + E r out + E in",
     "paper": "arXiv 2404.19245",
+    "choose": "mixed data of one domain, with fewer numbers than MoE-LoRA",
 }
 
 

@@ -62,6 +62,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers"],
     "parameters": "r (in/g k + out/g)",
     "paper": "arXiv 2106.09685; rsLoRA arXiv 2312.03732; SFed-LoRA arXiv 2603.08058",
+    "choose": "the default: every layer kind, the fastest forms, exchange with peft",
 }
 
 

@@ -56,6 +56,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear", "block"],
     "parameters": "r (2 out + 1)",
     "paper": "arXiv 2404.03592",
+    "choose": "fewest numbers in a transformer; prompt edits cost nothing while it decodes",
 }
 
 

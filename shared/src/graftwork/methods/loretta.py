@@ -56,6 +56,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers", "-embedding"],
     "parameters": "sum rho k rho over the cores of A and B",
     "paper": "arXiv 2402.11417",
+    "choose": "the smallest files of a change that merges",
 }
 
 

@@ -54,6 +54,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear"],
     "parameters": "E r (in + out) + E in",
     "paper": "arXiv 2309.05444",
+    "choose": "mixed data, where a change need not be merged",
 }
 
 

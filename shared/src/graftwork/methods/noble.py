@@ -59,6 +59,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear"],
     "parameters": "r (in + out) + r^2 + 6 r",
     "paper": "arXiv 2603.06492",
+    "choose": "pre-training from scratch: a branch that stays, no adapter",
 }
 _ACTS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,

@@ -55,6 +55,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers", "-embedding"],
     "parameters": "2 r in; output form 2 r out",
     "paper": "arXiv 2312.00700",
+    "choose": "one pair of matrices for all layers of a width",
 }
 
 
