@@ -73,8 +73,10 @@ EXPERIMENT = Experiment(
     ],
     notes=(
         *encoder.NOTES,
-        "the norms, which the paper trains along, stay in every arm; at this width biases are a third of the trains' "
-        "numbers, so they save far less than at the paper's",
+        (
+            "the norms, which the paper trains along, stay in every arm; at this width biases are a third of the "
+            "trains' numbers, so they save far less than at the paper's"
+        ),
     ),
     remarks=edges(RATES),
     sizes={"steps": encoder.STEPS},

@@ -270,6 +270,14 @@ class Method:
         return from_config(type(self), {**self.config(), **fields})
 
 
+def rank_above(method: Any, most: int) -> str | None:
+    """The refusal of a rank above `most`, that of the layer; `None` where it is not above."""
+    if method.rank <= most:
+        return None
+    own = f"{type(method).__name__}.rank = {method.rank}"
+    return f"{own} is a rank above the layer's own, {most}; give it less there"
+
+
 def from_config(cls: type[Method], config: Mapping[str, Any]) -> Method:
     """Build a method from plain values, strictly.
 

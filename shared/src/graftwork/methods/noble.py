@@ -45,7 +45,16 @@ from torch.nn import functional as F
 from graftwork.algebra.geometry import Geometry
 from graftwork.cards import expand_kinds
 from graftwork.errors import GraftError
-from graftwork.methods.base import Call, Delta, Method, Params, Rate, setting, work_dtype
+from graftwork.methods.base import (
+    Call,
+    Delta,
+    Method,
+    Params,
+    Rate,
+    rank_above,
+    setting,
+    work_dtype,
+)
 
 if TYPE_CHECKING:
     from graftwork.handle import Graft
@@ -101,10 +110,7 @@ class NOBLE(Method):
         return self.up_std == 0
 
     def refuses(self, geo: Geometry, bias: Tensor | None) -> str | None:
-        most = min(geo.in_, geo.out)
-        if self.rank > most:
-            return f"NOBLE.rank = {self.rank} is a rank above the layer's own, {most}; give it less there"
-        return None
+        return rank_above(self, min(geo.in_, geo.out))
 
     def refuses_merge(self) -> str | None:
         if self.act == "none":
