@@ -49,6 +49,7 @@ from graftwork.methods.base import (
     Factors,
     Method,
     Params,
+    dropped,
     setting,
     work_dtype,
 )
@@ -141,7 +142,7 @@ class LoRA(Method):
         if isinstance(geo, Embedding):  # tokens cannot be dropped out, their features can
             h = F.dropout(geo.down(c.x, a, c.y), self.dropout, c.training)
         else:
-            h = geo.down(F.dropout(c.x, self.dropout, c.training), a, c.y)
+            h = geo.down(dropped(c, self.dropout), a, c.y)
         return geo.up(h if scale == 1.0 else scale * h, b)
 
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
