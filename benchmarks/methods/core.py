@@ -303,8 +303,8 @@ EXPERIMENT = Experiment(
     notes=[
         BOUNDS,
         (
-            "CoRe is our reconstruction: its constraint deals the dimensions out beforehand; a soft penalty is not "
-            "offered and not among the arms"
+            "CoRe is our reconstruction: its constraint deals the dimensions out beforehand; a penalty in its place "
+            "has an experiment of its own, core_soft"
         ),
         (
             "AdamW without decay, batches of 32, a rate that falls linearly in each task from the best of four by the "
