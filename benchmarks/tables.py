@@ -34,7 +34,10 @@ PAGES = ("README.md", "docs/**/*.md", "*/README.md", "apps/*/README.md", "packag
 def methods() -> str:
     """Every registered method, from its card."""
     return markdown(
-        ["method", "kind", "changes", "merges", "trained per layer", "layer kinds", "paper"],
+        [
+            *("method", "kind", "changes", "merges", "trained per layer", "layer kinds", "paper"),
+            "choose it for",
+        ],
         [
             [
                 f"`gw.{card['class']}`",
@@ -44,6 +47,7 @@ def methods() -> str:
                 f"`{card['parameters']}`",
                 _families(card["layer_kinds"]),
                 card["paper"],
+                card["choose"],
             ]
             for card in cards()
         ],

@@ -22,11 +22,13 @@ from benchmarks.methods import (
     hydra_lora,
     ia3,
     loretta,
+    loretta_adp,
     mixture,
     moe_lora,
     norm_affine,
     oft,
     sequence,
+    serial_adapter,
     vera,
     wegeft,
 )
@@ -37,6 +39,7 @@ from graftwork_runs import validate_record
 MLP = (dora, hydra_lora, moe_lora, vera)
 SEQUENCES = (boft, loretta, oft, wegeft)
 ENCODERS = (adaptformer, bitfit, ia3, norm_affine)
+SERIAL = (loretta_adp, serial_adapter)
 
 
 def clear() -> None:
@@ -50,14 +53,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(digits, "STEPS", 10)
     monkeypatch.setattr(encoder, "PRETRAINING", 5)
     monkeypatch.setattr(sequence, "SWEEP", (1000,))
-    for module in (mixture, dora, vera, *ENCODERS):
+    for module in (mixture, dora, vera, *ENCODERS, *SERIAL):
         monkeypatch.setattr(module, "RATES", module.RATES[:2])
     clear()
     yield
     clear()
 
 
-@pytest.mark.parametrize("module", [*MLP, *SEQUENCES, *ENCODERS])
+@pytest.mark.parametrize("module", [*MLP, *SEQUENCES, *ENCODERS, *SERIAL])
 def test_a_command_measures_what_the_kept_record_holds(
     module: object, small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +106,15 @@ def test_arms_are_set_against_arms_of_their_size(small: None) -> None:
     sizes = {m: counted({"m": m.MAKE}, whole)["m"] - head for m in ENCODERS}  # type: ignore[attr-defined]
     assert sizes[ia3] == 256 and 256 < sizes[norm_affine] < 384
     assert all(512 < sizes[m] < 640 for m in (bitfit, adaptformer))
+    for module in SERIAL:
+        sizes = {arm: n - head for arm, n in counted(module.ARMS, whole).items()}
+        small = [
+            n
+            for arm, n in sizes.items()
+            if arm not in (encoder.FULL, encoder.HEAD, loretta_adp.WIDE)
+        ]
+        assert min(small) > 580 and max(small) < 680
+    assert sizes[serial_adapter.HOULSBY] < 1.02 * 640
 
 
 # -- what an experiment computes ----------------------------------------------------------------------
@@ -226,7 +238,16 @@ BIASES = at(encoder.FEW, bitfit.BITFIT, encoder.FULL) + at(
 )
 NORMS = at(encoder.MANY, norm_affine.NORMS, encoder.FULL, encoder.LORA_384)
 ADAPTER = at(encoder.MANY, adaptformer.ADAPTER, encoder.FULL, encoder.LORA_640)
+SERIES = at(encoder.MANY, serial_adapter.HOULSBY, encoder.FULL, encoder.LORA_640)
+CORES = at(encoder.MANY, loretta_adp.TRAINS, loretta_adp.WIDE, loretta_adp.EQUAL)
 CASES = [
+    (serial_adapter, [(1.05, SERIES[:1]), (1.2, SERIES[1:])], "seen"),
+    (serial_adapter, [(1.06, SERIES[:1]), (0.9, SERIES[1:])], "partly"),
+    (serial_adapter, [(1.06, SERIES)], NO),
+    (loretta_adp, [(1.05, CORES[:1]), (0.9, CORES[1:])], "seen"),
+    (loretta_adp, [(1.06, CORES[:1]), (0.9, CORES[1:])], "partly"),
+    (loretta_adp, [(1.04, CORES[:1]), (1.0, CORES[1:])], "partly"),
+    (loretta_adp, [(1.06, CORES)], NO),
     (dora, [(0.9, DORA[:2]), (-0.1, DORA[2:])], "seen"),
     (dora, [(1.1, DORA[:2]), (-0.1, DORA[2:])], "partly"),
     (dora, [(1.1, DORA)], NO),

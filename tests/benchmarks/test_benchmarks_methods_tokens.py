@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import graftwork as gw
-from benchmarks.methods import core, digits, loreft, prefix, tokens
+from benchmarks.methods import core, core_soft, digits, loreft, prefix, tokens
 from benchmarks.methods.harness import ratio
 from benchmarks.methods.transformer import Encoder
 from graftwork_runs import validate_record
@@ -37,7 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         cache.cache_clear()
 
 
-@pytest.mark.parametrize("module", [loreft, prefix, core])
+@pytest.mark.parametrize("module", [loreft, prefix, core, core_soft])
 def test_the_command_measures_what_the_record_holds(
     module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +170,23 @@ def test_the_router_takes_the_nearest_mean() -> None:
     assert share == pytest.approx(100 * wrong, rel=1e-4)
 
 
+def test_the_penalty_keeps_tasks_apart_while_they_learn() -> None:
+    where = core.problem(0, WIDTH, 1, "cpu")
+    found = {}
+    for name in core_soft.ARMS:
+        kind = core_soft.Apart if name == core_soft.SOFT else core.Learner
+        learner = kind(core_soft.ARMS[name], where, 0)
+        for task in range(core.TASKS):
+            learner.learn(task, 1e-2, 4)
+        found[name] = core_soft.overlap(learner)
+        starts = [gw.get(learner.model, f"task{t}").tensors() for t in range(core.TASKS)]
+        assert all(bool(t["blocks.0.b"].any()) for t in starts)  # each has learnt
+    assert found[core_soft.CORE] < 1e-6
+    assert 1e-6 < found[core_soft.SOFT] < 0.2 * found[core_soft.FREE]
+    # random rows share r / d of a rank
+    assert found[core_soft.FREE] == pytest.approx(100 * core.RANK / WIDTH, rel=0.5)
+
+
 # -- verdicts -----------------------------------------------------------------------------------------
 
 E = digits.ERROR
@@ -181,7 +198,11 @@ CORE = [
     (core.CASE, core.CORE, ratio(core.END, o))
     for o in (core.NEAREST, core.ONE, core.FREE, core.EACH)
 ]
+SOFT = [(core.CASE, core_soft.SOFT, ratio(core.END, o)) for o in (core_soft.FREE, core_soft.CORE)]
 CASES = [
+    (core_soft, [(0.9, SOFT[:1]), (1.0, SOFT[1:])], "seen"),
+    (core_soft, [(1.0, SOFT)], "partly"),
+    (core_soft, [(1.1, SOFT)], "not seen at this scale"),
     (loreft, [(0.9, LOREFT)], "seen"),
     (loreft, [(1.0, LOREFT[:1]), (0.9, LOREFT[1:2]), (1.1, LOREFT[2:])], "partly"),
     (loreft, [(1.1, LOREFT[:2]), (0.9, LOREFT[2:])], "not seen at this scale"),

@@ -54,6 +54,7 @@ def test_methods_as_json_are_the_cards(capsys: Any) -> None:
     assert main(["methods", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     keys = ["id", "kind", "changes", "mergeable", "layer_kinds", "parameters", "paper"]
+    keys.append("choose")
     assert [list(m) for m in found] == [keys] * len(gw.cards())
     assert {m["id"] for m in found} >= {"lora", "dora", "diablo", "ia3", "bitfit", "norm_affine"}
 
@@ -66,6 +67,11 @@ def test_methods_as_a_table_show_each_once(capsys: Any) -> None:
     ]
     lora = next(line for line in lines if line.startswith("lora "))
     assert " layers " in lora and " yes " in lora
+    when = [c["choose"] for c in gw.cards()]
+    assert all(when) and len(set(when)) == len(when)
+    assert [line.endswith(w) for line, w in zip(lines[1:], when, strict=False)] == [True] * len(
+        when
+    )
 
 
 def test_apps_lists_what_is_installed(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

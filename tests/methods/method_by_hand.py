@@ -366,27 +366,3 @@ def bitfit(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
 @by_hand("norm_affine")
 def norm_affine(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
     return dense(layer, {name.removeprefix("module."): t for name, t in p.items()})
-
-
-@by_hand("adaptformer")
-def adaptformer(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
-    inner = layer.inner[0] if hasattr(layer, "inner") else layer
-    s = method.scale
-    up_bias = broadcast(inner, p["up_bias"])
-    # where all groups share the bottleneck, each has its own copy of it
-    copies = 1 if method.bottleneck % groups_of(inner) == 0 else groups_of(inner)
-    down_bias = broadcast(inner, torch.cat([p["down_bias"]] * copies))
-
-    def opened(h: Tensor) -> Tensor:
-        return torch.relu(h + down_bias)
-
-    def forward(x: Tensor, **call: Any) -> Tensor:
-        side = branch(inner, p["down"], p["up"], opened, x, call) + up_bias
-        return layer(x, **call) + s * side
-
-    def energy(x: Tensor, **call: Any) -> Tensor:
-        base = layer(x, **call).pow(2)
-        terms = branch(inner, p["down"], p["up"] ** 2, lambda h: opened(h).pow(2), x, call)
-        return base + s**2 * (terms + up_bias**2)
-
-    return ByHand(forward, energy)

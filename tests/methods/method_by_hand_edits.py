@@ -40,7 +40,7 @@ def affine(layer: nn.Module, inner: Tensor, b: Tensor, outer: Tensor) -> ByHand:
 
 @by_hand("loreft")
 def loreft(method: Any, layer: nn.Module, p: Tensors) -> ByHand:
-    r = gram_schmidt(p["R"])
+    r = gram_schmidt(p["R"]) if method.orthonormal else p["R"]
     return affine(layer, p["W"] - r, p["b"], r)
 
 

@@ -15,12 +15,10 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 
-import method_by_hand_blocks  # noqa: F401  registers its references
-import method_by_hand_edits  # noqa: F401  these too
-import method_by_hand_small  # noqa: F401  these too
-import method_by_hand_spectral  # noqa: F401  these too
 import method_layers_attention  # noqa: F401  registers its layers
 import torch
 from method_by_hand import REFERENCES, ByHand
@@ -29,6 +27,9 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from graftwork.methods.base import Method
+
+for _file in sorted(Path(__file__).parent.glob("method_by_hand_*.py")):
+    import_module(_file.stem)  # registers its references
 
 LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
 HALVES = (torch.bfloat16, torch.float16)

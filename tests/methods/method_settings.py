@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "prefix": {"length": 3, "std": 0.5},
     "vera": {"rank": 6},
     "noble": {"rank": 3},
+    "wegeft": {"rank": 2},
     "loretta": {"rank": 2, "tt_rank": 2, "cores": 2},
     "loretta_adp": {"bottleneck": 3, "tt_rank": 2, "cores": 2},
     "moe_lora": {"rank": 2, "experts": 3, "top_k": 2},
@@ -95,7 +96,8 @@ JOINT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     | st.fixed_dictionaries(
         {"rank": st.integers(1, 4), "act": st.just("none"), "layers": st.just(1)}
     ),
-    "loretta": st.fixed_dictionaries({"rank": st.integers(1, 6), "tt_rank": st.integers(1, 4)}),
+    "wegeft": st.fixed_dictionaries({"rank": st.integers(1, 3)}),
+    "loretta": st.fixed_dictionaries({"rank": st.integers(1, 4), "tt_rank": st.integers(1, 4)}),
     "loretta_adp": st.fixed_dictionaries(
         {"bottleneck": st.integers(1, 6), "tt_rank": st.integers(1, 4)}
     ),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from method_invariants import invariant
 from torch import nn
+from torch.nn import functional as F
 
 import graftwork as gw
 
@@ -37,12 +38,13 @@ def test_start_is_the_base(layer: nn.Module) -> None:
 
 
 @invariant("adaptformer", 2)
-def test_forward_is_the_composition_and_merging_is_refused() -> None:
+@pytest.mark.parametrize("act", ["relu", "gelu"])
+def test_forward_is_the_composition_and_merging_is_refused(act: str) -> None:
     layer, x = nn.Linear(5, 7).double(), torch.randn(3, 5, dtype=torch.float64)
     model = copy.deepcopy(layer)
-    g = gw.graft(model, gw.AdaptFormer(3, scale=-0.7))
+    g = gw.graft(model, gw.AdaptFormer(3, scale=-0.7, act=act))
     t = moved(g)
-    hidden = torch.relu(x @ t["down"].T + t["down_bias"])
+    hidden = getattr(F, act)(x @ t["down"].T + t["down_bias"])
     by_hand = layer(x) - 0.7 * (hidden @ t["up"].T + t["up_bias"])
     torch.testing.assert_close(model(x), by_hand, rtol=0, atol=1e-12)
     with pytest.raises(gw.GraftError, match="adaptformer"):

@@ -156,6 +156,34 @@ def test_saves_itself_alone_and_loads_on_a_fresh_base(method_id: str, tmp_path: 
 
 
 @pytest.mark.parametrize("method_id", IDS)
+def test_a_resumed_training_is_the_uninterrupted_one(method_id: str, tmp_path: Path) -> None:
+    def steps(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+        model.train()
+        for step in range(first, last):
+            optimizer.zero_grad()
+            with gw.extra_loss(model) as extra:
+                (model(step + x()).square().mean() + extra()).backward()
+            optimizer.step()
+
+    def start(graft: gw.Graft) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(graft.parameters(), lr=0.02)
+
+    whole, model, fresh = network(), network(), network()
+    one, two = grafted(method_id, whole), grafted(method_id, model)
+    steps(whole, start(one), 0, 5)
+    optimizer = start(two)
+    steps(model, optimizer, 0, 2)
+    gw.save(two, tmp_path / "adapter")
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    loaded = gw.load(fresh, tmp_path / "adapter")
+    optimizer = start(loaded)
+    optimizer.load_state_dict(torch.load(tmp_path / "optimizer.pt"))
+    steps(fresh, optimizer, 2, 5)
+    assert same(loaded.tensors(), one.tensors()) and not same(one.tensors(), two.tensors())
+    assert torch.equal(fresh.eval()(x()), whole.eval()(x()))
+
+
+@pytest.mark.parametrize("method_id", IDS)
 def test_two_grafts_switch(method_id: str) -> None:
     model = network()
     outputs = {}

@@ -36,7 +36,7 @@ def no_bias(case: LayerCase, method: Any) -> bool:
 
 #: methods that refuse nothing legal but what the algebra does
 REFUSES_NOTHING = {"lora", "dora", "diablo", "ia3", "adaptformer", "norm_affine"}
-REFUSES_NOTHING |= {"wegeft", "loretta", "loretta_adp"}
+REFUSES_NOTHING |= {"loretta_adp", "serial_adapter"}
 #: when others may; a method that is in neither must quote its header's list, three words in a row
 MAY_REFUSE: dict[str, Callable[[LayerCase, Any], bool]] = {"bitfit": no_bias}
 

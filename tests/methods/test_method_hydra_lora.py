@@ -130,3 +130,12 @@ def test_the_balance_loss_is_off_unless_asked_for() -> None:
 def test_bad_settings_are_refused_by_name(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(gw.GraftError, match=words):
         hydra(**fields)
+
+
+def test_a_rank_above_the_layer_s_is_refused() -> None:
+    layer = nn.Linear(3, 6)
+    with pytest.raises(
+        gw.GraftError, match=r"HydraLoRA.rank = 4 is a rank above the layer's own, 3"
+    ):
+        gw.graft(layer, gw.HydraLoRA(4))
+    gw.graft(layer, gw.HydraLoRA(3))

@@ -113,6 +113,25 @@ def test_the_edit_is_that_of_the_equation() -> None:
     assert torch.equal(model(x), y)
 
 
+@invariant("loreft", 11)
+def test_without_the_constraint_it_is_noreft() -> None:
+    base, x = blocks(1), h_of()
+    model = copy.deepcopy(base)
+    g = gw.graft(model, gw.LoReFT(R, where="all", orthonormal=False), seed=0)
+    assert torch.equal(model(x), base(x))
+    bound = gw.graft(copy.deepcopy(base), gw.LoReFT(R, where="all"), seed=0).tensors()
+    assert all(torch.equal(t, bound[n]) for n, t in g.tensors().items())
+    t = moved(g)
+    h, (r, w, b) = base(x), (t[f"layers.0.{n}"] for n in "RWb")
+    assert float((r @ r.T - torch.eye(R)).abs().max()) > 0.1
+    torch.testing.assert_close(model(x), h + (h @ w.T + b - h @ r.T) @ r, rtol=0, atol=1e-12)
+    paper = gw.LoReFT(4, where="all", start_at="paper", orthonormal=False)
+    start = gw.graft(nn.Sequential(nn.Sequential(nn.Linear(9, 64))), paper, sites=["0"]).tensors()[
+        "0.R"
+    ]
+    assert 0.11 < float(start.abs().max()) <= 1 / 8 and float(start.std()) < 0.08
+
+
 @invariant("loreft", 4)
 def test_full_rank_is_any_affine_map_and_other_ranks_are_refused() -> None:
     base, x = blocks(1), h_of()

@@ -161,3 +161,10 @@ def test_a_layer_that_is_never_called_refuses_dropout() -> None:
 def test_bad_settings_are_refused_by_name(fields: dict[str, int]) -> None:
     with pytest.raises(gw.GraftError, match=rf"LoRETTA\.{next(iter(fields))}"):
         gw.LoRETTA(**fields)
+
+
+def test_a_rank_above_the_layer_s_is_refused() -> None:
+    layer = nn.Conv2d(6, 4, 3, groups=2)
+    with pytest.raises(gw.GraftError, match=r"LoRETTA.rank = 6 is a rank above the layer's own, 4"):
+        gw.graft(layer, gw.LoRETTA(6))
+    gw.graft(layer, gw.LoRETTA(4))

@@ -206,3 +206,10 @@ def test_dropout_acts_in_training_on_the_change_only() -> None:
 def test_bad_settings_are_refused_by_name(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(gw.GraftError, match=words):
         moe(**fields)
+
+
+def test_a_rank_above_the_layer_s_is_refused() -> None:
+    layer = nn.Linear(6, 4)
+    with pytest.raises(gw.GraftError, match=r"MoELoRA.rank = 5 is a rank above the layer's own, 4"):
+        gw.graft(layer, gw.MoELoRA(5))
+    gw.graft(layer, gw.MoELoRA(4))

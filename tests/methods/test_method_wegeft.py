@@ -46,12 +46,12 @@ def test_start_is_the_base_and_the_count_is_the_formula(
     layer: nn.Module, shape: tuple[int, ...], form: str
 ) -> None:
     model, x = copy.deepcopy(layer), torch.randn(shape)
-    g = gw.graft(model, gw.WeGeFT(3, form=form))
+    g = gw.graft(model, gw.WeGeFT(2, form=form))
     y = model(x)
     assert torch.equal(y, layer(x))
     ins = getattr(layer, "in_features", None) or layer.in_channels
     outs = getattr(layer, "out_features", None) or layer.out_channels
-    assert sum(p.numel() for p in g.parameters()) == 2 * 3 * (ins if form == "input" else outs)
+    assert sum(p.numel() for p in g.parameters()) == 2 * 2 * (ins if form == "input" else outs)
     y.square().sum().backward()
     grads = {n: p.grad for n, p in g.named_parameters()}
     assert not grads["psi"].any() and grads["phi"].abs().min() > 0
@@ -229,3 +229,10 @@ def test_only_layers_of_a_kind_with_the_same_settings_share() -> None:
     model["b"] = nn.ModuleDict({"q": nn.Linear(6, 5)})
     g = gw.graft(model, gw.WeGeFT(2, shared=True), sites=["*.q"])
     assert [tuple(t.shape) for t in g.tensors().values()] == [(2, 4), (2, 4), (2, 6), (2, 6)]
+
+
+def test_a_rank_above_the_layer_s_is_refused() -> None:
+    layer = nn.Conv2d(6, 8, 3, groups=2)
+    with pytest.raises(gw.GraftError, match=r"WeGeFT.rank = 4 is a rank above the layer's own, 3"):
+        gw.graft(layer, gw.WeGeFT(4))
+    gw.graft(layer, gw.WeGeFT(3))

@@ -16,6 +16,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("transpose", "self._support[id(p)] for n, p", "self._support[id(p)].flip(0) for n, p"),
         ("dropped term", "part if total.dim() == 0 else total + part", "part if True else part"),
         ("dropped term", "g if old is None else old + g", "g"),
+        ("dropped term", ".detach() if masked is None else masked", ".detach()"),
         ("dropped term", "new if old is None else old + new", "new"),
         ("dropped term", "if late and site.early:", "if False:"),
         ("dropped term", "and not layer.late:", "and True:"),

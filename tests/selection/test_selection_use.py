@@ -154,6 +154,55 @@ def test_half_precision_is_scored_wide() -> None:
         assert (ours[n] - p.grad).abs().max() < 0.05 * p.grad.abs().max()
 
 
+@pytest.mark.parametrize("kept", [None, False, True])  # checkpointed, reentrant or not
+@pytest.mark.parametrize("kind", ["tokens", "images"])
+def test_dropout_in_the_branch_is_that_of_the_forward(kind: str, kept: bool | None) -> None:
+    model, g, gast = selecting(kind, gw.LoRA(2, alpha=3.0, dropout=0.4))
+    plain = gw.GAST(g, B)
+    plain.support(loss_of(model, *data(kind, 2, 4)))
+    model.train()
+    if kept is not None and kind == "tokens":
+        for block in model.blocks:
+            inner = block.forward
+            block.forward = lambda z, f=inner: checkpoint(f, z, use_reentrant=kept)
+    x, y = data(kind)
+    x.requires_grad_()
+    torch.manual_seed(7)
+    each = (model(x) - y).square().sum(1)
+    params = dict(g.named_parameters())
+    own: dict[str, list[Tensor]] = {n: [] for n in params}
+    for i in range(B if kept is None else 0):
+        grads = torch.autograd.grad(each[i], list(params.values()), retain_graph=True)
+        for n, v in zip(params, grads, strict=True):
+            own[n].append(v)
+    torch.manual_seed(7)
+    ours = run(gast, model, x, y)
+    sites = [site for layer in gast._layers.values() for site in layer.sites]
+    assert all(site.state.saw is None and site.masked is None for site in sites)
+    torch.manual_seed(7)
+    whole = run(plain, model, x, y)
+    for p in params.values():
+        p.grad = None
+    torch.manual_seed(7)
+    loss_of(model, x, y).backward()
+    for n, p in params.items():
+        torch.testing.assert_close(whole[n], p.grad, rtol=1e-11, atol=1e-12)
+    torch.manual_seed(8)
+    other = run(plain, model, x, y)
+    assert any(not torch.equal(other[n], whole[n]) for n in params)
+    if kept is not None:
+        return
+    support = {id(p): n for n, p in params.items()}
+    v = {support[i]: [t] for i, t in gast._support.items()}
+    for layer, scores in scores_of(gast, own, v).items():
+        torch.testing.assert_close(gast.chosen[layer].scores, scores, rtol=1e-10, atol=1e-11)
+        picked = gast.chosen[layer].picked.tolist()
+        for n in own:
+            if n.rpartition(".")[0] in gast.layers[layer]:
+                mean = torch.stack([own[n][i] for i in picked]).mean(0)
+                torch.testing.assert_close(ours[n], mean, rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -173,7 +222,7 @@ def test_bad_settings_are_refused_by_name(fields: dict[str, Any], words: str) ->
 
 def test_what_cannot_be_served_is_refused() -> None:
     for method, words in (
-        (gw.LoRA(2, dropout=0.1), "LoRA with dropout, whose mask is gone"),
+        (gw.PiSSA(2, dropout=0.1), "PiSSA with dropout, of which it declares no factors"),
         (gw.GOAT(4, experts=2), "GOAT, which declares no low-rank factors"),
     ):
         _, g = grafted("tokens", method)

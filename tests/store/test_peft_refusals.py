@@ -273,7 +273,6 @@ INEXPRESSIBLE: dict[str, tuple[Any, Any, str]] = {
         gw.AdaptFormer(2),
         "no form for adaptformer",
     ),
-    "norms": (lambda: nn.Sequential(nn.BatchNorm1d(4)), gw.NormAffine(), "norm"),
     "root": (lambda: nn.Linear(4, 4), gw.LoRA(2), "itself the layer"),
     "fused": (lambda: nn.Sequential(nn.MultiheadAttention(4, 2)), gw.LoRA(2), "in_proj_weight"),
 }

@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from graftwork.methods.oft import OFT
     from graftwork.methods.pissa import PiSSA
     from graftwork.methods.prefix import PrefixTuning
+    from graftwork.methods.serial_adapter import SerialAdapter
     from graftwork.methods.vera import VeRA
     from graftwork.methods.wegeft import WeGeFT
     from graftwork.optim.loft import LoFT
@@ -168,6 +169,7 @@ __all__ = [
     "NormAffine",
     "PiSSA",
     "PrefixTuning",
+    "SerialAdapter",
     "VeRA",
     "WeGeFT",
     "activate",

@@ -21,6 +21,7 @@ FIELDS = (
     "layer_kinds",
     "parameters",
     "paper",
+    "choose",
 )
 
 

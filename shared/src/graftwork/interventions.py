@@ -25,6 +25,7 @@ from graftwork.algebra.linear import Block
 from graftwork.cards import expand_kinds
 from graftwork.errors import GraftError
 from graftwork.methods.base import Call, Method, Params, Prompt, setting
+from graftwork.starts.orthonormal import orthonormal
 
 #: lists of whole blocks as they are called in transformers, timm and torch
 LISTS = ("*layers", "*.h", "h", "*encoder.layer", "*transformer.layer", "*block", "*blocks")
@@ -102,6 +103,10 @@ class Intervention(Method):
     def edit(self, p: Params, h: Tensor) -> Tensor:
         """What is added to hidden states `(..., d)`; `p` and `h` are in float32 or wider."""
         raise NotImplementedError
+
+    def rows(self, p: Params) -> Tensor:
+        """Orthonormal rows `(..., r, d)` that the edit lies in."""
+        return orthonormal(p["R"])
 
     def edited(self, p: Params, h: Tensor, training: bool) -> Tensor:
         """`edit` at full precision whatever the model's, with dropout."""

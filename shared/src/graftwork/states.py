@@ -144,6 +144,8 @@ class MethodState(SiteState):
         self.names = (*trained, *frozen, *drawn)
         self.left: list[Tensor] | None = None  # parts of the loss, while somebody collects them
         self.prompt = Prompt()  # where prompts lie, while somebody says so
+        self.saw: Callable[[Tensor], None] | None = None  # who asks for inputs behind dropout
+        self.watch: Callable[[Tensor], None] | None = None  # who asks for changes
         # a transposed convolution needs its output's size, which only a call tells
         self.dense = geo.kind.startswith("conv") and not geo.kind.startswith("conv_transpose")
         self.dense = self.dense and method.changes == "weight" and method.dense_pays(geo)
@@ -174,8 +176,12 @@ class MethodState(SiteState):
             weight, bias = weigh(layer, y.dtype), layer._parameters.get(self.bias_name)
         leave = self._leave if self.training else None
         prompt = self.prompt._replace(over=over) if over else self.prompt
-        c = Call(x, y, weight, bias, self.training, leave, prompt)
-        return self.geo.graded(self.method.change(self.geo, self.params(), c), x)
+        saw = self.saw if self.training else None
+        c = Call(x, y, weight, bias, self.training, leave, prompt, saw)
+        change = self.geo.graded(self.method.change(self.geo, self.params(), c), x)
+        if self.watch is not None:
+            self.watch(change)
+        return change
 
     def _leave(self, loss: Tensor) -> None:
         if self.left is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from graftwork.cards import LAYERS, cards
+from graftwork.cards import FIELDS, LAYERS, cards
 from graftwork.cli.table import table
 
-SHOWN = ("id", "kind", "changes", "mergeable", "layer_kinds", "parameters", "paper")
+SHOWN = tuple(f for f in FIELDS if f != "class")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +29,12 @@ def run(options: argparse.Namespace) -> int | None:
             _kinds(c["layer_kinds"]),
             c["parameters"],
             c["paper"],
+            c["choose"],
         ]
         for c in found
     ]
-    print(table(["method", "kind", "changes", "merges", "serves", "parameters", "paper"], rows))
+    head = ["method", "kind", "changes", "merges", "serves", "parameters", "paper"]
+    print(table([*head, "choose it for"], rows))
     print(
         "\nparameters per site: r, c, N are settings; in, out channels; g groups; k kernel elements"
     )

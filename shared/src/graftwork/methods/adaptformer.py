@@ -1,14 +1,15 @@
 """AdaptFormer: a parallel bottleneck branch (Chen et al. 2022, arXiv 2205.13535).
 
-    y = f(x) + s W_up relu(W_down x + b_down) + s b_up                      (paper, eq. 3 and 4)
+    y = f(x) + s W_up act(W_down x + b_down) + s b_up                       (paper, eq. 3 and 4)
 
 f is the whole feed-forward block (the paper's site) or any single layer; on a convolution W_down
-takes the layer's geometry and W_up mixes channels.
+takes the layer's geometry and W_up mixes channels. With s = 1 it is the parallel adapter of He et al. (arXiv
+2110.04366); the serial one is SerialAdapter.
 
 Shapes: down `(c, in/g, *kernel)`, down_bias `(c,)`, up `(out, c/g, 1...)`, up_bias `(out,)`.
 Initialisation: down Kaiming uniform (a = sqrt 5), all else zero: the start is the base.
 
-Departures: serves convolutions and single layers as well as feed-forward blocks.
+Departures: serves convolutions and single layers as well as feed-forward blocks; act is a choice, in the paper ReLU.
 Refuses: merging (the branch is not linear); layers whose weight a fused owner reads without a call;
 embeddings (their input is not a feature vector).
 
@@ -42,6 +43,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers", "-embedding", "block"],
     "parameters": "c (in/g k + out/g) + c + out",
     "paper": "arXiv 2205.13535",
+    "choose": "a nonlinear change beside a feed-forward block or a convolution",
 }
 
 
@@ -52,10 +54,12 @@ class AdaptFormer(Method):
     Args:
         bottleneck: c, hidden channels of the branch.
         scale: s (paper: 0.1).
+        act: the activation, "relu" or "gelu".
     """
 
     bottleneck: int = setting(64, low=1)
     scale: float = 0.1
+    act: str = setting("relu", choices=("relu", "gelu"))
 
     id: ClassVar[str] = "adaptformer"
     changes: ClassVar[str] = "activation"
@@ -80,6 +84,7 @@ class AdaptFormer(Method):
         h, down_bias = geo.down(c.x, p["down"].to(c.y.dtype), c.y), p["down_bias"]
         if not geo.splits(self.bottleneck):  # every group has its own copy of the shared bottleneck
             down_bias = down_bias.repeat(geo.groups)
-        h = F.relu(h + geo.channels(down_bias, c.y))
+        h = h + geo.channels(down_bias, c.y)
+        h = F.relu(h) if self.act == "relu" else F.gelu(h)
         # scaled while it is small: the output is passed over once
         return geo.up(h, self.scale * p["up"], self.scale * p["up_bias"])

@@ -47,7 +47,7 @@ from torch import Tensor
 from graftwork.algebra.geometry import Geometry
 from graftwork.cards import expand_kinds
 from graftwork.errors import GraftError
-from graftwork.methods.base import Call, Delta, Method, Params, setting, work_dtype
+from graftwork.methods.base import Call, Delta, Method, Params, rank_above, setting, work_dtype
 from graftwork.starts import svd
 
 CARD: dict[str, Any] = {
@@ -59,6 +59,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers", "-embedding"],
     "parameters": "2 a in/g k + 1; diagonal g r + 1",
     "paper": "arXiv 2603.08445",
+    "choose": "a handful of unlabelled inputs: components of the filters are kept and reweighted",
 }
 
 
@@ -97,11 +98,7 @@ class Alfa(Method):
         return self.form != "attention" or self.gate == 0
 
     def refuses(self, geo: Geometry, bias: Tensor | None) -> str | None:
-        most = svd.width(geo)
-        if self.rank > most:
-            own = "a rank above the layer's own"
-            return f"Alfa.rank = {self.rank} is {own}, {most} in each group; give it less there"
-        return None
+        return rank_above(self, svd.width(geo))
 
     def refuses_fused(self, geo: Geometry) -> str | None:
         return "an anchor where nobody collects it: set Alfa.anchor to 0" if self.anchor else None

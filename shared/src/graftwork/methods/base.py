@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from graftwork.algebra.geometry import Geometry
 from graftwork.errors import GraftError
@@ -40,7 +41,8 @@ class Call(NamedTuple):
 
     Of a block that returns a tuple, `y` is the first tensor in it. `leave` is there in training: it takes a scalar that
     belongs to the loss, see `graftwork.extra_loss`. What it is given must not depend on anything but this call, so that
-    a checkpointed recomputation repeats it.
+    a checkpointed recomputation repeats it. `saw` is there in training while somebody asks for the branch's input
+    behind its dropout; see `dropped`.
     """
 
     x: Tensor
@@ -50,6 +52,15 @@ class Call(NamedTuple):
     training: bool
     leave: Callable[[Tensor], None] | None = None
     prompt: Prompt = Prompt()
+    saw: Callable[[Tensor], None] | None = None
+
+
+def dropped(c: Call, probability: float) -> Tensor:
+    """A branch's input: the call's, in training with dropout, and shown to whoever asks for it."""
+    x = F.dropout(c.x, probability, c.training)
+    if c.saw is not None:
+        c.saw(x)
+    return x
 
 
 class Delta(NamedTuple):
@@ -196,7 +207,8 @@ class Method:
 
     def dropped_factors(self, geo: Geometry, p: Params) -> tuple[Factors, float] | None:
         """In training, the change as `factors` of an input with dropout, and its probability; `None` where it is
-        anything else. Tasks that share a pass read it, so that dropout costs them no products of their own.
+        anything else. `change` then takes its input from `dropped`. Tasks that share a pass read it, so that dropout
+        costs them no products of their own; the choice of samples does, too.
         """
         return None
 
@@ -268,6 +280,14 @@ class Method:
             GraftError: an unknown field or a value out of range.
         """
         return from_config(type(self), {**self.config(), **fields})
+
+
+def rank_above(method: Any, most: int) -> str | None:
+    """The refusal of a rank above `most`, that of the layer; `None` where it is not above."""
+    if method.rank <= most:
+        return None
+    own = f"{type(method).__name__}.rank = {method.rank}"
+    return f"{own} is a rank above the layer's own, {most}; give it less there"
 
 
 def from_config(cls: type[Method], config: Mapping[str, Any]) -> Method:

@@ -36,6 +36,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers", "-embedding", "norm"],
     "parameters": "out",
     "paper": "arXiv 2106.10199",
+    "choose": "few examples and a base with biases; the first baseline to beat",
 }
 
 

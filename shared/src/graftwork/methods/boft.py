@@ -46,6 +46,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers", "-embedding"],
     "parameters": "p in (k - 1) / 2",
     "paper": "arXiv 2311.06243",
+    "choose": "as OFT, where rotations must reach across its blocks",
 }
 
 

@@ -18,7 +18,8 @@ drawn from the seed. Initialisation: U permuted signed Hadamard rows and C such 
 base bit for bit.
 
 Departures: all of the above. The text's other objectives and its choice of a task at inference were not to be found:
-there is no further loss, and who calls says which task is on (`gw.activate`). All positions are edited, [CLS] alone
+there is no further loss, and who calls says which task is on (`gw.activate`). The soft form, a penalty on LoReFT's
+rows, is `graftwork.isolation`. All positions are edited, [CLS] alone
 with `where="ends", first=1, last=0`; `graftwork.interventions` has the rest.
 Refuses: merging; half-precision files (W and R would be rounded by more than they differ); tasks whose ranks together
 are above the width of the hidden states; a task number above the number of tasks, and untied edits, at construction;
@@ -59,6 +60,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear", "block"],
     "parameters": "r (out/N + out + 1)",
     "paper": "arXiv 2603.11201 (reconstruction)",
+    "choose": "tasks in sequence, each with an edit of its own on one frozen model",
 }
 
 
@@ -114,6 +116,9 @@ class CoRe(Intervention):
         c = exact_rows(self.rank, u, u.shape[0])
         w = c.clone() if self.reads == "own" else c @ u
         return {"C": c, "W": w, "b": c.new_zeros(self.rank)}
+
+    def rows(self, p: Params) -> Tensor:
+        return orthonormal(p["C"]) @ p["U"]
 
     def edit(self, p: Params, h: Tensor) -> Tensor:
         c = orthonormal(p["C"])

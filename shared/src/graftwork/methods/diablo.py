@@ -47,6 +47,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers"],
     "parameters": "out in/g k / N",
     "paper": "arXiv 2506.03230",
+    "choose": "LoRA's cost without a product of factors, on every layer kind",
 }
 
 

@@ -45,6 +45,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear", "block"],
     "parameters": "r (2 out + 1)",
     "paper": "arXiv 2404.03592",
+    "choose": "as LoReFT, without the time that orthonormal rows take",
 }
 
 

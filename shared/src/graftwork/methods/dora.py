@@ -47,6 +47,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers"],
     "parameters": "r (in/g k + out/g) + out",
     "paper": "arXiv 2402.09353",
+    "choose": "LoRA falls short at a small rank and slower steps are affordable",
 }
 
 

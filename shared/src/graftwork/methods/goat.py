@@ -67,6 +67,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear"],
     "parameters": "R (in + out) + E in",
     "paper": "arXiv 2502.16894",
+    "choose": "mixed data, where a change need not be merged: each expert a part of the spectrum",
 }
 
 

@@ -12,7 +12,8 @@ The paper's text was not to be had: the equation is from others' accounts of it 
 Departures: as MoE-LoRA. E is a setting (the paper finds it by clustering the data); top_k and the balance loss are
 not the paper's and are off unless asked for.
 Refuses: as MoE-LoRA: merging with more than one head (the gates depend on the input; one head's gate is constant and
-merges); top_k above E and, with one head, top_k or balance, at construction; layers whose weight a fused owner reads.
+merges); top_k above E and, with one head, top_k or balance, at construction; a rank above the layer's own, min(in,
+out); layers whose weight a fused owner reads.
 
 Invariants:
 1. The start equals the base bit for bit, in training and under dropout too.
@@ -43,6 +44,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear"],
     "parameters": "r in + E r out + E in",
     "paper": "arXiv 2404.19245",
+    "choose": "mixed data of one domain, with fewer numbers than MoE-LoRA",
 }
 
 

@@ -38,6 +38,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers"],
     "parameters": "out or in",
     "paper": "arXiv 2205.05638",
+    "choose": "few examples, many tasks to keep: a vector per layer",
 }
 
 

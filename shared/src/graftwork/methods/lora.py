@@ -49,6 +49,7 @@ from graftwork.methods.base import (
     Factors,
     Method,
     Params,
+    dropped,
     setting,
     work_dtype,
 )
@@ -62,6 +63,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers"],
     "parameters": "r (in/g k + out/g)",
     "paper": "arXiv 2106.09685; rsLoRA arXiv 2312.03732; SFed-LoRA arXiv 2603.08058",
+    "choose": "the default: every layer kind, the fastest forms, exchange with peft",
 }
 
 
@@ -140,7 +142,7 @@ class LoRA(Method):
         if isinstance(geo, Embedding):  # tokens cannot be dropped out, their features can
             h = F.dropout(geo.down(c.x, a, c.y), self.dropout, c.training)
         else:
-            h = geo.down(F.dropout(c.x, self.dropout, c.training), a, c.y)
+            h = geo.down(dropped(c, self.dropout), a, c.y)
         return geo.up(h if scale == 1.0 else scale * h, b)
 
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:

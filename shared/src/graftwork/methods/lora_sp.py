@@ -64,6 +64,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear"],
     "parameters": "r (in + out) + m (in + r + 1) + r",
     "paper": "arXiv 2603.07404",
+    "choose": "the rank that layers and inputs need is not known beforehand",
 }
 
 

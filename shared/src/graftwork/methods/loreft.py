@@ -3,6 +3,7 @@
     h <- h + R^T (W h + b - R h),   R R^T = I                              (paper, eq. 2)
 
 at chosen positions behind each block; `graftwork.interventions` says which positions, and what is shared with DiReFT.
+`orthonormal=False` is the paper's NoReFT (its appendix E): the same with R as it is.
 
 Shapes: R, W `(r, d)`, b `(r,)`, d the width of the hidden states; untied `(2, r, d)` and `(2, r)`: the first positions'
 edit and the last ones'. R trains as a plain matrix whose rows are made orthonormal at each call, from the first to the
@@ -10,8 +11,8 @@ last, in float64; the edit is computed in float32 at least, whatever the model's
 
 Initialisation: R random orthonormal. `start_at="zero"`: W = R and b = 0, the base bit for bit; R is then made of
 signed powers of two, which orthonormalising returns unrounded on every device and after every cast, and W - R is
-exactly 0. `start_at="paper"`: R from normal noise, W and b uniform in +-1/sqrt(d), as the public code: the edit is
-not zero; it takes out most of R h.
+exactly 0. `start_at="paper"`: R from normal noise (uniform, too, for NoReFT), W and b uniform in +-1/sqrt(d), as the
+public code: the edit is not zero; it takes out most of R h.
 
 Departures: the zero start; those of `graftwork.interventions` (dropout, short prompts, no pad token). "Untied" is two
 edits, as in the public code; the paper writes one for each position. W and b are kept in float32, in the code in
@@ -31,6 +32,7 @@ Invariants:
 8. 2 r d + r parameters per block, twice that untied; the base has no gradient.
 9. A reload gives the same bits; only R, W and b are stored.
 10. Generated tokens are not edited: with and without a cache the same, under padding and beams too.
+11. orthonormal=False is h + R^T (W h + b - R h) with R as it trains, from the same start.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear", "block"],
     "parameters": "r (2 out + 1)",
     "paper": "arXiv 2404.03592",
+    "choose": "fewest numbers in a transformer; prompt edits cost nothing while it decodes",
 }
 
 
@@ -65,9 +68,11 @@ class LoReFT(Intervention):
 
     Args:
         start_at: "zero" starts at the base, "paper" as the public code.
+        orthonormal: keep the rows of R orthonormal; NoReFT does not.
     """
 
     start_at: str = setting("zero", choices=("zero", "paper"))
+    orthonormal: bool = True
 
     half_files: ClassVar[bool] = False
     id: ClassVar[str] = "loreft"
@@ -89,8 +94,10 @@ class LoReFT(Intervention):
         bound = d**-0.5
         w = torch.nn.init.uniform_(like.new_empty(self.rank, d), -bound, bound)
         b = torch.nn.init.uniform_(like.new_empty(self.rank), -bound, bound)
+        if not self.orthonormal:
+            return {"R": torch.nn.init.uniform_(torch.empty_like(w), -bound, bound), "W": w, "b": b}
         return {"R": orthonormal(torch.nn.init.normal_(torch.empty_like(w))), "W": w, "b": b}
 
     def edit(self, p: Params, h: Tensor) -> Tensor:
-        r = orthonormal(p["R"])
+        r = orthonormal(p["R"]) if self.orthonormal else p["R"]
         return F.linear(F.linear(h, p["W"] - r, p["b"]), r.mT)

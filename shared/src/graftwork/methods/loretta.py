@@ -19,7 +19,7 @@ widths, here any width has cores; merging reads a weight there that the tensoris
 LayerNorms that the paper trains along are not part of it: name them in `also_train`, and count them. Convolutions as
 in LoRA. The adapter form is in `loretta_adp`.
 Refuses: dropout > 0 where a fused owner reads the weight without calling the layer, because dropout acts on an
-input nobody passes in; embeddings.
+input nobody passes in; a rank above the layer's own, min(out, in k) of a group; embeddings.
 
 Invariants:
 1. The start equals the base bit for bit, and the last core of B alone has a gradient on the first step.
@@ -45,7 +45,17 @@ from torch.nn import functional as F
 from graftwork import trains
 from graftwork.algebra.geometry import Geometry
 from graftwork.cards import expand_kinds
-from graftwork.methods.base import Call, Delta, Factors, Method, Params, setting, work_dtype
+from graftwork.methods.base import (
+    Call,
+    Delta,
+    Factors,
+    Method,
+    Params,
+    rank_above,
+    setting,
+    work_dtype,
+)
+from graftwork.starts import svd
 
 CARD: dict[str, Any] = {
     "id": "loretta",
@@ -56,6 +66,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers", "-embedding"],
     "parameters": "sum rho k rho over the cores of A and B",
     "paper": "arXiv 2402.11417",
+    "choose": "the smallest files of a change that merges",
 }
 
 
@@ -86,6 +97,9 @@ class LoRETTA(Method):
     def scale(self) -> float:
         """s of the equation."""
         return 1.0 if self.alpha is None else float(self.alpha) / self.rank
+
+    def refuses(self, geo: Geometry, bias: Tensor | None) -> str | None:
+        return rank_above(self, (geo.groups if geo.splits(self.rank) else 1) * svd.width(geo))
 
     def refuses_fused(self, geo: Geometry) -> str | None:
         if self.dropout > 0:

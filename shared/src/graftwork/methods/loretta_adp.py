@@ -46,6 +46,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear", "block"],
     "parameters": "sum rho k rho over the cores, + c + out",
     "paper": "arXiv 2402.11417",
+    "choose": "a serial adapter in a small part of its numbers",
 }
 
 

@@ -40,6 +40,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers"],
     "parameters": "r (in/g k + out/g)",
     "paper": "arXiv 2406.09044",
+    "choose": "what the base knows must stay: only minor singular directions change",
 }
 
 

@@ -15,8 +15,8 @@ Departures: r is each expert's own rank. Without top_k f counts a token's larges
 would be 1 for every expert). The gate is computed in float32 at least; one dropout mask for all experts, none for the
 router. Padding tokens count in L_bal. GOAT has the same experts with starts from the spectrum.
 Refuses: merging with more than one expert (the gates depend on the input; one expert's gate is constant and merges);
-top_k above E and, with one expert, top_k or balance, which have no router to act on, at construction; layers whose
-weight a fused owner reads.
+top_k above E and, with one expert, top_k or balance, which have no router to act on, at construction; a rank above
+the layer's own, min(in, out), per expert; layers whose weight a fused owner reads.
 
 Invariants:
 1. The start equals the base bit for bit, in training and under dropout too.
@@ -43,7 +43,7 @@ from graftwork import routing
 from graftwork.algebra.geometry import Geometry
 from graftwork.cards import expand_kinds
 from graftwork.errors import GraftError
-from graftwork.methods.base import Call, Delta, Method, Params, setting, work_dtype
+from graftwork.methods.base import Call, Delta, Method, Params, rank_above, setting, work_dtype
 
 CARD: dict[str, Any] = {
     "id": "moe_lora",
@@ -54,6 +54,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear"],
     "parameters": "E r (in + out) + E in",
     "paper": "arXiv 2309.05444",
+    "choose": "mixed data, where a change need not be merged",
 }
 
 
@@ -98,6 +99,9 @@ class MoELoRA(Method):
     def scale(self) -> float:
         """s of the equation."""
         return (self.rank if self.alpha is None else self.alpha) / self.rank
+
+    def refuses(self, geo: Geometry, bias: Tensor | None) -> str | None:
+        return rank_above(self, min(geo.in_, geo.out))
 
     def refuses_merge(self) -> str | None:
         if self.experts == 1:

@@ -45,7 +45,16 @@ from torch.nn import functional as F
 from graftwork.algebra.geometry import Geometry
 from graftwork.cards import expand_kinds
 from graftwork.errors import GraftError
-from graftwork.methods.base import Call, Delta, Method, Params, Rate, setting, work_dtype
+from graftwork.methods.base import (
+    Call,
+    Delta,
+    Method,
+    Params,
+    Rate,
+    rank_above,
+    setting,
+    work_dtype,
+)
 
 if TYPE_CHECKING:
     from graftwork.handle import Graft
@@ -59,6 +68,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["linear", "transposed_linear"],
     "parameters": "r (in + out) + r^2 + 6 r",
     "paper": "arXiv 2603.06492",
+    "choose": "pre-training from scratch: a branch that stays, no adapter",
 }
 _ACTS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -100,10 +110,7 @@ class NOBLE(Method):
         return self.up_std == 0
 
     def refuses(self, geo: Geometry, bias: Tensor | None) -> str | None:
-        most = min(geo.in_, geo.out)
-        if self.rank > most:
-            return f"NOBLE.rank = {self.rank} is a rank above the layer's own, {most}; give it less there"
-        return None
+        return rank_above(self, min(geo.in_, geo.out))
 
     def refuses_merge(self) -> str | None:
         if self.act == "none":

@@ -39,6 +39,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["norm"],
     "parameters": "2 out",
     "paper": "arXiv 2003.00152; arXiv 2312.11420",
+    "choose": "a shift of statistics: another scanner, style or domain",
 }
 
 

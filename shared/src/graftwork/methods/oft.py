@@ -49,6 +49,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers", "-embedding"],
     "parameters": "in (k - 1) / 2",
     "paper": "arXiv 2306.07280",
+    "choose": "angles between neurons must stay as pre-trained",
 }
 
 

@@ -52,6 +52,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers"],
     "parameters": "r (in/g k + out/g)",
     "paper": "arXiv 2404.02948",
+    "choose": "LoRA converges too slowly: the principal directions train from the start",
 }
 
 

@@ -52,6 +52,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["attention"],
     "parameters": "m (keys + values)",
     "paper": "arXiv 2101.00190",
+    "choose": "the attention is adapted and every weight stays what it is",
 }
 
 

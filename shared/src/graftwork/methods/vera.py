@@ -59,6 +59,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers", "-embedding"],
     "parameters": "out + r",
     "paper": "arXiv 2310.11454",
+    "choose": "very many adapters of one base: two vectors per layer",
 }
 
 

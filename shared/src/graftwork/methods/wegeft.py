@@ -19,7 +19,8 @@ and transposed convolutions come with the geometry. The product with W0 is compu
 multiplications, whatever the batch; merge to be rid of it. In float32 a convolution that is not wide runs once, with
 the changed weight.
 Refuses: dropout > 0 where a fused owner reads the weight without calling the layer, because nothing says there
-whether it trains; embeddings (one row of phi would be as long as the table).
+whether it trains; a rank above the layer's own, the smaller of a group's in and out; embeddings (one row of phi would
+be as long as the table).
 
 Invariants:
 1. The start equals the base bit for bit, and phi alone has a gradient on the first step.
@@ -44,7 +45,7 @@ from torch.nn import functional as F
 
 from graftwork.algebra.geometry import Geometry, split
 from graftwork.cards import expand_kinds
-from graftwork.methods.base import Call, Delta, Method, Params, setting, work_dtype
+from graftwork.methods.base import Call, Delta, Method, Params, rank_above, setting, work_dtype
 
 CARD: dict[str, Any] = {
     "id": "wegeft",
@@ -55,6 +56,7 @@ CARD: dict[str, Any] = {
     "layer_kinds": ["layers", "-embedding"],
     "parameters": "2 r in; output form 2 r out",
     "paper": "arXiv 2312.00700",
+    "choose": "one pair of matrices for all layers of a width",
 }
 
 
@@ -91,6 +93,9 @@ class WeGeFT(Method):
         out, in_ = geo.group_shape
         width = in_ if self.form == "input" else out
         return f"{name.rpartition('.')[2]} {geo.groups} {width}" if self.shared else None
+
+    def refuses(self, geo: Geometry, bias: Tensor | None) -> str | None:
+        return rank_above(self, min(geo.group_shape))
 
     def refuses_fused(self, geo: Geometry) -> str | None:
         if self.dropout > 0:

@@ -15,7 +15,8 @@ on its own part of the batch; loss, optimizer and method stay.
 The loss must be a sum or mean over samples of terms that see one sample each; g_i is the gradient of B times
 sample i's term, so that the mean of the g_i is the gradient of the loss. No per-sample gradient is stored: each
 layer keeps its input x and output gradient d until the last of its own d has come, then scores, draws, forms g^l
-and lets go (`graftwork.selection.ghost`). What trains beside the adapter keeps its ordinary gradient.
+and lets go (`graftwork.selection.ghost`). Under dropout in the branch x is what the dropout left of the input. What
+trains beside the adapter keeps its ordinary gradient.
 
 Shapes: x and d `(B, ...)`, scores `(B,)`. With `folded` a layer may see B k rows, k for each sample in the
 samples' order (windows).
@@ -25,8 +26,8 @@ epsilon in the standardisation; layer means decoder block, the name up to its fi
 a function of the name says. Everything is computed in float32 or wider. Under gradient accumulation each
 micro-batch is scored and drawn on its own. With `processes` each process scores and draws from its own samples, against
 the support gradient of all; g^l is the mean of theirs. `rule` has the paper's two controls. No public code was found.
-Refuses: methods that declare no low-rank factors in training (dropout in the branch, too: its mask is gone when
-the gradient comes); bare parameters and weights that their owner reads without calling the layer; embeddings with
+Refuses: methods that declare no low-rank factors in training (nor, with dropout, `dropped_factors`, which LoRA does);
+bare parameters and weights that their owner reads without calling the layer; embeddings with
 scale_grad_by_freq; layers with new rows; a graft that is off, merged or weighted; K above B; NaN or infinite
 scores; rows that are not B; a second backward of one batch.
 
@@ -82,7 +83,12 @@ class _Site:
     module: nn.Module
     state: MethodState
     calls: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    masked: Tensor | None = None  # the input of the call that runs, behind the branch's dropout
     early: bool = False  # called in the forward, so that a call in the backward is a recomputation
+
+    def take(self, x: Tensor) -> None:
+        """Keep the input of the call that runs, behind its dropout."""
+        self.masked = x.detach()
 
 
 @dataclass
@@ -218,7 +224,8 @@ class GAST:
         for name, layer in self._layers.items():
             layer.waiting, layer.late, layer.done = 0, False, False
             for site in layer.sites:
-                site.calls, site.early = [], False
+                site.calls, site.early, site.masked = [], False, None
+                site.state.saw = site.take
                 hook = self._listener(name, layer, site)
                 self._hooks.append(site.module.register_forward_hook(hook, with_kwargs=True))
 
@@ -254,7 +261,7 @@ class GAST:
         self._hooks, self._found = [], {}
         for layer in self._layers.values():
             for site in layer.sites:
-                site.calls = []
+                site.calls, site.masked, site.state.saw = [], None, None
         if self._before is not None:
             for p in self._parameters():
                 p.grad = self._before[id(p)]
@@ -269,12 +276,13 @@ class GAST:
 
     def _listener(self, name: str, layer: _Layer, site: _Site) -> Callable[..., None]:
         def seen(module: nn.Module, args: Any, kwargs: Any, y: Any) -> None:
+            masked, site.masked = site.masked, None
             if not isinstance(y, Tensor) or not y.requires_grad:
                 return
             late = torch._C._current_graph_task_id() != -1
             if late and site.early:
                 return  # checkpointing runs the forward again; the first one gets the gradient
-            x = first_input(args, kwargs).detach()
+            x = first_input(args, kwargs).detach() if masked is None else masked
             rows = x.shape[0] if x.dim() else 1
             if rows != self._size and not (self.folded and rows % self._size == 0):
                 raise GraftError(
@@ -340,8 +348,8 @@ def _sites(graft: Graft) -> Iterator[_Site]:
         module = graft.model.get_submodule(site.module)
         if not isinstance(state, MethodState) or site.geo is None:
             raise GraftError(f"GAST: {where} is a copied module, not a low-rank change")
-        if state.method.factors(state.geo, state.params(), True) is None:
-            why = " with dropout, whose mask is gone when the gradient comes; set it to 0"
+        if ghost.declared(state) is None:
+            why = " with dropout, of which it declares no factors; set it to 0"
             why = why if getattr(method, "dropout", 0) else ", which declares no low-rank factors"
             raise GraftError(f"GAST: {where} has {type(method).__name__}{why}")
         if any(owners(graft.model, site.module, (site.weight, site.bias))):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from graftwork.algebra.geometry import Geometry
 from graftwork.algebra.linear import Embedding, Linear
+from graftwork.methods.base import Factors
 from graftwork.states import MethodState
 
 Tensors = dict[str, Tensor]
@@ -32,6 +33,11 @@ def trained(state: MethodState) -> Tensors:
     return {n: p for n, p in state.named_parameters() if p.requires_grad}
 
 
+def declared(state: MethodState) -> Factors | None:
+    """The change in training as low-rank factors, of an input behind dropout where the method has one; or `None`."""
+    return _factors(state, state.params())
+
+
 def inner_products(
     state: MethodState, layer: nn.Module, x: Tensor, d: Tensor, v: Mapping[str, Tensor], size: int
 ) -> Tensor:
@@ -39,7 +45,8 @@ def inner_products(
 
     Args:
         state: what the graft keeps at `layer`; its method declares factors.
-        x: the layer's input; its first axis holds the samples, equally many rows each, in their order.
+        x: the layer's input, behind the branch's dropout; its first axis holds the samples, equally many rows each, in
+            their order.
         d: gradient at the layer's output.
         v: a value for each trained tensor.
         size: samples.
@@ -96,9 +103,17 @@ def _wide(state: MethodState, x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
     return (x.to(wide) if x.is_floating_point() else x), d.to(wide)
 
 
+def _factors(state: MethodState, p: Tensors) -> Factors | None:
+    f = state.method.factors(state.geo, p, True)
+    if f is not None:
+        return f
+    said = state.method.dropped_factors(state.geo, p)
+    return None if said is None else said[0]
+
+
 def _parts(state: MethodState, layer: nn.Module, own: Tensors) -> list[Tensor]:
     """s a, b and, where the method has one, the gain, as functions of the trained tensors."""
-    f = state.method.factors(state.geo, {**state.params(), **own}, True)
+    f = _factors(state, {**state.params(), **own})
     assert f is not None
     parts = [f.scale * f.a, f.b]
     if f.magnitude is None:
@@ -121,7 +136,7 @@ def _along(
     state: MethodState, layer: nn.Module, own: Tensors, v: Mapping[str, Tensor]
 ) -> list[Tensor]:
     """The derivative of `_parts` along v: J v as the gradient, by u, of <J^T u, v>; of the factors' size."""
-    f = state.method.factors(state.geo, {**state.params(), **own}, True)
+    f = _factors(state, {**state.params(), **own})
     names = {id(t): n for n, t in own.items()}
     if f is not None and f.magnitude is None and id(f.a) in names and id(f.b) in names:
         # the factors are the trained tensors themselves, so the derivative is v

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from graftwork.algebra.geometry import Geometry, split
-from graftwork.methods.base import Call, Delta, Factors, Params, setting
+from graftwork.methods.base import Call, Delta, Factors, Params, rank_above, setting
 from graftwork.methods.lora import LoRA
 from graftwork.starts import svd
 
@@ -35,13 +35,10 @@ class Residual(LoRA):
     half_files: ClassVar[bool] = False
 
     def refuses(self, geo: Geometry, bias: Tensor | None) -> str | None:
-        own = f"{type(self).__name__}.rank = {self.rank}"
         if not geo.splits(self.rank):
+            own = f"{type(self).__name__}.rank = {self.rank}"
             return f"{own} is a rank that the groups do not divide ({geo.groups} of them)"
-        most = geo.groups * svd.width(geo)
-        if self.rank > most:
-            return f"{own} is a rank above the layer's own, {most}; give it less there"
-        return None
+        return rank_above(self, geo.groups * svd.width(geo))
 
     def triplets(self, w: Tensor, k: int) -> svd.Triplets:
         """The k triplets of each matrix `(groups, m, n)` that train."""

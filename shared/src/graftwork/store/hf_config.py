@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graftwork.errors import GraftError
-from graftwork.store import hf_orthogonal
+from graftwork.store import hf_norms, hf_orthogonal
 from graftwork.store.hf_vera import faults_of
 
 CONFIG = "adapter_config.json"
@@ -44,6 +44,7 @@ USED = {
         "num_layers",
         "num_attention_heads",
     },
+    hf_norms.KIND: {"peft_type", "modules_to_save"},
     "VERA": {
         "peft_type",
         "r",
@@ -82,6 +83,7 @@ HARMLESS = {
     # the file holds what the projection made of the prefix
     "PREFIX_TUNING": (_ANYWHERE - {"target_modules", "exclude_modules", "fan_in_fan_out"})
     | {"encoder_hidden_size", "prefix_projection", "init_weights"},
+    hf_norms.KIND: _ANYWHERE - {"fan_in_fan_out"},
     "VERA": _ANYWHERE
     | {"layers_to_transform", "layers_pattern", "save_projection", "d_initial", "init_weights"},
     **{kind: _ANYWHERE | names for kind, names in hf_orthogonal.HARMLESS.items()},
@@ -109,6 +111,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     },
     "IA3": {},
     "PREFIX_TUNING": {"num_transformer_submodules": 1, "modules_to_save": None},
+    hf_norms.KIND: {},
     "VERA": {},
     **hf_orthogonal.REFUSED,
 }
@@ -127,8 +130,8 @@ def check_config(config: Mapping[str, Any], what: str) -> str:
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in USED:
         raise GraftError(
-            f"{what}: peft_type {str(kind)[:40]!r} is not served; LORA (with rsLoRA, DoRA), IA3, VERA, OFT, BOFT and "
-            "PREFIX_TUNING are"
+            f"{what}: peft_type {str(kind)[:40]!r} is not served; LORA (with rsLoRA, DoRA), IA3, VERA, OFT, BOFT, "
+            "LN_TUNING and PREFIX_TUNING are"
         )
     faults = []
     for field, value in config.items():
@@ -138,7 +141,7 @@ def check_config(config: Mapping[str, Any], what: str) -> str:
         elif field not in USED[kind] and field not in HARMLESS[kind] and value is not None:
             faults.append(f"{field[:80]} = {str(value)[:60]!r}: unknown field")
     own = {"LORA": _lora_faults, "IA3": _ia3_faults, "VERA": faults_of}
-    if kind != "PREFIX_TUNING":
+    if kind not in ("PREFIX_TUNING", hf_norms.KIND):
         faults += _bias_faults(config) + own.get(kind, hf_orthogonal.faults)(config)
     names = config.get("modules_to_save")
     if names is not None and not _names(names):

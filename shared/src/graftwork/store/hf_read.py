@@ -20,9 +20,10 @@ from graftwork.methods.base import Method
 from graftwork.methods.dora import DoRA
 from graftwork.methods.ia3 import IA3
 from graftwork.methods.lora import LoRA
+from graftwork.methods.norm_affine import NormAffine
 from graftwork.methods.vera import VeRA
 from graftwork.sites import Site, candidates, own_modules
-from graftwork.store import hf_orthogonal, hf_prefix
+from graftwork.store import hf_norms, hf_orthogonal, hf_prefix
 from graftwork.store.adapter import base_differences, message, not_finite, shape_faults
 from graftwork.store.checks import base_faults, name_fault
 from graftwork.store.expected import expected_shapes
@@ -72,7 +73,8 @@ def from_peft(
     name: str = "default",
     allow_other_base: bool = False,
 ) -> Graft:
-    """Graft a PEFT folder onto its base, strictly, all or nothing: LoRA, rsLoRA, DoRA, IA3, VeRA, OFT, BOFT, prefixes.
+    """Graft a PEFT folder onto its base, strictly, all or nothing: LoRA, rsLoRA, DoRA, IA3, VeRA, OFT, BOFT, norms,
+    prefixes.
 
     The sites are the layers that the tensor file names; patterns in the config are never executed. PEFT
     stores no fingerprint of the base, so another base of the same shape is noticed only in
@@ -156,6 +158,11 @@ def _match(
         if bare == key or name_fault(key) is not None:
             found.faults.append(f"{key[:80]!r}: does not begin with {PREFIX!r} and a dotted name")
             continue
+        if kind == hf_norms.KIND:
+            norm = hf_norms.site_of(bare)
+            if norm is not None and norm not in by_site:
+                by_site[norm] = set()
+            continue
         suffix = next((s for s in _SUFFIXES if bare.endswith(s)), None)
         if suffix is not None:
             by_site.setdefault(bare.removesuffix(suffix), set()).add(suffix[1:])
@@ -163,6 +170,11 @@ def _match(
     sites = [s for name in by_site if isinstance(s := layers.get(name), Site)]
     size = widths(sites, table) if kind == "VERA" else (0, 0)
     for name, leaves in by_site.items():
+        if (
+            kind == hf_norms.KIND
+        ):  # whether the model has such a norm, and of what shape, `resolve` says
+            found.sites.append((name, "norm", NormAffine()))
+            continue
         site = layers.get(name, "the model has no such layer")
         if isinstance(site, str) or site.geo is None:
             found.faults.append(f"{name}: {site if isinstance(site, str) else 'no layer'}")
@@ -229,6 +241,9 @@ def _fill(
         found.faults += check_shared(shared, left)
     layers = candidates(model)
     for name, _, method in found.sites:
+        if isinstance(method, NormAffine):
+            found.tensors |= hf_norms.from_file(name, left)
+            continue
         site = layers[name]
         assert isinstance(site, Site) and site.geo is not None
         own = {leaf: left.pop(f"{name}.{leaf}") for leaf in file_names(method, site.geo)}

@@ -30,7 +30,7 @@ from graftwork.methods.prefix import PrefixTuning
 from graftwork.methods.vera import VeRA
 from graftwork.sites import Site, own_modules
 from graftwork.states import CopyState, RowsState
-from graftwork.store import hf_orthogonal, hf_prefix
+from graftwork.store import hf_norms, hf_orthogonal, hf_prefix
 from graftwork.store.adapter import cast, to_store
 from graftwork.store.fingerprint import fingerprint
 from graftwork.store.folders import publish
@@ -39,8 +39,6 @@ from graftwork.store.hf_layers import plain_form, plain_tensors, to_file, why_no
 from graftwork.store.hf_vera import SHARED, matrices, written
 from graftwork.store.passport import shorten
 from graftwork.store.strict_json import dump
-
-#: PEFT's names of the methods that are not its LoRA
 
 
 def to_peft(
@@ -51,7 +49,9 @@ def to_peft(
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a LoRA, rsLoRA, DoRA, IA3, VeRA, OFT, BOFT, PiSSA, MiLoRA or prefix graft as a PEFT folder, all or nothing.
+    """Write a LoRA, rsLoRA, DoRA, IA3, VeRA, OFT, BOFT, PiSSA, MiLoRA, NormAffine or prefix graft as a PEFT folder.
+
+    All or nothing.
 
     PiSSA and MiLoRA become plain LoRA of twice the rank, which computes the same on the unchanged base.
 
@@ -73,6 +73,8 @@ def to_peft(
     if any(isinstance(m, PrefixTuning) for _, m in graft.entry.sites):
         return _write_prefix(graft, folder, dtype, overwrite)
     saved = _modules_to_save(graft)
+    if hf_norms.all_norms(graft.entry.sites):
+        return _write_norms(graft, folder, dtype, overwrite, saved)
     faults = [*_site_faults(graft), *_name_faults(graft, [*saved])]
     pairs = [(s, plain_form(m)) for s, m in graft.entry.sites if s.geo is not None]
     if not faults:
@@ -93,6 +95,46 @@ def to_peft(
             out[f"{PREFIX}{site.name}.{leaf}"] = t
     if isinstance(pairs[0][1], VeRA):
         out |= dict(zip(SHARED, matrices(pairs[0][1]), strict=True))
+    return _publish(graft, folder, config, out, saved, overwrite)
+
+
+def _write_norms(
+    graft: Graft,
+    folder: str | os.PathLike[str],
+    dtype: str | None,
+    overwrite: bool,
+    saved: dict[str, dict[str, Tensor]],
+) -> Path:
+    sites = [site for site, _ in graft.entry.sites]
+    names = [site.name for site in sites]
+    excluded = _also_matched(names, [n for n, _ in own_modules(graft.model)])
+    faults = [*_name_faults(graft, [*saved]), *_left_in(excluded, names)]
+    if "" in names:
+        faults = ["(model): PEFT cannot adapt a model that is itself the layer"]
+    if faults:
+        raise GraftError("to_peft: PEFT cannot express this graft:\n  " + shorten(faults))
+    config = {
+        "peft_type": hf_norms.KIND,
+        "task_type": None,
+        "base_model_name_or_path": _base_name(graft.model),
+        "inference_mode": True,
+        "target_modules": names,
+        "exclude_modules": excluded or None,
+        "modules_to_save": [*saved] or None,
+    }
+    tensors = cast(hf_norms.to_file(sites, to_store(graft)), dtype)
+    out = {f"{PREFIX}{k}": t for k, t in tensors.items()}
+    return _publish(graft, folder, config, out, saved, overwrite)
+
+
+def _publish(
+    graft: Graft,
+    folder: str | os.PathLike[str],
+    config: dict[str, Any],
+    out: dict[str, Tensor],
+    saved: dict[str, dict[str, Tensor]],
+    overwrite: bool,
+) -> Path:
     for module_name, leaves in saved.items():
         for leaf, t in leaves.items():
             out[f"{PREFIX}{module_name}.{leaf}"] = t
@@ -120,13 +162,10 @@ def _site_faults(graft: Graft) -> list[str]:
     for site, method in graft.entry.sites:
         if not site.name:
             faults.append("(model): PEFT cannot adapt a model that is itself the layer")
-        elif site.geo is None:
-            faults.append(
-                f"{site.name}: PEFT has no form for {method.id}; use also_train for norms"
-            )
         elif site.raw:
             faults.append(f"{site.name}: a bare parameter, which PEFT serves in no form of ours")
         else:
+            assert site.geo is not None  # norms go another way
             why = why_not(method, site.geo)
             if why is None and any(owners(graft.model, site.module, (site.weight, site.bias))):
                 why = (
@@ -171,9 +210,7 @@ def _config(
             f"PEFT has one method per adapter; this graft mixes {', '.join(kinds) or 'none'}"
         ]
     excluded = _also_matched(sites, [n for n, _ in own_modules(model)])
-    faults = [
-        f"{n}: PEFT's matching by ends cannot leave out {e}" for e, n in _clashes(excluded, sites)
-    ]
+    faults = _left_in(excluded, sites)
     own = isinstance(methods[0], IA3 | OFT | VeRA)
     config: dict[str, Any] = {
         "peft_type": type(methods[0]).__name__.upper() if own else "LORA",
@@ -249,8 +286,10 @@ def _also_matched(sites: Iterable[str], modules: Iterable[str]) -> list[str]:
     return sorted({m for m in modules if m.endswith(ends)} - set(sites))
 
 
-def _clashes(excluded: list[str], sites: list[str]) -> list[tuple[str, str]]:
-    return [(e, s) for e in excluded for s in sites if s.endswith("." + e)]
+def _left_in(excluded: list[str], sites: list[str]) -> list[str]:
+    """Sites that PEFT would leave out with a module that it must."""
+    clashes = [(e, s) for e in excluded for s in sites if s.endswith("." + e)]
+    return [f"{s}: PEFT's matching by ends cannot leave out {e}" for e, s in clashes]
 
 
 def _modules_to_save(graft: Graft) -> dict[str, dict[str, Tensor]]:
