@@ -146,7 +146,7 @@ def arguments_of(run: Run, shared: Path, place: Path, noted: Path) -> list[str]:
         "trainer": {
             "max_steps": run.steps,
             "logger": _named("graftwork.lightning.curve.CurveLogger", folder=str(folder)),
-            "callbacks": [_named("benchmarks.fit.watch.Watch", result=str(noted))],
+            "callbacks": [_named("benchmarks.fit.cli.Watch", result=str(noted))],
         },
         "lr_scheduler": _named(
             "torch.optim.lr_scheduler.LinearLR",
