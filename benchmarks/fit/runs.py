@@ -104,7 +104,7 @@ class Work:
         noted.unlink(missing_ok=True)
         words = arguments_of(run, shared, place, noted)
         log = place / "log.txt"
-        begun = _clock()
+        wall, begun = time.perf_counter(), _clock()
         try:
             with log.open("w") as out:
                 code = subprocess.run(
@@ -116,7 +116,10 @@ class Work:
         seconds = _clock() - begun
         if code != 0 or not noted.exists():
             return {"error": f"exit {code}: {last_line(log)}"[:300]}
-        found = {"process_seconds": seconds, **json.loads(noted.read_text("utf8"))}
+        found = {
+            **divided(seconds, begun, json.loads(noted.read_text("utf8"))),
+            "wall_seconds": time.perf_counter() - wall,
+        }
         (place / "found.json").write_text(json.dumps(found), encoding="utf8")
         return found
 
@@ -184,6 +187,19 @@ def _clock() -> float:
         return time.perf_counter()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def divided(seconds: float, begun: float, noted: Mapping[str, Any]) -> Found:
+    """A process's seconds: before its first step, in the steps, after the last one.
+
+    Args:
+        seconds: of the whole process.
+        begun: beside a GPU when it began, by the clock that it notes by; on a CPU it notes its own processor time.
+        noted: by the process.
+    """
+    first = noted["begin"] - (begun if torch.cuda.is_available() else 0.0)
+    after = seconds - first - noted["steps_seconds"]
+    return {"process_seconds": seconds, "before_seconds": first, "after_seconds": after, **noted}
 
 
 def last_line(log: Path) -> str:

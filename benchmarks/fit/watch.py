@@ -65,6 +65,7 @@ class Stopwatch:
         found = {
             **self.about,
             "losses": losses,
+            "begin": marks["begin"],
             "steps_seconds": marks["end"] - marks["begin"],
             "step_seconds": (marks["end"] - marks["warm"]) / (steps - WARM)
             if steps > WARM

@@ -28,6 +28,7 @@ DEFAULT, HALF = "peft, default", "peft, autocast_adapter_dtype=False"
 def found(seconds: float, losses: list[float], **more: Any) -> Found:
     return {
         "process_seconds": 2 * seconds, "steps_seconds": seconds, "step_seconds": seconds / 10,
+        "before_seconds": 0.75 * seconds, "after_seconds": 0.25 * seconds,
         "peak_bytes": 2**30, "losses": losses, "base": "b", "start": 1.0, "trained": 5,
         "trained_dtypes": ["torch.float32"], **more,
     }  # fmt: skip
@@ -86,9 +87,39 @@ def test_rows_compare_repetition_by_repetition_and_bars_are_judged() -> None:
     assert got[OURS, "curve of the repetition"].value == pytest.approx(5e-5)
     best = {"x: case": (DEFAULT, DEFAULT)}
     said = judging.verdict(rows, best, {"x: case": "float32"}, cuda=False)
-    assert said.startswith("partly: 1 of 3 limits hold")
+    assert said.startswith("partly: beside peft's fastest that trains the same 1 of 3 limits hold")
+    assert "float32" not in said
     assert "x, curve difference: 3.5e-05 (limit 0.0001)" in said
     assert "peak" in judging.verdict(rows, best, {"x: case": "float32"}, cuda=True)
+
+
+def test_each_opponent_has_its_own_verdict() -> None:
+    runs = {
+        Run("x", OURS, 2, 1): found(3.0, [1.0, 0.5]),
+        Run("x", DEFAULT, 2, 1): found(5.0, [1.0, 0.5002], peak_bytes=2**31),
+        Run("x", HALF, 2, 1): found(3.5, [1.0, 0.4]),
+    }
+    rows = judging.rows("x: case", runs)
+    said = judging.verdict(rows, {"x: case": (HALF, DEFAULT)}, {"x: case": "bfloat16"}, cuda=True)
+    same, other = said.split("; beside its fastest, whose factors are not float32, ")
+    assert said.startswith("partly") and "4 of 4 limits hold" in same and "0 of 3" in other
+    assert "curve" in same and "curve" not in other and "x, peak ratio: 1 (limit 0.85)" in other
+    assert judging.verdict([], {}, {}, cuda=True).startswith("not testable")
+
+
+def test_a_process_is_divided_into_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = {"begin": 103.0, "steps_seconds": 4.0}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    parts = runs.divided(9.0, 100.0, noted)
+    assert (parts["before_seconds"], parts["after_seconds"], parts["process_seconds"]) == (3, 2, 9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    parts = runs.divided(110.0, 5.0, noted)  # processor time: the process's own begins at 0
+    assert (parts["before_seconds"], parts["after_seconds"]) == (103.0, 3.0)
+
+
+def test_the_other_side_loads_nothing_of_lightning() -> None:
+    code = "import sys, benchmarks.fit.peft_trainer; assert 'lightning' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_failed_run_is_a_row_that_says_why_and_other_starts_are_refused() -> None:
@@ -136,6 +167,7 @@ def test_both_sides_run_in_small_and_agree(
     assert first.value is not None and abs(first.value - math.log(128)) < 0.2
     assert "python -m benchmarks.fit --cases tiny --steps 8" in record.command
     assert str(tmp_path) not in record.to_json()
+    assert record.seconds is not None and record.seconds > 0
     kept = Work(work).result(Run("tiny", OURS, 8, 1))
     assert kept is not None and len(kept["losses"]) == 8
     # the second call finds every run done

@@ -90,7 +90,6 @@ MAY_LOAD = {
     "graftwork merge --help": "",
     "graftwork convert --help": "",
     "graftwork train-many --help": "",
-    "graftwork contamination --help": "",
     "graftwork inspect adapter": "",
     "graftwork merge --base base.safetensors --adapter adapter --out new.safetensors": "torch numpy",
     "medseg --help": "",
