@@ -109,7 +109,7 @@ class Work:
             with log.open("w") as out:
                 code = subprocess.run(
                     [sys.executable, *words], stdout=out, stderr=subprocess.STDOUT,
-                    env=surroundings(self.threads), timeout=self.seconds, check=False,
+                    env=surroundings(self.threads, self.folder / "bytecode"), timeout=self.seconds, check=False,
                 ).returncode  # fmt: skip
         except subprocess.TimeoutExpired:
             return {"error": f"not done after {self.seconds:g} s"}
@@ -168,11 +168,17 @@ def _named(path: str, **arguments: Any) -> dict[str, Any]:
     return {"class_path": path, "init_args": arguments}
 
 
-def surroundings(threads: int) -> dict[str, str]:
-    """The processes' environment: one GPU (the Trainer would split a batch over several), `threads` on a CPU."""
+def surroundings(threads: int, bytecode: Path) -> dict[str, str]:
+    """The processes' environment: one GPU (the Trainer would split a batch over several), `threads` on a CPU.
+
+    Compiled modules are kept in the folder `bytecode`, as an installation keeps them: where libraries lie in a folder
+    that cannot be written, or a setting of the shell forbids it, each process would compile thousands anew.
+    """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    given = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **given,
+        "PYTHONPYCACHEPREFIX": str(bytecode),
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         "CUDA_VISIBLE_DEVICES": first,
         "OMP_NUM_THREADS": str(threads),

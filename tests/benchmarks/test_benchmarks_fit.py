@@ -189,3 +189,14 @@ def test_a_log_tells_its_last_words(tmp_path: Path) -> None:
     assert last_line(log) == "RuntimeError: out of memory"
     log.write_text("\n")
     assert last_line(log) == "no output"
+
+
+def test_processes_keep_their_bytecode_whatever_the_shell_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    subprocess.run(
+        [sys.executable, "-c", "import benchmarks.fit.judging"],
+        env=runs.surroundings(1, tmp_path), check=True,
+    )  # fmt: skip
+    assert list(tmp_path.rglob("judging.*.pyc"))
