@@ -42,7 +42,7 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork.lightning import allow, processes, run_folder
+from graftwork.lightning import allow, processes, run_folder, starting
 from graftwork.lightning.app import App
 from graftwork.lightning.blame import blame
 from graftwork.lightning.curve import CurveLogger
@@ -281,6 +281,7 @@ class AppCLI(LightningCLI):
             )
         processes.share_folder(self.run_dir)
 
+    @starting.paused()
     def instantiate_classes(self) -> None:
         """Build data, module, graft and trainer; only if all fit together is the run folder made."""
         super().instantiate_classes()
@@ -301,10 +302,8 @@ class AppCLI(LightningCLI):
             *(given if isinstance(given, list) else [given]),
             *overrides.pop("callbacks", []),
         ]
-        callbacks += [
-            processes.SeveralProcesses(),
-            ExactResume(int(self._setting("seed_everything"))),
-        ]
+        seed = int(self._setting("seed_everything"))
+        callbacks += [processes.SeveralProcesses(), ExactResume(seed)]
         folder = overrides.pop("checkpoints", self.run_dir / run_folder.CHECKPOINT.parent)
         every = overrides.pop("checkpoint_every", self.checkpoint_every)
         if {**config, **overrides}.get("enable_checkpointing") is not False:

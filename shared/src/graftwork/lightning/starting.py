@@ -32,6 +32,18 @@ _running = threading.RLock()
 
 
 @contextmanager
+def paused() -> Iterator[None]:
+    """The collector of cyclic garbage waits."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@contextmanager
 def loading(*, for_good: bool) -> Iterator[None]:
     """Import heavy libraries: torchmetrics' package file waits, and the collector does.
 
@@ -39,16 +51,11 @@ def loading(*, for_good: bool) -> Iterator[None]:
         for_good: the process is this command's alone, so that what is there at the end stays until its end; the
             collector passes over it from then on.
     """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with paused():
         defer_torchmetrics()
         yield
         if for_good:
             gc.freeze()
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def defer_torchmetrics() -> bool:
@@ -103,6 +110,6 @@ class _Waiting(ModuleType):
             vars(self)["_begun"] = True
             try:
                 self.__spec__.loader.exec_module(self)
-                self.__class__ = ModuleType
+                self.__class__ = ModuleType  # type: ignore[assignment]
             finally:
                 del vars(self)["_begun"]
