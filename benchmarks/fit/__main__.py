@@ -27,7 +27,7 @@ from graftwork.errors import GraftError
 from graftwork_runs import Record, Row, environment
 
 #: options that say what is measured
-SETTING = ("cases", "steps", "trial", "repeats", "threads")
+SETTING = ("cases", "settings", "steps", "trial", "repeats", "threads")
 RECORDS = Path(__file__).parents[1] / "records" / "speed"
 
 
@@ -66,17 +66,17 @@ class Session:
         return found
 
     def case(
-        self, case: str, steps: int, trial: int, repeats: int
+        self, case: str, tried: Sequence[str], steps: int, trial: int, repeats: int
     ) -> tuple[dict[Run, Found], tuple[str, str] | None]:
         """All runs of a case that the time allows, and (peft's fastest, its fastest in float32)."""
         half = setting(case).dtype != "float32"
-        settings = [n for n in PEFT_SETTINGS if half or ("autocast" not in n)]
-        tried = {n: self.run(Run(case, n, trial, 0)) for n in settings}
+        settings = [n for n in tried if half or ("autocast" not in n)]
+        trials = {n: self.run(Run(case, n, trial, 0)) for n in settings}
         self.run(Run(case, OURS, trial, 0))  # its modules are compiled and read by then, as peft's
-        there = {n: f for n, f in tried.items() if f is not None}
+        there = {n: f for n, f in trials.items() if f is not None}
         quick = judging.fastest(there)
         wide = judging.fastest(there, float32=True)
-        if quick is None or wide is None or len(there) < len(tried):
+        if quick is None or wide is None or len(there) < len(trials):
             return {}, None
         found: dict[Run, Found] = {}
         sides = list(dict.fromkeys([OURS, quick, wide, WHOLE_LOGITS]))
@@ -98,6 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     cuda = torch.cuda.is_available()
     default = ["llama", "small"] if cuda else ["small"]
     parser.add_argument("--cases", nargs="+", choices=[*SETTINGS], default=default)
+    parser.add_argument(
+        "--settings", nargs="+", choices=[*PEFT_SETTINGS], default=[*PEFT_SETTINGS],
+        metavar="SETTING", help="of peft, tried in short runs: " + "; ".join(PEFT_SETTINGS),
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--trial", type=int, default=30, help="steps of a peft setting's trial")
     parser.add_argument("--repeats", type=int, default=2)
@@ -116,7 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     best: dict[str, tuple[str, str]] = {}
     try:
         for name in options.cases:
-            found, chosen = session.case(name, options.steps, options.trial, options.repeats)
+            found, chosen = session.case(
+                name, options.settings, options.steps, options.trial, options.repeats
+            )
             title = f"{name}: {setting(name).words}"
             rows += judging.rows(title, found)
             if chosen is not None and found:
@@ -140,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "rank": RANK,
             "rate": RATE,
             "steps": options.steps,
-            "tried": list(PEFT_SETTINGS),
+            "tried": list(options.settings),
             "peft, fastest": {case.partition(":")[0]: quick for case, (quick, _) in best.items()},
             "peft, fastest that trains the same": {
                 case.partition(":")[0]: wide for case, (_, wide) in best.items()

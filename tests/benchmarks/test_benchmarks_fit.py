@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.fit import __main__ as command
 from benchmarks.fit import judging, runs
-from benchmarks.fit.runs import OURS, PEFT_SETTINGS, Found, Run, Work, _clock, last_line
+from benchmarks.fit.runs import OURS, Found, Run, Work, _clock, last_line
 from benchmarks.fit.setting import base, checksum, read_tokens, setting, write_tokens
 from graftwork.errors import GraftError
 from graftwork_runs import validate_record
@@ -156,16 +156,17 @@ def test_both_sides_run_in_small_and_agree(
 
     monkeypatch.setattr(runs, "subprocess", SimpleNamespace(**{**vars(subprocess), "run": run}))
     monkeypatch.setattr(runs, "_clock", time.perf_counter)  # the processes are nobody's children
-    monkeypatch.setattr(command, "PEFT_SETTINGS", {DEFAULT: PEFT_SETTINGS[DEFAULT]})
     out, work = tmp_path / "fit.json", tmp_path / "w"
-    words = ["--cases", "tiny", "--steps", "8", "--trial", "8", "--repeats", "1"]
+    words = ["--cases", "tiny", "--settings", DEFAULT]
+    words += ["--steps", "8", "--trial", "8", "--repeats", "1"]
     assert command.main([*words, "--work", str(work), "--out", str(out)]) == 0
     record = validate_record(out)
     [apart] = record.find(variant=f"{OURS} / {DEFAULT}", metric="curve difference")
     assert apart.value is not None and apart.value < 1e-5
     [first] = record.find(variant=OURS, metric="first loss")
     assert first.value is not None and abs(first.value - math.log(128)) < 0.2
-    assert "python -m benchmarks.fit --cases tiny --steps 8" in record.command
+    assert "--cases tiny --settings 'peft, default' --steps 8" in record.command
+    assert record.details["tried"] == [DEFAULT]
     assert str(tmp_path) not in record.to_json()
     assert record.seconds is not None and record.seconds > 0
     kept = Work(work).result(Run("tiny", OURS, 8, 1))
