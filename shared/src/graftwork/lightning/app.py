@@ -38,7 +38,6 @@ from graftwork.errors import GraftError
 from graftwork.lightning import configs as shipped
 from graftwork.lightning.exits import guarded
 from graftwork.lightning.primary import primary
-from graftwork.lightning.starting import loading
 
 GROUP = "graftwork.apps"
 
@@ -118,6 +117,8 @@ class App:
         Args:
             alone: the process runs this one command and ends.
         """
+        from graftwork.lightning.starting import loading
+
         with loading(for_good=alone):
             return _load(self.cli)
 
