@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import Dataset
 
 import graftwork as gw
 from benchmarks.fit.setting import base, read_tokens, setting
-from benchmarks.fit.watch import Watch
+from benchmarks.fit.watch import Stopwatch
 from graftwork.lightning.cli import AppCLI
 from graftwork.lightning.data import ResumableLoader
 
@@ -71,6 +71,29 @@ class TokenData(LightningDataModule):
         return ResumableLoader(
             Rows(read_tokens(self.file)), batch_size=self.batch, shuffle=False, pin_memory=_cuda()
         )
+
+
+class Watch(Callback):
+    """The stopwatch in Lightning.
+
+    Args:
+        result: the JSON file.
+    """
+
+    def __init__(self, result: str) -> None:
+        self.watch = Stopwatch(result)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.watch.begin(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.watch.losses.append(outputs["loss"].detach())
+        self.watch.after(trainer.global_step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.watch.end()
 
 
 class FitCLI(AppCLI):

@@ -104,19 +104,22 @@ class Work:
         noted.unlink(missing_ok=True)
         words = arguments_of(run, shared, place, noted)
         log = place / "log.txt"
-        begun = _clock()
+        wall, begun = time.perf_counter(), _clock()
         try:
             with log.open("w") as out:
                 code = subprocess.run(
                     [sys.executable, *words], stdout=out, stderr=subprocess.STDOUT,
-                    env=surroundings(self.threads), timeout=self.seconds, check=False,
+                    env=surroundings(self.threads, self.folder / "bytecode"), timeout=self.seconds, check=False,
                 ).returncode  # fmt: skip
         except subprocess.TimeoutExpired:
             return {"error": f"not done after {self.seconds:g} s"}
         seconds = _clock() - begun
         if code != 0 or not noted.exists():
             return {"error": f"exit {code}: {last_line(log)}"[:300]}
-        found = {"process_seconds": seconds, **json.loads(noted.read_text("utf8"))}
+        found = {
+            **divided(seconds, begun, json.loads(noted.read_text("utf8"))),
+            "wall_seconds": time.perf_counter() - wall,
+        }
         (place / "found.json").write_text(json.dumps(found), encoding="utf8")
         return found
 
@@ -146,7 +149,7 @@ def arguments_of(run: Run, shared: Path, place: Path, noted: Path) -> list[str]:
         "trainer": {
             "max_steps": run.steps,
             "logger": _named("graftwork.lightning.curve.CurveLogger", folder=str(folder)),
-            "callbacks": [_named("benchmarks.fit.watch.Watch", result=str(noted))],
+            "callbacks": [_named("benchmarks.fit.cli.Watch", result=str(noted))],
         },
         "lr_scheduler": _named(
             "torch.optim.lr_scheduler.LinearLR",
@@ -165,11 +168,17 @@ def _named(path: str, **arguments: Any) -> dict[str, Any]:
     return {"class_path": path, "init_args": arguments}
 
 
-def surroundings(threads: int) -> dict[str, str]:
-    """The processes' environment: one GPU (the Trainer would split a batch over several), `threads` on a CPU."""
+def surroundings(threads: int, bytecode: Path) -> dict[str, str]:
+    """The processes' environment: one GPU (the Trainer would split a batch over several), `threads` on a CPU.
+
+    Compiled modules are kept in the folder `bytecode`, as an installation keeps them: where libraries lie in a folder
+    that cannot be written, or a setting of the shell forbids it, each process would compile thousands anew.
+    """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    given = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **given,
+        "PYTHONPYCACHEPREFIX": str(bytecode),
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         "CUDA_VISIBLE_DEVICES": first,
         "OMP_NUM_THREADS": str(threads),
@@ -184,6 +193,19 @@ def _clock() -> float:
         return time.perf_counter()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def divided(seconds: float, begun: float, noted: Mapping[str, Any]) -> Found:
+    """A process's seconds: before its first step, in the steps, after the last one.
+
+    Args:
+        seconds: of the whole process.
+        begun: beside a GPU when it began, by the clock that it notes by; on a CPU it notes its own processor time.
+        noted: by the process.
+    """
+    first = noted["begin"] - (begun if torch.cuda.is_available() else 0.0)
+    after = seconds - first - noted["steps_seconds"]
+    return {"process_seconds": seconds, "before_seconds": first, "after_seconds": after, **noted}
 
 
 def last_line(log: Path) -> str:

@@ -1,6 +1,7 @@
 """What is noted of a run, the same on both sides: every loss, the time of the steps, the peak of memory.
 
 Losses stay on the device until the last step, and the device is waited for three times: no step waits for its figure.
+Nothing of Lightning is loaded here: the other side has no use for it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from benchmarks.fit.setting import checksum
@@ -65,6 +65,7 @@ class Stopwatch:
         found = {
             **self.about,
             "losses": losses,
+            "begin": marks["begin"],
             "steps_seconds": marks["end"] - marks["begin"],
             "step_seconds": (marks["end"] - marks["warm"]) / (steps - WARM)
             if steps > WARM
@@ -73,29 +74,6 @@ class Stopwatch:
         }
         self.result.parent.mkdir(parents=True, exist_ok=True)
         self.result.write_text(json.dumps(found), encoding="utf8")
-
-
-class Watch(Callback):
-    """The stopwatch in Lightning.
-
-    Args:
-        result: the JSON file.
-    """
-
-    def __init__(self, result: str) -> None:
-        self.watch = Stopwatch(result)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.watch.begin(pl_module)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.watch.losses.append(outputs["loss"].detach())
-        self.watch.after(trainer.global_step)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.watch.end()
 
 
 def _now() -> float:

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.fit import __main__ as command
 from benchmarks.fit import judging, runs
-from benchmarks.fit.runs import OURS, PEFT_SETTINGS, Found, Run, Work, _clock, last_line
+from benchmarks.fit.runs import OURS, Found, Run, Work, _clock, last_line
 from benchmarks.fit.setting import base, checksum, read_tokens, setting, write_tokens
 from graftwork.errors import GraftError
 from graftwork_runs import validate_record
@@ -28,6 +28,7 @@ DEFAULT, HALF = "peft, default", "peft, autocast_adapter_dtype=False"
 def found(seconds: float, losses: list[float], **more: Any) -> Found:
     return {
         "process_seconds": 2 * seconds, "steps_seconds": seconds, "step_seconds": seconds / 10,
+        "before_seconds": 0.75 * seconds, "after_seconds": 0.25 * seconds,
         "peak_bytes": 2**30, "losses": losses, "base": "b", "start": 1.0, "trained": 5,
         "trained_dtypes": ["torch.float32"], **more,
     }  # fmt: skip
@@ -86,9 +87,39 @@ def test_rows_compare_repetition_by_repetition_and_bars_are_judged() -> None:
     assert got[OURS, "curve of the repetition"].value == pytest.approx(5e-5)
     best = {"x: case": (DEFAULT, DEFAULT)}
     said = judging.verdict(rows, best, {"x: case": "float32"}, cuda=False)
-    assert said.startswith("partly: 1 of 3 limits hold")
+    assert said.startswith("partly: beside peft's fastest that trains the same 1 of 3 limits hold")
+    assert "float32" not in said
     assert "x, curve difference: 3.5e-05 (limit 0.0001)" in said
     assert "peak" in judging.verdict(rows, best, {"x: case": "float32"}, cuda=True)
+
+
+def test_each_opponent_has_its_own_verdict() -> None:
+    runs = {
+        Run("x", OURS, 2, 1): found(3.0, [1.0, 0.5]),
+        Run("x", DEFAULT, 2, 1): found(5.0, [1.0, 0.5002], peak_bytes=2**31),
+        Run("x", HALF, 2, 1): found(3.5, [1.0, 0.4]),
+    }
+    rows = judging.rows("x: case", runs)
+    said = judging.verdict(rows, {"x: case": (HALF, DEFAULT)}, {"x: case": "bfloat16"}, cuda=True)
+    same, other = said.split("; beside its fastest, whose factors are not float32, ")
+    assert said.startswith("partly") and "4 of 4 limits hold" in same and "0 of 3" in other
+    assert "curve" in same and "curve" not in other and "x, peak ratio: 1 (limit 0.85)" in other
+    assert judging.verdict([], {}, {}, cuda=True).startswith("not testable")
+
+
+def test_a_process_is_divided_into_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = {"begin": 103.0, "steps_seconds": 4.0}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    parts = runs.divided(9.0, 100.0, noted)
+    assert (parts["before_seconds"], parts["after_seconds"], parts["process_seconds"]) == (3, 2, 9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    parts = runs.divided(110.0, 5.0, noted)  # processor time: the process's own begins at 0
+    assert (parts["before_seconds"], parts["after_seconds"]) == (103.0, 3.0)
+
+
+def test_the_other_side_loads_nothing_of_lightning() -> None:
+    code = "import sys, benchmarks.fit.peft_trainer; assert 'lightning' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_failed_run_is_a_row_that_says_why_and_other_starts_are_refused() -> None:
@@ -125,17 +156,19 @@ def test_both_sides_run_in_small_and_agree(
 
     monkeypatch.setattr(runs, "subprocess", SimpleNamespace(**{**vars(subprocess), "run": run}))
     monkeypatch.setattr(runs, "_clock", time.perf_counter)  # the processes are nobody's children
-    monkeypatch.setattr(command, "PEFT_SETTINGS", {DEFAULT: PEFT_SETTINGS[DEFAULT]})
     out, work = tmp_path / "fit.json", tmp_path / "w"
-    words = ["--cases", "tiny", "--steps", "8", "--trial", "8", "--repeats", "1"]
+    words = ["--cases", "tiny", "--settings", DEFAULT]
+    words += ["--steps", "8", "--trial", "8", "--repeats", "1"]
     assert command.main([*words, "--work", str(work), "--out", str(out)]) == 0
     record = validate_record(out)
     [apart] = record.find(variant=f"{OURS} / {DEFAULT}", metric="curve difference")
     assert apart.value is not None and apart.value < 1e-5
     [first] = record.find(variant=OURS, metric="first loss")
     assert first.value is not None and abs(first.value - math.log(128)) < 0.2
-    assert "python -m benchmarks.fit --cases tiny --steps 8" in record.command
+    assert "--cases tiny --settings 'peft, default' --steps 8" in record.command
+    assert record.details["tried"] == [DEFAULT]
     assert str(tmp_path) not in record.to_json()
+    assert record.seconds is not None and record.seconds > 0
     kept = Work(work).result(Run("tiny", OURS, 8, 1))
     assert kept is not None and len(kept["losses"]) == 8
     # the second call finds every run done
@@ -157,3 +190,14 @@ def test_a_log_tells_its_last_words(tmp_path: Path) -> None:
     assert last_line(log) == "RuntimeError: out of memory"
     log.write_text("\n")
     assert last_line(log) == "no output"
+
+
+def test_processes_keep_their_bytecode_whatever_the_shell_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    subprocess.run(
+        [sys.executable, "-c", "import benchmarks.fit.judging"],
+        env=runs.surroundings(1, tmp_path), check=True,
+    )  # fmt: skip
+    assert list(tmp_path.rglob("judging.*.pyc"))

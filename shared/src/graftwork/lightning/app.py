@@ -105,16 +105,27 @@ class App:
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the command line and return its exit code (see `graftwork.lightning.exits`)."""
         args = list(sys.argv[1:] if argv is None else argv)
-        return guarded(lambda: self._dispatch(args), prog=self.name, verbose="--verbose" in args)
+        return guarded(
+            lambda: self._dispatch(args, alone=argv is None),
+            prog=self.name,
+            verbose="--verbose" in args,
+        )
 
-    def load_cli(self) -> Any:
-        """Import and return the CLI class. This is the heavy import."""
-        return _load(self.cli)
+    def load_cli(self, *, alone: bool = False) -> Any:
+        """Import and return the CLI class. This is the heavy import.
+
+        Args:
+            alone: the process runs this one command and ends.
+        """
+        from graftwork.lightning.starting import loading
+
+        with loading(for_good=alone):
+            return _load(self.cli)
 
     def _light(self) -> dict[str, str]:
         return {name: summary for name, (summary, _) in self.light.items()}
 
-    def _dispatch(self, args: list[str]) -> int:
+    def _dispatch(self, args: list[str], alone: bool) -> int:
         if not args or args[0] in ("-h", "--help"):
             print(self._help())
             return 0
@@ -132,7 +143,7 @@ class App:
         if verb == "config" and (done := shipped.light(self, rest)) is not None:
             return done
         self._first_line(verb, known[verb], rest)
-        cli = self.load_cli()
+        cli = self.load_cli(alone=alone)
         if verb in META:
             return int(cli.meta(self, verb, rest))
         cli.launch(self, [verb, *shipped.resolve_names(self, rest)])

@@ -42,7 +42,7 @@ from torch import nn
 
 import graftwork as gw
 from graftwork.errors import GraftError
-from graftwork.lightning import allow, processes, run_folder
+from graftwork.lightning import allow, processes, run_folder, starting
 from graftwork.lightning.app import App
 from graftwork.lightning.blame import blame
 from graftwork.lightning.curve import CurveLogger
@@ -89,11 +89,11 @@ class AppCLI(LightningCLI):
     }
     checkpoint_every: ClassVar[int] = 100
 
-    def __init__(self, app: App, args: list[str] | None) -> None:
-        self.app = app
+    def __init__(self, app: App, args: list[str] | None, verb: str | None = None) -> None:
+        self.app, self._args = app, args
+        self._asked = verb if args is None else args[0]  # other verbs' parsers are not made
         self.graft: gw.Graft | None = None
         allow.allow_only([*allow.common(), *self._own_classes()])
-        self._args = args
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         defaults = {
             v: {"default_config_files": [app.default_config(v)], "exit_on_error": False}
@@ -244,9 +244,9 @@ class AppCLI(LightningCLI):
     # -- LightningCLI's hooks ---------------------------------------------------------------------
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Lightning's verbs and the app's, with the arguments that are no options."""
-        own = {name: set[str]() for name in verbs_of(type(self))}
-        verbs = [v for v in [*super().subcommands(), *own] if v not in self.app.without]
+        """The verb that was asked for, or all, Lightning's and the app's, with the arguments that are no options."""
+        every = [*super().subcommands(), *verbs_of(type(self))]
+        verbs = [self._asked] if self._asked else [v for v in every if v not in self.app.without]
         return {v: SKIPPED.get(v, set()) | ALWAYS_SKIPPED for v in verbs}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -285,6 +285,7 @@ class AppCLI(LightningCLI):
             )
         processes.share_folder(self.run_dir)
 
+    @starting.paused()
     def instantiate_classes(self) -> None:
         """Build data, module, graft and trainer; only if all fit together is the run folder made."""
         super().instantiate_classes()
@@ -305,10 +306,8 @@ class AppCLI(LightningCLI):
             *(given if isinstance(given, list) else [given]),
             *overrides.pop("callbacks", []),
         ]
-        callbacks += [
-            processes.SeveralProcesses(),
-            ExactResume(int(self._setting("seed_everything"))),
-        ]
+        seed = int(self._setting("seed_everything"))
+        callbacks += [processes.SeveralProcesses(), ExactResume(seed)]
         folder = overrides.pop("checkpoints", self.run_dir / run_folder.CHECKPOINT.parent)
         every = overrides.pop("checkpoint_every", self.checkpoint_every)
         if {**config, **overrides}.get("enable_checkpointing") is not False:
@@ -361,10 +360,10 @@ class AppCLI(LightningCLI):
         return run_meta(cls, app, action, args)
 
     @classmethod
-    def parser_only(cls, app: App) -> AppCLI:
-        """The CLI with its parsers and nothing else: no config, module, data or trainer."""
+    def parser_only(cls, app: App, verb: str | None = None) -> AppCLI:
+        """The CLI with its parsers (or a verb's) alone: no config, module, data or trainer."""
         try:
-            return cls(app, None)
+            return cls(app, None, verb)
         except _ParserOnly as ready:
             return ready.cli
 

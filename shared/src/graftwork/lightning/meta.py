@@ -66,7 +66,7 @@ def validate(cls: type[AppCLI], app: App, file: str, verb: str) -> None:
 def _parser(cls: type[AppCLI], app: App, verb: str) -> Any:
     if verb not in app.all_verbs():
         raise GraftError(f"no verb {verb!r}; there are: {', '.join(app.all_verbs())}")
-    return cls.parser_only(app)._subcommand_parsers[verb]
+    return cls.parser_only(app, verb)._subcommand_parsers[verb]
 
 
 def _only(args: list[str], usage: str, default: str) -> str:
