@@ -118,6 +118,9 @@ class Writer(LightningModule):
         if kind == "outside":
             self.head = nn.Linear(2, 2)
 
+    def loss_weight(self, batch: Any) -> float:
+        return float(batch["mask"][:, 1:].sum())
+
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         ids, mask = batch["ids"], batch["mask"]
         if self.noise:

@@ -6,8 +6,8 @@ process p's loss L_p is a mean over a weight w_p (rows, or tokens), that of the 
     L = sum_p w_p L_p / sum_p w_p,
 
 and so are its gradients: one all-reduce of one flat buffer holds those of all tasks, each already times w_p / sum w.
-Before it a small message between the hosts says who has failed, whose data have ended, and which gradients there are; what
-fails in one process fails in all, in the same step.
+Before it a small message between the hosts says who has failed, whose data have ended, and which gradients there are;
+what fails in one process fails in all, in the same step.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ def _views(flat: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
 
 
 def model_print(model: nn.Module) -> list[tuple[str, str, tuple[int, ...], int]]:
-    """Name, dtype, shape and sum of the bits of each tensor, by which two bases are told apart at the price of a look."""
+    """Name, dtype, shape and sum of the bits of each tensor: what tells two bases apart at little cost."""
     found = []
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
         whole = _BITS.get(t.element_size()) if type(t) in (Tensor, nn.Parameter) else None

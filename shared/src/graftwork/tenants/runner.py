@@ -62,6 +62,10 @@ class Runner:
         patience: a task is dropped when it fails so many rounds in a row.
         check: compare the rows of the first shared pass with the same rows alone, which costs one pass more.
 
+    Attributes:
+        tenants: by name; rounds: that were run.
+        ranks: the processes that share the work; `None` in one.
+
     Raises:
         GraftError: two tasks of one name, a graft that does not fit, a model that does not keep rows apart, or
             processes with other tasks or another base than the first's.
@@ -92,9 +96,9 @@ class Runner:
         self._noted: set[str] = set()
         self._asked: Sequence[int] = ()
         self._stopping = False
-        self._ranks = ranks()
-        if self._ranks is not None:
-            self._ranks.check_alike("bases", model_print(model))
+        self.ranks = ranks()
+        if self.ranks is not None:
+            self.ranks.check_alike("bases", model_print(model))
         tasks = list(tasks)
         names = [t.name for t in tasks]
         twice = sorted({n for n in names if names.count(n) > 1})
@@ -135,10 +139,10 @@ class Runner:
             handle = get(self.model, task.name)
         try:
             activate(self.model, on or None)
-            own = 0 if self._ranks is None else self._ranks.rank
-            if self._ranks is not None:
-                self._ranks.check_alike("tasks", (task.name, list(handle.tensors())))
-                self._ranks.align(handle)
+            own = 0 if self.ranks is None else self.ranks.rank
+            if self.ranks is not None:
+                self.ranks.check_alike("tasks", (task.name, list(handle.tensors())))
+                self.ranks.align(handle)
             optimizer = task.optimizer(handle)
             schedule = None if task.schedule is None else task.schedule(optimizer)
             drawn = seed_of(task.seed, own) if task.own_rows else task.seed
@@ -198,15 +202,15 @@ class Runner:
             if not asked:
                 continue
             results = backbone.Results()
-            batches = steps.draw(asked, results, self._ranks)
+            batches = steps.draw(asked, results, self.ranks)
             kept = {t: t.put_aside() for t in asked}
             try:
                 for group in groups:
                     chosen = {self.tenants[n]: batches[n] for n in group if n in batches}
                     if chosen:
                         self._pass(chosen, results)
-                if self._ranks is not None:
-                    self._ranks.combine(asked, results)
+                if self.ranks is not None:
+                    self.ranks.combine(asked, results)
             except BaseException:
                 for t, grads in kept.items():
                     t.put_back(grads)
@@ -221,9 +225,9 @@ class Runner:
     def _settle(self, tenants: Sequence[Tenant], out: dict[str, Outcome]) -> None:
         """What failed in a step, and whether to stop, is the same everywhere."""
         self._stopping = bool(self._asked)
-        if self._ranks is None:
+        if self.ranks is None:
             return
-        failed, self._stopping = self._ranks.settle(tenants, self._stopping)
+        failed, self._stopping = self.ranks.settle(tenants, self._stopping)
         for t in tenants:
             if t.name in failed:
                 if t.status != "failed":
@@ -251,8 +255,8 @@ class Runner:
             made = self.plan(self.running) if callable(self.plan) else self.plan
             cycle = getattr(made, "cycle", None)
             groups, self._cycle = made.groups, list(cycle()) if callable(cycle) else []
-            if self._ranks is not None:  # one that goes by what each process measures
-                groups, self._cycle = self._ranks.firsts((groups, self._cycle))
+            if self.ranks is not None:  # one that goes by what each process measures
+                groups, self._cycle = self.ranks.firsts((groups, self._cycle))
             found = [n for group in groups for n in group]
             wrong = sorted(n for n in names if found.count(n) != 1)
             if wrong:
@@ -323,7 +327,7 @@ class Runner:
                 done += 1
                 if progress is not None:
                     progress(self)
-                if self._stopping or (self._asked and self._ranks is None):
+                if self._stopping or (self._asked and self.ranks is None):
                     return False
         return True
 
@@ -358,8 +362,8 @@ class Runner:
 
     def _whole(self, tenants: Mapping[str, Tenant]) -> dict[str, Any]:
         found = {name: saving.state_of(t) for name, t in tenants.items()}
-        if self._ranks is not None:
-            _, *others = self._ranks.everyones({n: saving.drawn(t) for n, t in tenants.items()})
+        if self.ranks is not None:
+            _, *others = self.ranks.everyones({n: saving.drawn(t) for n, t in tenants.items()})
             for name, state in found.items():
                 state["others"] = [theirs[name] for theirs in others]
         return found
@@ -371,7 +375,7 @@ class Runner:
             GraftError: other tasks than these, tensors that do not fit, or data that are shorter than they were.
         """
         saving.check(state, self.tenants)
-        own = 0 if self._ranks is None else self._ranks.rank
+        own = 0 if self.ranks is None else self.ranks.rank
         for name, t in self.tenants.items():
             saving.restore(t, state["tasks"][name], own)
         self.rounds = state["rounds"]
@@ -379,7 +383,7 @@ class Runner:
     def save(self, path: str | Path) -> None:
         """Write the state of all tasks to a file, whole or not at all; of several processes the first one writes."""
         state = self.state_dict()
-        if self._ranks is None or self._ranks.rank == 0:
+        if self.ranks is None or self.ranks.rank == 0:
             saving.write(state, Path(path))
 
     def load(self, path: str | Path) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DistributedSampler
 
 import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.lightning.app import apps
 from graftwork.lightning.cli import AppCLI
+from graftwork.lightning.data import world
 from graftwork.lightning.many import sharing
 from graftwork.lightning.many.jobs import Job, Jobs
 from graftwork.lightning.many.optimizing import Optimizing
@@ -176,6 +178,8 @@ def task_of(b: Built, model: nn.Module) -> Task:
         accumulate=int(trainer.get("accumulate_grad_batches") or 1),
         steps=b.count,
         seed=int(cli._setting("seed_everything")),
+        own_rows=True,
+        weight=lambda cut: cut.weight,
     )
 
 
@@ -187,6 +191,10 @@ def _built(job: Job, cli: AppCLI) -> Built:
         data.setup("fit")
         # the first is looked at and let go: the one that trains stands at its start
         first, loader = data.train_dataloader(), data.train_dataloader()
+        if world()[1] > 1 and not isinstance(getattr(loader, "sampler", None), DistributedSampler):
+            raise GraftError(
+                "its loader gives every process the same samples; return a ResumableLoader from train_dataloader"
+            )
         cli.model.train()
         with torch.random.fork_rng():
             batch = next(iter(Steps(job.name, cli.model, first)), None)
@@ -234,20 +242,29 @@ def _rows_of(name: str, inputs: Any) -> tuple[tuple[int, ...], str]:
 
 
 def _device(clis: Sequence[AppCLI], jobs: Sequence[Job]) -> torch.device:
-    """The one device that the jobs' trainers chose.
+    """The one device that the jobs' trainers chose; in several processes each has a GPU of its own.
 
     Raises:
-        GraftError: they differ, or one wants several.
+        GraftError: they differ, one wants several, or there are fewer GPUs than processes.
     """
     found = [(c.trainer.strategy.root_device, c.trainer.num_devices) for c in clis]
     for job, (device, count) in zip(jobs, found, strict=True):
         if count != 1:
             raise GraftError(
-                f"job {job.name!r}: trainer.devices: a shared run is on one device, not {count}"
+                f"job {job.name!r}: trainer.devices: {count}; the devices of a shared run are those of "
+                "`train-many --devices`, so leave it at 1"
             )
         if device != found[0][0]:
             raise GraftError(
                 f"job {job.name!r}: its trainer wants {device}, that of {jobs[0].name!r} {found[0][0]}; give all jobs "
                 "one accelerator and device"
             )
-    return found[0][0]
+    device, (rank, several) = found[0][0], world()
+    if several == 1 or device.type != "cuda":
+        return device
+    there = torch.cuda.device_count()
+    if there < several:
+        raise GraftError(f"devices: {several} were asked for, and this machine has {there}")
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    return device

@@ -17,6 +17,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from graftwork.errors import GraftError
+from graftwork.tenants.ranks import rows_of
 
 
 class Answer:
@@ -31,12 +32,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Cut:
-    """A step that waits for its network's output."""
+    """A step that waits for its network's output.
+
+    Attributes:
+        batch, number: of the step.
+        random: generators' states where it called its network.
+        named: whether its inputs have names.
+        weight: over how much its loss is a mean.
+    """
 
     batch: Any
     number: int
     random: list[Tensor]
     named: bool
+    weight: float
 
 
 class _Called(BaseException):
@@ -118,7 +127,14 @@ class Steps:
             raise GraftError(
                 f"job {self.name!r}: its training_step does not call its network, so it cannot share a pass"
             )
-        return inputs, Cut(batch, number, random, isinstance(inputs, dict))
+        return inputs, Cut(
+            batch, number, random, isinstance(inputs, dict), self._weight(batch, inputs)
+        )
+
+    def _weight(self, batch: Any, inputs: Any) -> float:
+        """What the module says its loss is a mean over, such as tokens; without, the rows of its inputs."""
+        own = getattr(self.module, "loss_weight", None)
+        return float(own(batch) if callable(own) else rows_of(self.name, inputs))
 
     def _inputs(self, called: _Called) -> Any:
         args, kwargs = called.args_, called.kwargs
