@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,14 @@ JOBS: dict[str, dict[str, Any]] = {
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.3, "momentum": 0.9}}
 
 
-def write(name: str, batch: int, **top: Any) -> str:
+def write(name: str, batch: int, only: Sequence[str] = tuple(JOBS), **top: Any) -> str:
     jobs = [
-        {"name": n, "app": "manyapp", "set": {"data.batch_size": batch, "optimizer": SGD, **s}}
-        for n, s in JOBS.items()
+        {
+            "name": n,
+            "app": "manyapp",
+            "set": {"data.batch_size": batch, "optimizer": SGD, **JOBS[n]},
+        }
+        for n in only
     ]
     Path(name).write_text(yaml.safe_dump({"layout": "padded", **top, "jobs": jobs}))
     return name

@@ -94,15 +94,19 @@ def test_another_number_of_processes_goes_on_with_the_same_whole_batch(folder: P
     assert "batch_size 4, the loader has 6" in said
 
 
-def test_the_command_starts_the_others(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "jobs.yaml").write_bytes((folder / "two-0.yaml").read_bytes())
-    done = started("train-many", "jobs.yaml", "--devices", "2", cwd=tmp_path)
+def test_the_command_starts_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write("jobs.yaml", 2, only=("short",), run_dir="two")
+    done = started("train-many", file, "--devices", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("run folder: two") == 1  # the first one speaks alone
-    assert_same(tmp_path / "two", folder / "two")
+    (job,) = told(tmp_path / "two")["jobs"]
+    assert (job["status"], job["step"], told(tmp_path / "two")["devices"]) == ("done", 4, 2)
     # a second time: refused before anybody is started
-    again = started("train-many", "jobs.yaml", "--devices", "2", cwd=tmp_path)
-    assert again.returncode == 2 and "holds a run already" in again.stderr
+    assert main(["train-many", file, "--devices", "2"]) == 2
+    assert "holds a run already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
