@@ -54,6 +54,11 @@ class Built:
     logged: dict[str, float] = field(default_factory=dict)
 
     @property
+    def part(self) -> str:
+        """The part of the network that its step calls."""
+        return self.steps.part or ""
+
+    @property
     def tokens(self) -> bool:
         """Whether its rows are sequences of token ids."""
         return self.kind.startswith(TOKENS)
@@ -69,28 +74,34 @@ class Shared:
 
     model: nn.Module
     jobs: list[Built]
-    aligner: Aligner | None
+    aligners: dict[str, Aligner]  # by the part of the model that is called
     backbone: int
 
+    def __post_init__(self) -> None:
+        self._parts = {b.job.name: b.part for b in self.jobs}
+
     def body(self, model: nn.Module, inputs: Any) -> Tensor:
-        """The shared part of a pass."""
+        """The shared part of a pass, of inputs that `join` made."""
+        part, inputs = inputs
         if isinstance(inputs, Aligned):
-            assert self.aligner is not None
-            return self.aligner.run(inputs)
-        return tensor_of(model(**inputs) if isinstance(inputs, dict) else model(inputs))
+            return self.aligners[part].run(inputs)
+        called = model.get_submodule(part)
+        return tensor_of(called(**inputs) if isinstance(inputs, dict) else called(inputs))
 
     def join(self, inputs: Mapping[str, Any]) -> Joined:
         """Several jobs' inputs as one batch."""
-        first = next(iter(inputs.values()))
-        if self.aligner is None or not _tokens(first):
-            return stack(inputs)
-        aligned = self.aligner.align(inputs)
-        return Joined(aligned, Segments(aligned.names, aligned.sizes), aligned.own)
+        name, first = next(iter(inputs.items()))
+        part = self._parts[name]
+        if not _tokens(first):
+            joined = stack(inputs)
+            return Joined((part, joined.inputs), joined.segments, joined.own)
+        aligned = self.aligners[part].align(inputs)
+        return Joined((part, aligned), Segments(aligned.names, aligned.sizes), aligned.own)
 
     def rows(self, group: Any) -> int:
         """Rows of a pass, padding included."""
-        if self.aligner is not None and group[0].kind.startswith(TOKENS):
-            return self.aligner.rows(group)
+        if group[0].kind.startswith(TOKENS):
+            return self.aligners[self._parts[group[0].name]].rows(group)
         return real_rows(group)
 
 
@@ -131,16 +142,15 @@ def build(jobs: Jobs) -> Shared:
             "smaller or quantised base"
         )
     built = [_built(job, cli) for job, cli in zip(jobs.jobs, clis, strict=True)]
-    aligner = None
-    if any(b.tokens for b in built):
-        aligner = Aligner(model, jobs.layout, jobs.chunk)
-        for b in built:
-            if b.tokens:
-                try:
-                    aligner.choice(list(b.lengths))
-                except GraftError as error:
-                    raise GraftError(f"job {b.job.name!r}: {error}") from None
-    return Shared(model, built, aligner, backbone)
+    aligners: dict[str, Aligner] = {}
+    for b in [b for b in built if b.tokens]:
+        if b.part not in aligners:
+            aligners[b.part] = Aligner(model.get_submodule(b.part), jobs.layout, jobs.chunk)
+        try:
+            aligners[b.part].choice(list(b.lengths))
+        except GraftError as error:
+            raise GraftError(f"job {b.job.name!r}: {error}") from None
+    return Shared(model, built, aligners, backbone)
 
 
 def task_of(b: Built, model: nn.Module) -> Task:
@@ -158,6 +168,12 @@ def task_of(b: Built, model: nn.Module) -> Task:
     elif method is None:
         raise GraftError(
             f"job {name!r}: graft: it has none, and nothing else may train on a shared base"
+        )
+    acts = method if method is not None else gw.get(model, name).method
+    if b.tokens and acts.positional:
+        raise GraftError(
+            f"job {name!r}: graft: {type(acts).__name__} acts on positions of each prompt, which move where sequences "
+            "of several jobs are joined; such a job trains alone"
         )
     own = Optimizing(name, cli, model, b.count)
 
@@ -197,15 +213,19 @@ def _built(job: Job, cli: AppCLI) -> Built:
             )
         cli.model.train()
         with torch.random.fork_rng():
-            batch = next(iter(Steps(job.name, cli.model, first)), None)
+            cli.model.on_fit_start()
+            look = Steps(job.name, cli.model, first, data=data)
+            batch = next(iter(look), None)
     except GraftError as error:
         text = str(error)
         named = text if text.startswith(f"job {job.name!r}") else f"job {job.name!r}: {text}"
         raise GraftError(named) from None
     if batch is None:
         raise GraftError(f"job {job.name!r}: its data hold no batch")
-    steps, inputs = Steps(job.name, cli.model, loader, logged.__setitem__), batch[0]
+    steps, inputs = Steps(job.name, cli.model, loader, logged.__setitem__, data), batch[0]
+    steps.part = look.part
     lengths, kind = _rows_of(job.name, inputs)
+    kind += f" of {look.part}" if look.part else ""
     if any(isinstance(item, gw.NewRows) for item in cli._setting("also_train")):
         kind += f"; outputs of {job.name} alone"  # of another width than the others': it has its passes to itself
     return Built(job, cli, steps, _count(job.name, cli, loader), inputs, lengths, kind, logged)

@@ -121,10 +121,10 @@ class Planning:
             for group in partition.groups:
                 members = [b for b in self.shared.jobs if b.job.name in group and b.tokens]
                 lengths = [n for b in members for n in b.lengths]
-                if not lengths or self.shared.aligner is None:
+                if not lengths:
                     continue
                 real += sum(lengths)
-                choice = self.shared.aligner.choice(lengths)
+                choice = self.shared.aligners[members[0].part].choice(lengths)
                 for layout in LAYOUTS:
                     if layout in choice.wastes:
                         rows[layout] = rows.get(layout, 0) + choice.wastes[layout].rows

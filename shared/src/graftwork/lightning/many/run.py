@@ -8,7 +8,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.lightning.checkpoint_io import write_atomically
 from graftwork.lightning.exits import DONE, FAILED, INTERRUPTED
@@ -125,7 +124,7 @@ def _finish(folder: Path, runner: Runner, shared: Shared, told: dict[str, Any]) 
         tenant = runner.tenants[b.job.name]
         if tenant.step:
             b.cli.graft = tenant.graft
-            gw.save(tenant.graft, folder / b.job.name / "graft", overwrite=True, **b.cli.passport())
+            b.cli.save_graft(folder / b.job.name / "graft")
     _tell(folder, runner, shared, told)
     return write_report(folder)
 

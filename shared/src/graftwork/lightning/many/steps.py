@@ -1,4 +1,4 @@
-"""A LightningModule's `training_step`, cut where it calls its network.
+"""A LightningModule's `training_step`, cut where it calls its network, or the body of one that has a head apart.
 
 The step is run twice: first until it calls the network, which tells the inputs; then, when the shared pass has the
 output, once more with it. What the first part draws at random is drawn the same again.
@@ -7,17 +7,21 @@ output, once more with it. What the first part draws at random is drawn the same
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch import LightningModule
-from torch import Tensor
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch import Tensor, nn
 
 from graftwork.errors import GraftError
 from graftwork.tenants.ranks import rows_of
+
+#: arguments of a causal language model that say what a shared pass does anyway
+USUAL = {"use_cache": False, "return_dict": True}
 
 
 class Answer:
@@ -50,8 +54,8 @@ class Cut:
 
 class _Called(BaseException):
     # no Exception: a step must not catch it
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.args_, self.kwargs = args, kwargs
+    def __init__(self, part: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.part, self.args_, self.kwargs = part, args, kwargs
 
 
 class Steps:
@@ -62,6 +66,10 @@ class Steps:
         module: whose attribute `network` is the shared backbone.
         loader: of its training data; with `state_dict` it goes on where it stood.
         log: called with (name, value) of what the step logs.
+        data: whose hooks bring a batch to the device; without, it is moved as it is.
+
+    Attributes:
+        part: name of what the step calls inside the network, found out at the first batch; "" is the whole.
     """
 
     def __init__(
@@ -70,8 +78,11 @@ class Steps:
         module: LightningModule,
         loader: Any,
         log: Callable[[str, float], None] | None = None,
+        data: LightningDataModule | None = None,
     ) -> None:
         self.name, self.module, self.loader, self._log = name, module, loader, log
+        self.data = data
+        self.part: str | None = None
         self.epoch = 0
 
     def __iter__(self) -> Iterator[tuple[Any, Cut]]:
@@ -86,7 +97,16 @@ class Steps:
 
     def _moved(self, batch: Any) -> Any:
         device = next(self.module.parameters()).device
-        return move_data_to_device(batch, device)
+        if self.data is None:
+            return move_data_to_device(batch, device)
+        batch = self._hook("on_before_batch_transfer")(batch, 0)
+        batch = self._hook("transfer_batch_to_device")(batch, device, 0)
+        return self._hook("on_after_batch_transfer")(batch, 0)
+
+    def _hook(self, name: str) -> Any:
+        """The data's own hook, or the module's, as Lightning chooses."""
+        own = getattr(type(self.data), name) is not getattr(LightningDataModule, name)
+        return getattr(self.data if own else self.module, name)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the data stand."""
@@ -113,8 +133,8 @@ class Steps:
             GraftError: the step does not call its network, or hands it labels.
         """
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            raise _Called(args, kwargs)
+        def call(part: str, *args: Any, **kwargs: Any) -> Any:
+            raise _Called(part, args, kwargs)
 
         try:
             with _card(self.module):
@@ -123,6 +143,12 @@ class Steps:
                     self.module.training_step(batch, number)
         except _Called as called:
             inputs = self._inputs(called)
+            self.part = called.part if self.part is None else self.part
+            if called.part != self.part:
+                raise GraftError(
+                    f"job {self.name!r}: its training_step calls its network's {called.part or 'whole'} where it "
+                    f"called {self.part or 'the whole'} before; a shared run cuts it at one place"
+                ) from None
         else:
             raise GraftError(
                 f"job {self.name!r}: its training_step does not call its network, so it cannot share a pass"
@@ -145,7 +171,11 @@ class Steps:
                 f"job {self.name!r}: its network computes the loss (labels=); compute it in training_step from the "
                 "network's output, so that each job has its own"
             )
-        named = {k: v for k, v in kwargs.items() if v is not None}
+        named = {
+            k: v
+            for k, v in kwargs.items()
+            if v is not None and not (isinstance(v, bool) and USUAL.get(k) is v)
+        }
         if not args and named and all(isinstance(v, Tensor) for v in named.values()):
             return named
         raise GraftError(
@@ -161,7 +191,7 @@ class Steps:
         calls = 0
         outer = _random(self.module)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(part: str, *args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls > 1:
@@ -231,14 +261,18 @@ class _Stubbed:
             for name, value in values.items():
                 log(name, value)
 
-        network: Any = self.module.network
-        network.__dict__["forward"] = self.call
+        for part, module in parts(self.module.network).items():
+            module.__dict__["forward"] = functools.partial(self.call, part)
         self.module.__dict__["log"], self.module.__dict__["log_dict"] = log, log_dict
 
     def __exit__(self, *error: Any) -> None:
-        network: Any = self.module.network
-        del (
-            network.__dict__["forward"],
-            self.module.__dict__["log"],
-            self.module.__dict__["log_dict"],
-        )
+        for module in parts(self.module.network).values():
+            del module.__dict__["forward"]
+        del self.module.__dict__["log"], self.module.__dict__["log_dict"]
+
+
+def parts(network: Any) -> dict[str, Any]:
+    """What of a network a step may call: the whole, and in a model of transformers with a head its body."""
+    name = getattr(network, "base_model_prefix", "")
+    body = getattr(network, name, None) if isinstance(name, str) and name else None
+    return {"": network} | ({name: body} if isinstance(body, nn.Module) else {})
