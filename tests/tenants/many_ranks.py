@@ -52,11 +52,13 @@ def write(name: str, batch: int, only: Sequence[str] = tuple(JOBS), **top: Any) 
         {
             "name": n,
             "app": "manyapp",
-            "set": {"data.batch_size": batch, "optimizer": SGD, **JOBS[n]},
+            "set": {"data.batch_size": batch, "data.val": 8, "optimizer": SGD, **JOBS[n]},
         }
         for n in only
     ]
-    Path(name).write_text(yaml.safe_dump({"layout": "padded", **top, "jobs": jobs}))
+    Path(name).write_text(
+        yaml.safe_dump({"layout": "padded", "validate_every": 2, **top, "jobs": jobs})
+    )
     return name
 
 

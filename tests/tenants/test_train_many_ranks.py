@@ -64,6 +64,10 @@ def assert_same(mine: Path, theirs: Path) -> None:
             torch.testing.assert_close(value, one[key], rtol=1e-7, atol=1e-8)
     curves = [[v for j in told(f)["jobs"] for _, v in j["curve"]] for f in (mine, theirs)]
     torch.testing.assert_close(*map(torch.tensor, curves), rtol=1e-7, atol=0)
+    for ours, their in zip(told(mine)["jobs"], told(theirs)["jobs"], strict=True):
+        pairs = [job["validation"]["val_loss"] for job in (ours, their)]
+        torch.testing.assert_close(*map(torch.tensor, pairs), rtol=1e-7, atol=0)
+        assert [s for s, _ in pairs[0]] == [2, their["steps"]]
 
 
 def test_two_processes_train_what_one_trains_on_the_whole_batch(folder: Path) -> None:

@@ -70,14 +70,10 @@ def _report(told: dict[str, Any]) -> Report:
             for j in jobs
         ],
     )
-    curves = {j["name"]: [(s, v) for s, v in j["curve"]] for j in jobs if j["curve"]}
-    names = list(curves)
-    for first in range(0, len(names), CURVES):
-        some = names[first : first + CURVES]
-        title = "Training loss"
-        if len(names) > CURVES:
-            title += f", {some[0]} to {some[-1]}"
-        page.curves(title, {n: curves[n] for n in some}, x="step", y="loss")
+    _curves(page, "Training loss", {j["name"]: j["curve"] for j in jobs}, "loss")
+    for metric in dict.fromkeys(k for j in jobs for k in j.get("validation", {})):
+        found = {j["name"]: j["validation"].get(metric, []) for j in jobs}
+        _curves(page, f"Validation: {metric}", found, metric)
     page.table(
         "Plans",
         ["plan", "fits", "fair", "passes", "predicted time", "predicted memory"],
@@ -99,8 +95,18 @@ def _report(told: dict[str, Any]) -> Report:
     _waste(page, told["waste"])
     _errors(page, told, predicted, measured)
     faults = [f"{j['name']}: {fault}" for j in jobs for fault in j["failures"]]
-    notes = ["The losses are those of training batches; measure with the app's own verb test."]
+    notes = [
+        "Training losses are those of batches that train; measure with the app's own verb test."
+    ]
     return page.notes([*notes, *faults])
+
+
+def _curves(page: Report, title: str, curves: dict[str, list[list[float]]], y: str) -> None:
+    names = [name for name, curve in curves.items() if curve]
+    for first in range(0, len(names), CURVES):
+        some = names[first : first + CURVES]
+        of = f", {some[0]} to {some[-1]}" if len(names) > CURVES else ""
+        page.curves(title + of, {n: [(s, v) for s, v in curves[n]] for n in some}, x="step", y=y)
 
 
 def _waste(page: Report, waste: dict[str, dict[str, float]]) -> None:

@@ -16,6 +16,7 @@ from graftwork.lightning.many.jobs import Jobs
 from graftwork.lightning.many.planning import Planning
 from graftwork.lightning.many.processes import first, processes
 from graftwork.lightning.many.table import Board
+from graftwork.lightning.many.validating import Validation
 from graftwork.lightning.output import settle_output
 from graftwork.tenants.cost import CostModel
 from graftwork.tenants.runner import Runner
@@ -81,11 +82,13 @@ def _train(jobs: Jobs, resume: bool, quiet: bool, check: bool) -> int:
     if first():
         for b in shared.jobs:
             _write(folder / b.job.name / "config.yaml", _config(b.cli))
+    validation = Validation(shared, jobs.validate_every, (earlier or {}).get("jobs", ()))
     if resume:
         runner.load(folder / STATE)
+        validation.resumed(runner)
     told = {**(earlier or planning.told()), "predicted round": planning.seconds(plan)}
     told["devices"] = 1 if runner.ranks is None else runner.ranks.count
-    _tell(folder, runner, shared, told)
+    _tell(folder, runner, shared, told, validation)
     runner.save(folder / STATE)
     counts = {b.job.name: b.count for b in shared.jobs}
     rounds: list[float] = []
@@ -94,16 +97,19 @@ def _train(jobs: Jobs, resume: bool, quiet: bool, check: bool) -> int:
     def progress(runner: Runner) -> None:
         nonlocal began
         rounds.append(time.perf_counter() - began)
+        validation(runner)
         board.show(runner)
         if runner.rounds % jobs.checkpoint_every == 0:
             runner.save(folder / STATE)
+            _tell(folder, runner, shared, told, validation)
         began = time.perf_counter()
 
-    with Board(counts, quiet) as board:
+    said = None if jobs.validate_every is None else validation.last
+    with Board(counts, quiet, validated=said) as board:
         whole = runner.run(progress=progress)
     runner.save(folder / STATE)
     told["measured round"] = _middle(rounds[: _first_ends(shared, runner)]) if rounds else None
-    report = _finish(folder, runner, shared, told) if first() else None
+    report = _finish(folder, runner, shared, told, validation) if first() else None
     failed = [t.name for t in runner.tenants.values() if t.status == "failed"]
     if not quiet:
         print(board.line(runner))
@@ -118,14 +124,16 @@ def _train(jobs: Jobs, resume: bool, quiet: bool, check: bool) -> int:
     return FAILED if failed else DONE
 
 
-def _finish(folder: Path, runner: Runner, shared: Shared, told: dict[str, Any]) -> Path | None:
+def _finish(
+    folder: Path, runner: Runner, shared: Shared, told: dict[str, Any], validation: Validation
+) -> Path | None:
     """Write the adapters, what there is to tell, and the report."""
     for b in shared.jobs:
         tenant = runner.tenants[b.job.name]
         if tenant.step:
             b.cli.graft = tenant.graft
             b.cli.save_graft(folder / b.job.name / "graft")
-    _tell(folder, runner, shared, told)
+    _tell(folder, runner, shared, told, validation)
     return write_report(folder)
 
 
@@ -163,7 +171,9 @@ def _config(cli: Any) -> str:
     return str(text)
 
 
-def _tell(folder: Path, runner: Runner, shared: Shared, told: dict[str, Any]) -> None:
+def _tell(
+    folder: Path, runner: Runner, shared: Shared, told: dict[str, Any], validation: Validation
+) -> None:
     """What the report is made from; the first process writes it."""
     if not first():
         return
@@ -184,7 +194,11 @@ def _tell(folder: Path, runner: Runner, shared: Shared, told: dict[str, Any]) ->
                 "trained": sum(p.numel() for p in tenant.parameters),
                 "curve": [[int(s), float(v)] for s, v in tenant.curve],
                 "logged": b.logged,
-                "failures": tenant.failures,
+                "validation": validation.curves.get(b.job.name, {}),
+                "failures": [
+                    *tenant.failures,
+                    *([note] if (note := validation.notes.get(b.job.name)) else []),
+                ],
             }
         )
     text = json.dumps({**told, "backbone": shared.backbone, "jobs": jobs}, indent=1)

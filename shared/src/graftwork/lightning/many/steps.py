@@ -89,13 +89,14 @@ class Steps:
         place = getattr(self.loader, "state_dict", None)
         for number, batch in enumerate(self.loader):
             number = place()["batches"] - 1 if callable(place) else number
-            yield self.cut(self._moved(batch), number)
+            yield self.cut(self.moved(batch), number)
         self.epoch += 1
         sampler: Any = getattr(self.loader, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self.epoch)
 
-    def _moved(self, batch: Any) -> Any:
+    def moved(self, batch: Any) -> Any:
+        """A batch on the module's device."""
         device = next(self.module.parameters()).device
         if self.data is None:
             return move_data_to_device(batch, device)
@@ -207,8 +208,8 @@ class Steps:
             raise GraftError(f"its training_step returned {type(loss).__name__}, not a loss")
         return loss
 
-    def _network(self, call: Callable[..., Any]) -> _Stubbed:
-        return _Stubbed(self.module, call, self._log)
+    def _network(self, call: Callable[..., Any]) -> contextlib.AbstractContextManager[None]:
+        return _stubbed(self.module, call, self._log)
 
 
 @contextlib.contextmanager
@@ -241,34 +242,42 @@ def _set_random(module: LightningModule, states: list[Tensor]) -> None:
         torch.cuda.set_rng_state(states[1], next(module.parameters()).device)
 
 
-class _Stubbed:
+@contextlib.contextmanager
+def hearing(module: LightningModule, log: Callable[..., None]) -> Iterator[None]:
+    """Inside, what the module logs goes to `log`, called as `LightningModule.log` is."""
+
+    def log_dict(values: Any, *args: Any, **kwargs: Any) -> None:
+        for name, value in values.items():
+            log(name, value, *args, **kwargs)
+
+    module.__dict__["log"], module.__dict__["log_dict"] = log, log_dict
+    try:
+        yield
+    finally:
+        del module.__dict__["log"], module.__dict__["log_dict"]
+
+
+@contextlib.contextmanager
+def _stubbed(
+    module: LightningModule,
+    call: Callable[..., Any],
+    log: Callable[[str, float], None] | None,
+) -> Iterator[None]:
     """Inside, the module's network answers with `call`, and what is logged goes where we say."""
 
-    def __init__(
-        self,
-        module: LightningModule,
-        call: Callable[..., Any],
-        log: Callable[[str, float], None] | None,
-    ) -> None:
-        self.module, self.call, self.log = module, call, log
+    def heard(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        if log is not None:
+            log(name, float(value))
 
-    def __enter__(self) -> None:
-        def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-            if self.log is not None:
-                self.log(name, float(value))
-
-        def log_dict(values: Any, *args: Any, **kwargs: Any) -> None:
-            for name, value in values.items():
-                log(name, value)
-
-        for part, module in parts(self.module.network).items():
-            module.__dict__["forward"] = functools.partial(self.call, part)
-        self.module.__dict__["log"], self.module.__dict__["log_dict"] = log, log_dict
-
-    def __exit__(self, *error: Any) -> None:
-        for module in parts(self.module.network).values():
-            del module.__dict__["forward"]
-        del self.module.__dict__["log"], self.module.__dict__["log_dict"]
+    called = parts(module.network)
+    with hearing(module, heard):
+        for part, inside in called.items():
+            inside.__dict__["forward"] = functools.partial(call, part)
+        try:
+            yield
+        finally:
+            for inside in called.values():
+                del inside.__dict__["forward"]
 
 
 def parts(network: Any) -> dict[str, Any]:
