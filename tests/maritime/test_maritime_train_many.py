@@ -23,6 +23,7 @@ from graftwork_runs.many import report
 
 SETTINGS: dict[str, Any] = {
     "data.train": 8,
+    "data.val": 2,
     "data.batch_size": 2,
     "trainer.accelerator": "cpu",
     "trainer.max_steps": 3,
@@ -67,9 +68,12 @@ def tensors(folder: str) -> dict[str, Tensor]:
 
 
 def test_jobs_of_maritime_share_a_backbone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train-many", jobs(JOBS)]) == 0, capsys.readouterr().err
+    assert main(["train-many", jobs(JOBS, validate_every=2)]) == 0, capsys.readouterr().err
     told = json.loads(Path("many/many.json").read_text())
     assert {j["status"] for j in told["jobs"]} == {"done"}
+    for job in told["jobs"]:
+        assert not job["failures"]
+        assert [s for s, _ in job["validation"]["val_loss"]] == sorted({2, job["steps"]})
     assert told["waste"]["all together"]["padded"] > 0
     for name, given in JOBS.items():
         words = [
@@ -83,6 +87,14 @@ def test_jobs_of_maritime_share_a_backbone(capsys: pytest.CaptureFixture[str]) -
         seen, want = (gw.inspect(f"{f}/graft") for f in (f"many/{name}", f"solo-{name}"))
         assert seen["app"] == want["app"]
         assert seen["data_card"] == want["data_card"]
+
+
+def test_a_base_in_bfloat16_keeps_its_factors_in_float32() -> None:
+    small = {**SETTINGS, "model.dtype": "bfloat16", "trainer.max_steps": 1}
+    two = {"a": small, "b": {**small, "data.seed": 1}}
+    assert main(["train-many", jobs(two), "--quiet"]) == 0
+    for name in two:
+        assert {t.dtype for t in tensors(f"many/{name}/graft").values()} == {torch.float32}
 
 
 def test_grafts_on_positions_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from graftwork.cli import main
+from tests.benchmarks.forked_ranks import LIBRARIES
 from tests.tenants.many_ranks import JOBS, write
+from tests.warm import Pool
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tests.tenants.many_ranks"]
@@ -33,10 +35,10 @@ def started(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, warm: Pool) -> Path:
     """What two processes left."""
     made = tmp_path_factory.mktemp("many")
-    done = started(str(made))
+    done = warm(*LIBRARIES).run([*COMMAND, str(made)], cwd=ROOT)
     assert done.returncode == 0, done.stderr[-4000:]
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,8 @@ def test_every_job_is_validated_and_trains_as_without(capsys: pytest.CaptureFixt
         curve = found[name]["validation"]["val_loss"]
         assert [s for s, _ in curve] == [3, 4]  # and at its end
         assert curve[-1][1] == pytest.approx(by_hand(Path("with", name), seed), rel=1e-6)
+        perplexity = found[name]["validation"]["val_perplexity"]
+        assert perplexity[-1][1] == pytest.approx(math.exp(curve[-1][1]), rel=1e-5)
     # a validation that fails costs the job nothing
     assert found["deaf"]["status"] == "done" and found["deaf"]["validation"] == {}
     assert found["deaf"]["failures"] == [

@@ -159,6 +159,9 @@ class Writer(LightningModule):
         loss = nn.functional.cross_entropy(logits[:, :-1][seen], ids[:, 1:][seen])
         self.log("val_loss", loss, batch_size=int(seen.sum()))
 
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_perplexity", self.trainer.callback_metrics["val_loss"].exp(), batch_size=1)
+
 
 class ManyCLI(AppCLI):
     module = Writer

@@ -1,12 +1,15 @@
 """Every job's validation loss now and then while all train: its own data and `validation_step`, its graft alone on.
 
-What the step logs is averaged over the batches by their `batch_size`, as Lightning does at an epoch's end. Nothing of a
-job's training moves: no weight, no random stream, no place in its data.
+What the step logs is averaged over the batches by their `batch_size`, as Lightning does at an epoch's end; what the
+module's `on_validation_epoch_end` logs stands beside it. Nothing of a job's training moves: no weight, no random
+stream, no place in its data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from graftwork.handle import activate, active
 from graftwork.lightning.many.built import Built, Shared
 from graftwork.lightning.many.steps import hearing
 from graftwork.tenants.backbone import describe
+from graftwork.tenants.ranks import Ranks
 from graftwork.tenants.runner import Runner
 from graftwork.tenants.streams import Stream
 
@@ -78,58 +82,83 @@ class Validation:
             had = [s for curve in self.curves.get(name, {}).values() for s, _ in curve]
             if t.step in had:
                 continue
-            found, fault = self._measured(b)
-            if runner.ranks is not None:
-                parts = runner.ranks.everyones((found, fault))
-                fault = next((f for _, f in parts if f), "")
-                found = _joined([p for p, _ in parts])
+            found, fault = self._measured(b, runner.ranks)
             if not fault and not found:
-                fault = "its validation_step logs nothing"
+                fault = "nothing was logged"
             if fault:
                 self.notes[name] = f"step {t.step}: not validated any more: {fault}"
                 continue
             curves = self.curves.setdefault(name, {})
-            for key, (total, weight) in found.items():
-                curves.setdefault(key, []).append((t.step, total / weight))
+            for key, value in found.items():
+                curves.setdefault(key, []).append((t.step, value))
 
     def last(self, name: str) -> dict[str, float]:
         """A job's latest figures."""
         return {k: curve[-1][1] for k, curve in self.curves.get(name, {}).items() if curve}
 
     @torch.no_grad()
-    def _measured(self, b: Built) -> tuple[dict[str, tuple[float, float]], str]:
-        """(sum of value x weight, sum of weights) of what the step logs, and what went wrong."""
+    def _measured(self, b: Built, ranks: Ranks | None) -> tuple[dict[str, float], str]:
+        """What was logged, and what went wrong in any process."""
         name, module, model = b.job.name, b.cli.model, self.shared.model
-        sums: dict[str, tuple[float, float]] = {}
-        batch: Any = None
+        logged = _Logged()
 
-        def log(key: str, value: Any, *args: Any, **options: Any) -> None:
-            weight = float(options.get("batch_size") or extract_batch_size(batch))
-            total, weights = sums.get(key, (0.0, 0.0))
-            sums[key] = total + weight * float(value), weights + weight
+        def steps() -> None:
+            module.on_validation_epoch_start()
+            for number, given in enumerate(self._loaders[name]):
+                logged.batch = b.steps.moved(given)
+                module.validation_step(logged.batch, number)
+
+        def attempt(call: Callable[[], object]) -> str:
+            fault = ""
+            try:
+                call()
+            except Exception as error:  # a job's validation may raise anything
+                fault = describe(error)
+            # the end of an epoch may wait for all processes, so all must know before
+            return fault if ranks is None else next((f for f in ranks.everyones(fault) if f), "")
 
         device = next(model.parameters()).device
         on, training = active(model), {m: m.training for m in module.modules()}
         try:
             activate(model, name)
             module.eval()
-            with Stream(int(b.cli._setting("seed_everything"))).on(device), hearing(module, log):
-                for number, given in enumerate(self._loaders[name]):
-                    batch = b.steps.moved(given)
-                    module.validation_step(batch, number)
-        except Exception as error:  # a job's validation may raise anything
-            return {}, describe(error)
+            stream = Stream(int(b.cli._setting("seed_everything")))
+            with stream.on(device), hearing(module, logged.add):
+                fault = attempt(steps)
+                if fault:
+                    return {}, fault
+                found = logged.means(ranks)
+                seen = {k: torch.tensor(v) for k, v in found.items()}
+                module.__dict__["_trainer"] = SimpleNamespace(callback_metrics=seen)
+                fault = attempt(module.on_validation_epoch_end)
+                found |= logged.means(ranks)
         finally:
+            module.__dict__["_trainer"] = None
             for m, mode in training.items():
                 m.training = mode
             activate(model, on or None)
-        return sums, ""
+        return ({}, fault) if fault else ({k: v for k, v in found.items() if isfinite(v)}, "")
 
 
-def _joined(parts: Sequence[dict[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
-    out: dict[str, tuple[float, float]] = {}
-    for part in parts:
-        for key, (total, weight) in part.items():
-            before = out.get(key, (0.0, 0.0))
-            out[key] = before[0] + total, before[1] + weight
-    return out
+class _Logged:
+    """Sums of what a module logs, by name: value x weight, and weight."""
+
+    def __init__(self) -> None:
+        self.batch: Any = None
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, key: str, value: Any, *args: Any, **options: Any) -> None:
+        """As `LightningModule.log`."""
+        weight = float(options.get("batch_size") or extract_batch_size(self.batch))
+        total, weights = self._sums.get(key, (0.0, 0.0))
+        self._sums[key] = total + weight * float(value), weights + weight
+
+    def means(self, ranks: Ranks | None) -> dict[str, float]:
+        """Over all processes; the sums begin anew."""
+        mine, self._sums = self._sums, {}
+        out: dict[str, tuple[float, float]] = {}
+        for part in [mine] if ranks is None else ranks.everyones(mine):
+            for key, (total, weight) in part.items():
+                before = out.get(key, (0.0, 0.0))
+                out[key] = before[0] + total, before[1] + weight
+        return {k: total / weight for k, (total, weight) in out.items()}
