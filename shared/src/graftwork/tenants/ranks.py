@@ -172,21 +172,26 @@ class Ranks:
             for p in wanted[t]:
                 dtype = torch.promote_types(dtype, p.dtype)
         device = next(iter(shares)).parameters[0].device
-        sizes = [sum(p.numel() for p in own_) for own_ in wanted.values()]
+        sizes = [sum(p.numel() for p in some) for some in wanted.values()]
         flat = torch.zeros(sum(sizes) + len(sizes), dtype=dtype, device=device)
         *parts, losses = flat.split([*sizes, len(sizes)])
+        places = {t: _views(part, wanted[t]) for t, part in zip(shares, parts, strict=True)}
         for i, (t, share) in enumerate(shares.items()):
             # a process without weight adds nothing, not even a NaN times zero
             if share == 0 or t.name not in own:
                 continue
-            for p, place in zip(wanted[t], _views(parts[i], wanted[t]), strict=True):
-                if p.grad is not None:
-                    place.copy_(p.grad)
+            pairs = [
+                (place, p.grad)
+                for p, place in zip(wanted[t], places[t], strict=True)
+                if p.grad is not None
+            ]
+            if pairs:
+                torch._foreach_copy_([to for to, _ in pairs], [g for _, g in pairs])
             parts[i].mul_(share)
             losses[i] = own[t.name].to(dtype) * share
         dist.all_reduce(flat)
         for i, (t, share) in enumerate(shares.items()):
-            for p, place in zip(wanted[t], _views(parts[i], wanted[t]), strict=True):
+            for p, place in zip(wanted[t], places[t], strict=True):
                 p.grad = place.to(p.dtype)
             results.losses[t.name] = losses[i] * torch.nan if share != share else losses[i]
 
