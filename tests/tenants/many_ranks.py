@@ -26,7 +26,7 @@ import yaml
 from graftwork.cli import main
 from graftwork.lightning.many import built, run
 from graftwork_runs.many import report
-from tests.tenants.two_ranks import COUNT, forked, single
+from tests.tenants.ranks_kit import COUNT, forked, single
 
 LOADED = (manyapp.cli, transformers.models.llama.modeling_llama)
 JOBS: dict[str, dict[str, Any]] = {

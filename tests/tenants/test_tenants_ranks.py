@@ -42,6 +42,11 @@ def test_tasks_train_as_in_one_process(found: list[dict[str, Any]]) -> None:
         assert case["same"] and case["again"]
 
 
+def test_turns_are_those_of_the_first_process_plan(found: list[dict[str, Any]]) -> None:
+    for process in found:
+        assert process["turns"]["apart"] < 1e-10 and process["turns"]["same"]
+
+
 def test_a_loss_is_weighted_by_what_it_is_a_mean_over(found: list[dict[str, Any]]) -> None:
     for process in found:
         assert process["weighted"]["apart"] < 1e-10 < 1e-2 < process["weighted"]["by rows"]

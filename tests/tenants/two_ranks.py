@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,21 +22,11 @@ from torch import Tensor, nn
 import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.tenants import Runner, Task
+from tests.tenants.ranks_kit import COUNT, forked, single
 from tests.tenants.tenants_kit import METHODS, Groups, Net, adamw, bits, decay, mse, net, task
 
-COUNT = 2
 #: without what is drawn at random, which in two processes are other numbers
 EXACT = ("lora", "ia3", "bitfit", "adapter", "norms", "rslora")
-
-
-def single(call: Callable[[], Any]) -> Any:
-    """`call` as if there were no other process."""
-    real = dist.is_initialized
-    dist.is_initialized = lambda: False
-    try:
-        return call()
-    finally:
-        dist.is_initialized = real
 
 
 def weights(runner: Runner, name: str) -> list[Tensor]:
@@ -79,6 +67,46 @@ def equal(folder: Path) -> dict[str, Any]:
         "rows": [two.tenants[n].rows == one.tenants[n].rows for n in EXACT],
         "same": same([weights(two, n) for n in EXACT]),
         "again": all(bits(weights(two, n)) == bits(weights(again, n)) for n in EXACT),
+    }
+
+
+class Cycle(Groups):
+    """A plan in which the first group has two turns a round."""
+
+    def cycle(self) -> Iterator[tuple[str, ...]]:
+        first, second = self.groups
+        yield from (first, second, first)
+
+
+def turns(folder: Path) -> dict[str, Any]:
+    """Turns of unequal number, and a plan that goes by what each process measures."""
+    names = ("lora", "ia3", "rslora")
+
+    def plan(tenants: Any) -> Groups:
+        running = [t.name for t in tenants]
+        if len(running) < 3:
+            return Groups((tuple(running),))
+        order = running if dist.get_rank() == 0 else running[::-1]
+        return Cycle((tuple(order[:1]), tuple(order[1:])))
+
+    def trained() -> Runner:
+        # by the number of turns it is the first process's plan that holds
+        runner = Runner(net(), [task(n, steps=6, accumulate=1) for n in names], plan=plan)
+        runner.run(rounds=2)
+        found = [t.step for t in runner.tenants.values()]
+        assert runner.run()
+        return runner if found == [4, 2, 2] else Runner(net())
+
+    two = trained()
+
+    def alone(name: str) -> Runner:
+        runner = Runner(net(), [task(name, steps=6, accumulate=1)])
+        assert runner.run()
+        return runner
+
+    return {
+        "apart": max(apart(two, single(lambda n=n: alone(n)), (n,)) for n in names),
+        "same": same([weights(two, n) for n in names]),
     }
 
 
@@ -329,7 +357,7 @@ def stop(folder: Path) -> dict[str, Any]:
     return {"whole": whole, "rounds": runner.rounds, "alike": same(runner.rounds)}
 
 
-CASES = (equal, weighted, faults, saved, joining, reached, stop)
+CASES = (equal, turns, weighted, faults, saved, joining, reached, stop)
 assert set(EXACT) <= set(METHODS)
 
 
@@ -342,34 +370,6 @@ def worker(folder: Path, rank: int, port: int) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
-
-
-def forked(count: int, work: Callable[[int, int], None]) -> int:
-    """Run `work(rank, port)` in forks; 1 as soon as one fails."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(count):
-        pid = os.fork()
-        if not pid:
-            try:
-                work(rank, port)
-            except BaseException:
-                traceback.print_exc()
-                sys.stderr.flush()
-                os._exit(1)
-            os._exit(0)
-        children.append(pid)
-    failed = 0
-    while children:
-        pid, status = os.wait()
-        children.remove(pid)
-        if status and not failed:  # the other would wait for it
-            failed = 1
-            for other in children:
-                os.kill(other, signal.SIGKILL)
-    return failed
 
 
 if __name__ == "__main__":
