@@ -97,6 +97,32 @@ def test_a_base_in_bfloat16_keeps_its_factors_in_float32() -> None:
         assert {t.dtype for t in tensors(f"many/{name}/graft").values()} == {torch.float32}
 
 
+def test_mixed_precision_is_that_of_fit() -> None:
+    sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}
+    small = {**SETTINGS, "optimizer": sgd, "trainer.max_steps": 2}
+    mixed = {**small, "trainer.precision": "bf16-mixed"}
+    two = {"a": mixed, "b": {**mixed, "data.seed": 1}}
+    assert main(["train-many", jobs(two), "--quiet"]) == 0
+
+    def solo(name: str, given: dict[str, Any]) -> Tensor:
+        words = [
+            f"--{k}={json.dumps(v) if not isinstance(v, str) else v}" for k, v in given.items()
+        ]
+        assert maritime(["fit", "--quiet", "--run_dir", name, *words]) == 0
+        return lora_b(f"{name}/graft")
+
+    mine, same, full = lora_b("many/a/graft"), solo("mixed", mixed), solo("full", small)
+    apart, moved = (mine - same).norm() / same.norm(), (mine - full).norm() / full.norm()
+    assert apart < 0.02
+    assert moved > 1e-4  # autocast is at work
+
+
+def lora_b(folder: str) -> Tensor:
+    """What starts at zero, so that it is the change by training."""
+    found = tensors(folder)
+    return torch.cat([t.flatten() for k, t in sorted(found.items()) if k.endswith("B")])
+
+
 def test_grafts_on_positions_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     graft = {"class_path": "graftwork.LoReFT"}
     file = jobs({"a": SETTINGS, "b": {**SETTINGS, "graft": graft, "sites": None}})

@@ -20,7 +20,7 @@ from graftwork.lightning.many import sharing
 from graftwork.lightning.many.jobs import Job, Jobs
 from graftwork.lightning.many.optimizing import Optimizing
 from graftwork.lightning.many.prepared import prepare
-from graftwork.lightning.many.steps import Cut, Steps
+from graftwork.lightning.many.steps import Context, Cut, Steps
 from graftwork.tenants.align import Aligned, batches, tensor_of
 from graftwork.tenants.aligner import Aligner
 from graftwork.tenants.batches import Joined, stack
@@ -76,6 +76,7 @@ class Shared:
     jobs: list[Built]
     aligners: dict[str, Aligner]  # by the part of the model that is called
     backbone: int
+    context: Context  # of mixed precision, or none
 
     def __post_init__(self) -> None:
         self._parts = {b.job.name: b.part for b in self.jobs}
@@ -83,10 +84,11 @@ class Shared:
     def body(self, model: nn.Module, inputs: Any) -> Tensor:
         """The shared part of a pass, of inputs that `join` made."""
         part, inputs = inputs
-        if isinstance(inputs, Aligned):
-            return self.aligners[part].run(inputs)
-        called = model.get_submodule(part)
-        return tensor_of(called(**inputs) if isinstance(inputs, dict) else called(inputs))
+        with self.context():
+            if isinstance(inputs, Aligned):
+                return self.aligners[part].run(inputs)
+            called = model.get_submodule(part)
+            return tensor_of(called(**inputs) if isinstance(inputs, dict) else called(inputs))
 
     def join(self, inputs: Mapping[str, Any]) -> Joined:
         """Several jobs' inputs as one batch."""
@@ -133,6 +135,7 @@ def build(jobs: Jobs) -> Shared:
         clis.append(cli)
     assert model is not None
     device = _device(clis, jobs.jobs)
+    _refuse_precisions(clis, jobs.jobs)
     for cli in clis:
         cli.model.to(device)
     backbone = model_bytes(model)
@@ -150,7 +153,7 @@ def build(jobs: Jobs) -> Shared:
             aligners[b.part].choice(list(b.lengths))
         except GraftError as error:
             raise GraftError(f"job {b.job.name!r}: {error}") from None
-    return Shared(model, built, aligners, backbone)
+    return Shared(model, built, aligners, backbone, _context(clis[0]))
 
 
 def task_of(b: Built, model: nn.Module) -> Task:
@@ -214,7 +217,7 @@ def _built(job: Job, cli: AppCLI) -> Built:
         cli.model.train()
         with torch.random.fork_rng():
             cli.model.on_fit_start()
-            look = Steps(job.name, cli.model, first, data=data)
+            look = Steps(job.name, cli.model, first, data=data, context=_context(cli))
             batch = next(iter(look), None)
     except GraftError as error:
         text = str(error)
@@ -222,13 +225,28 @@ def _built(job: Job, cli: AppCLI) -> Built:
         raise GraftError(named) from None
     if batch is None:
         raise GraftError(f"job {job.name!r}: its data hold no batch")
-    steps, inputs = Steps(job.name, cli.model, loader, logged.__setitem__, data), batch[0]
-    steps.part = look.part
+    steps = Steps(job.name, cli.model, loader, logged.__setitem__, data, _context(cli))
+    steps.part, inputs = look.part, batch[0]
     lengths, kind = _rows_of(job.name, inputs)
     kind += f" of {look.part}" if look.part else ""
     if any(isinstance(item, gw.NewRows) for item in cli._setting("also_train")):
         kind += f"; outputs of {job.name} alone"  # of another width than the others': it has its passes to itself
     return Built(job, cli, steps, _count(job.name, cli, loader), inputs, lengths, kind, logged)
+
+
+def _context(cli: AppCLI) -> Context:
+    """In which the job's own trainer would run a step."""
+    return cli.trainer.precision_plugin.forward_context
+
+
+def _refuse_precisions(clis: Sequence[AppCLI], jobs: Sequence[Job]) -> None:
+    found = [str(cli.trainer.precision) for cli in clis]
+    for job, mine in zip(jobs, found, strict=True):
+        if mine != found[0]:
+            raise GraftError(
+                f"job {job.name!r}: trainer.precision is {mine}, that of {jobs[0].name!r} {found[0]}; jobs that share "
+                "passes have one"
+            )
 
 
 def _count(name: str, cli: AppCLI, loader: Any) -> int:

@@ -24,6 +24,9 @@ from graftwork.tenants.ranks import rows_of
 USUAL = {"use_cache": False, "return_dict": True}
 
 
+Context = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
 class Answer:
     """What a network of transformers returns, as far as a loss outside of it needs it."""
 
@@ -67,6 +70,7 @@ class Steps:
         loader: of its training data; with `state_dict` it goes on where it stood.
         log: called with (name, value) of what the step logs.
         data: whose hooks bring a batch to the device; without, it is moved as it is.
+        context: in which a step runs, such as that of mixed precision.
 
     Attributes:
         part: name of what the step calls inside the network, found out at the first batch; "" is the whole.
@@ -79,9 +83,10 @@ class Steps:
         loader: Any,
         log: Callable[[str, float], None] | None = None,
         data: LightningDataModule | None = None,
+        context: Context = contextlib.nullcontext,
     ) -> None:
         self.name, self.module, self.loader, self._log = name, module, loader, log
-        self.data = data
+        self.data, self.context = data, context
         self.part: str | None = None
         self.epoch = 0
 
@@ -140,7 +145,7 @@ class Steps:
         try:
             with _card(self.module):
                 random = _random(self.module)
-                with self._network(call):
+                with self._network(call), self.context():
                     self.module.training_step(batch, number)
         except _Called as called:
             inputs = self._inputs(called)
@@ -201,7 +206,7 @@ class Steps:
             return Answer(output) if cut.named else output
 
         _set_random(self.module, cut.random)
-        with self._network(call):
+        with self._network(call), self.context():
             found = self.module.training_step(cut.batch, cut.number)
         loss = found.get("loss") if isinstance(found, dict) else found
         if not isinstance(loss, Tensor):

@@ -106,7 +106,8 @@ class Validation:
             module.on_validation_epoch_start()
             for number, given in enumerate(self._loaders[name]):
                 logged.batch = b.steps.moved(given)
-                module.validation_step(logged.batch, number)
+                with self.shared.context():
+                    module.validation_step(logged.batch, number)
 
         def attempt(call: Callable[[], object]) -> str:
             fault = ""
