@@ -9,7 +9,7 @@ from html import escape
 from graftwork_runs.report.cells import Measure, table_html
 
 _WIDTH, _HEIGHT = 720, 290
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 16, 14, 46
 _MOST_POINTS = 400
 _COLOURS = 8
 
