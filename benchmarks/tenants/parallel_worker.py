@@ -39,8 +39,10 @@ class Row:
             torch.cuda.set_device(self.device)
         else:
             torch.set_num_threads(1)
+        self.hosts: Any = None
         if self.count > 1:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if self.cuda else "gloo")
+            dist.init_process_group("nccl" if self.cuda else "gloo")
+            self.hosts = dist.new_group(backend="gloo")
 
     def speed(self) -> dict[str, Any]:
         """Seconds of each round, and the bytes at the peak."""
@@ -119,14 +121,14 @@ class Row:
     def _everyones(self, value: Any) -> list[Any]:
         out = [value] * self.count
         if self.count > 1:
-            dist.all_gather_object(out, value)
+            dist.all_gather_object(out, value, group=self.hosts)
         return out
 
     def _wait(self) -> float:
         if self.cuda:
             torch.cuda.synchronize()
         if self.count > 1:
-            dist.barrier()
+            dist.barrier(group=self.hosts)
         return time.perf_counter()
 
     def _say(self, text: str) -> None:
@@ -157,7 +159,7 @@ def main(file: Path) -> int:
     if row.rank == 0:
         file.with_suffix(".result.json").write_text(json.dumps(found))
     if row.count > 1:
-        dist.barrier()
+        dist.barrier(group=row.hosts)
         dist.destroy_process_group()
     return 0
 
