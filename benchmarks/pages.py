@@ -44,5 +44,6 @@ GENERATORS = {
     ]
 }  # fmt: skip
 GENERATORS |= {
-    f"tenants-{name}": table_of(f"tenants/{name}") for name in ("engine", "engine-second")
+    f"tenants-{name}": table_of(f"tenants/{name}")
+    for name in ("engine", "engine-second", "parallel")
 }

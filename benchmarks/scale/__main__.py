@@ -126,8 +126,17 @@ def measure(mode: str, options: argparse.Namespace) -> dict[str, Any]:
     return measured
 
 
-def launch(file: Path, count: int, limit: float) -> str | None:
-    """Run a row's processes to their end; why they failed, or `None`."""
+def launch(
+    file: Path, count: int, limit: float, worker: str = "benchmarks.scale.worker"
+) -> str | None:
+    """Run a row's processes to their end; why they failed, or `None`.
+
+    Args:
+        file: the row's settings.
+        count: how many processes.
+        limit: seconds that they may take.
+        worker: the module that each runs.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -139,7 +148,7 @@ def launch(file: Path, count: int, limit: float) -> str | None:
         with log.open("wb") as errors:
             running.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "benchmarks.scale.worker", str(file)],
+                    [sys.executable, "-m", worker, str(file)],
                     env=env,
                     stderr=errors,
                 )

@@ -2,6 +2,7 @@
 
     python -m benchmarks.tenants --parts training --minutes 8
     python -m benchmarks.tenants --parts batch resident
+    python -m benchmarks.tenants --parts parallel --gpus 2
     python -m benchmarks.tenants --tiny --device cpu
 
 Each row is measured beside the floor and written at once; a command that is run again goes on with what is missing
@@ -28,7 +29,7 @@ import torch
 
 from benchmarks.merging import merged
 from benchmarks.speed.llama import decoder
-from benchmarks.tenants import inference, isolation, training
+from benchmarks.tenants import inference, isolation, parallel, training
 from graftwork.errors import GraftError
 from graftwork_runs import Record, Row, environment, validate_record
 
@@ -59,7 +60,7 @@ SHOWN = (
     "relative distance",
     "tensors changed by a NaN",
 )
-DROPPED = ("--out", "--label", "--minutes")
+DROPPED = ("--out", "--label", "--minutes", "--limit")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", category=UserWarning)
     command = command_of(sys.argv[1:] if argv is None else argv)
+    if "parallel" in options.parts:
+        own = options.out or (None if options.tiny else RECORDS / "parallel.json")
+        return parallel.run(options, command, own)
     name = "engine" if options.label is None else f"engine-{options.label}"
     if not options.device.startswith("cuda"):
         name += "-cpu"
@@ -98,7 +102,11 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     cuda = torch.cuda.is_available()
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=(*PARTS, "parallel"), default=list(PARTS))
+    parser.add_argument("--gpus", type=int, default=2, help="of the part parallel")
+    parser.add_argument(
+        "--limit", type=float, default=200, help="seconds a row of the part parallel may take"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--tiny", action="store_true", help="rehearse every row in small")
@@ -128,6 +136,8 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.rounds < 2 or options.burst < 1:
         parser.error("--rounds must be at least 2 and --burst at least 1")
+    if "parallel" in options.parts and len(options.parts) > 1:
+        parser.error("--parts parallel has a record and a command of its own")
     if options.device == "cuda" and not cuda:
         parser.error("--device cuda: there is no GPU here")
     options.extra, options.visit_tokens, options.compiled_visits = 8, 16, 50

@@ -1,4 +1,4 @@
-"""The processes of a row of `benchmarks.scale`, forked where their libraries are imported already."""
+"""The processes of a benchmark's row on several GPUs, forked where their libraries are imported already."""
 
 from __future__ import annotations
 
@@ -49,10 +49,12 @@ class Forked:
         return self.returncode
 
 
-def launch(file: str, count: int, limit: float) -> str | None:
+def launch(
+    file: str, count: int, limit: float, worker: str = "benchmarks.scale.worker"
+) -> str | None:
     """`benchmarks.scale.__main__.launch` with forks."""
     from benchmarks.scale import __main__ as command
 
     forks: dict[str, Any] = {**vars(subprocess), "Popen": Forked}
     command.subprocess = SimpleNamespace(**forks)  # type: ignore[attr-defined]
-    return command.launch(Path(file), count, limit)
+    return command.launch(Path(file), count, limit, worker)

@@ -60,12 +60,17 @@ def test_jobs_of_medseg_share_a_backbone(
         "cube": {**base, "data.roi": [8, 16, 16]},
     }
     listed = [{"name": n, "app": "medseg", "set": s} for n, s in jobs.items()]
-    Path("jobs.yaml").write_text(yaml.safe_dump({"jobs": listed, "run_dir": "many"}))
+    Path("jobs.yaml").write_text(
+        yaml.safe_dump({"jobs": listed, "run_dir": "many", "validate_every": 2})
+    )
     assert main(["train-many", "jobs.yaml"]) == 0, capsys.readouterr().err
     told = json.loads(Path("many/many.json").read_text())
     together = {n for g in told["groups"] for n in g if "cube" in g}
     assert together == {"cube"}  # patches of another shape cannot share a pass
     assert Path("many/report.html").exists()
+    for job in told["jobs"]:
+        assert not job["failures"]
+        assert [s for s, _ in job["validation"]["validate_dice"]][-1] == job["steps"]
     for name, given in jobs.items():
         words = [
             f"--{k}={json.dumps(v) if not isinstance(v, str) else v}" for k, v in given.items()

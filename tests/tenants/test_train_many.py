@@ -268,7 +268,11 @@ BAD = {
     "job 'b': config nowhere.yaml": [job("a"), {**job("b"), "config": "nowhere.yaml"}],
     "job 'b': data.count must be at least 1": [job("a"), job("b", **{"data.count": 0})],
     "job 'b': ": [job("a"), job("b", **{"data.colour": 3})],
-    "job 'b': trainer.precision": [job("a"), job("b", **{"trainer.precision": "bf16-mixed"})],
+    "job 'b': trainer.precision": [job("a"), job("b", **{"trainer.precision": "bf16-true"})],
+    "job 'b': trainer.precision is bf16-mixed, that of 'a' 32-true": [
+        job("a"),
+        job("b", **{"trainer.precision": "bf16-mixed"}),
+    ],
     "job 'b': trainer.limit_train_batches": [
         job("a"),
         job("b", **{"trainer.limit_train_batches": 1}),

@@ -55,6 +55,7 @@ class Texts(LightningDataModule):
         seed: of the sequences.
         words: further words of the tokenizer.
         breaks: the batch at which the data fail.
+        val: sequences to validate with.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class Texts(LightningDataModule):
         seed: int = 0,
         words: int = 0,
         breaks: int = -1,
+        val: int = 0,
     ) -> None:
         super().__init__()
         if count < 1:
             raise GraftError(f"data.count must be at least 1, not {count}")
         self.data = Sequences(count, shortest, longest, seed)
+        self.val = Sequences(val, shortest, longest, seed + 1000)
         self.batch_size, self.seed, self.breaks = batch_size, seed, breaks
         self.tokenizer = Words(words)
 
@@ -86,6 +89,13 @@ class Texts(LightningDataModule):
 
         return ResumableLoader(
             self.data, batch_size=self.batch_size, seed=self.seed, collate_fn=collate
+        )
+
+    def val_dataloader(self) -> Any:
+        if not len(self.val):
+            return []
+        return ResumableLoader(
+            self.val, batch_size=self.batch_size, seed=0, shuffle=False, collate_fn=padded
         )
 
 
@@ -118,6 +128,9 @@ class Writer(LightningModule):
         if kind == "outside":
             self.head = nn.Linear(2, 2)
 
+    def loss_weight(self, batch: Any) -> float:
+        return float(batch["mask"][:, 1:].sum())
+
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         ids, mask = batch["ids"], batch["mask"]
         if self.noise:
@@ -136,6 +149,18 @@ class Writer(LightningModule):
             loss = loss * float("nan")
         self.log("tokens", mask.sum())
         return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if self.kind == "deaf":
+            raise OSError("the answer is not there")
+        ids, mask = batch["ids"], batch["mask"]
+        logits = self.network(input_ids=ids, attention_mask=mask.long()).logits
+        seen = mask[:, 1:]
+        loss = nn.functional.cross_entropy(logits[:, :-1][seen], ids[:, 1:][seen])
+        self.log("val_loss", loss, batch_size=int(seen.sum()))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_perplexity", self.trainer.callback_metrics["val_loss"].exp(), batch_size=1)
 
 
 class ManyCLI(AppCLI):

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.errors import GraftError
-from graftwork_runs.report import Figure, Report
+from graftwork_runs.report import Figure, Measure, Report
+
+#: jobs of one plot: so many colours there are
+CURVES = 8
 
 
 def report(folder: Path) -> Path:
@@ -27,64 +30,83 @@ def report(folder: Path) -> Path:
 def _report(told: dict[str, Any]) -> Report:
     jobs = told["jobs"]
     done = sum(j["status"] == "done" for j in jobs)
+    failed = [j["name"] for j in jobs if j["status"] == "failed"]
     page = Report(
         f"{len(jobs)} jobs on one backbone",
-        verdict=f"{done} of {len(jobs)} jobs are done.",
+        verdict=f"{done} of {len(jobs)} jobs are done"
+        + (f"; failed: {', '.join(failed)}." if failed else "."),
         kicker="Graftwork shared run",
     )
     predicted, measured = told.get("predicted round"), told.get("measured round")
+    devices = told.get("devices", 1)
     page.figures(
         [
             Figure("jobs", len(jobs)),
-            Figure("backbone, MiB", round(told["backbone"] / 2**20, 1)),
+            *([Figure("devices", devices)] if devices > 1 else []),
+            Figure("backbone", _size(told["backbone"])),
             Figure("passes a round", sum(told["turns"])),
-            *([Figure("a round, ms", round(1e3 * measured, 2))] if measured else []),
+            *(
+                [Figure("a round", Measure(1e3 * measured, digits=1, unit="ms"))]
+                if measured
+                else []
+            ),
         ]
     )
     page.table(
         "Jobs",
-        ["job", "app", "method", "trained", "priority", "status", "steps", "rows", "last loss"],
+        ["job", "app", "method", "status", "steps", "priority", "trained", "rows", "last loss"],
         [
             [
                 j["name"],
                 j["app"],
                 j["method"],
-                j["trained"],
-                j["priority"],
                 j["status"],
                 f"{j['step']} of {j['steps']}",
+                j["priority"],
+                j["trained"],
                 j["rows"],
                 j["curve"][-1][1] if j["curve"] else None,
             ]
             for j in jobs
         ],
     )
-    curves = {j["name"]: [(s, v) for s, v in j["curve"]] for j in jobs if j["curve"]}
-    if curves:
-        page.curves("Training loss", curves, x="step", y="loss")
+    _curves(page, "Training loss", {j["name"]: j["curve"] for j in jobs}, "loss")
+    for metric in dict.fromkeys(k for j in jobs for k in j.get("validation", {})):
+        found = {j["name"]: j["validation"].get(metric, []) for j in jobs}
+        _curves(page, f"Validation: {metric}", found, metric)
     page.table(
         "Plans",
-        ["plan", "passes", "predicted ms", "predicted MiB", "fits", "fair"],
+        ["plan", "fits", "fair", "passes", "predicted time", "predicted memory"],
         [
             [
                 name,
-                p["groups"],
-                round(1e3 * p["seconds"], 3),
-                round(p["bytes"] / 2**20, 1),
                 "yes" if p["fits"] else "no",
                 "yes" if p["fair"] else "no",
+                p["groups"],
+                Measure(1e3 * p["seconds"], digits=1, unit="ms"),
+                Measure(p["bytes"] / 2**20, digits=1, unit="MiB"),
             ]
             for name, p in told["plans"].items()
         ],
-        caption="One step of every job. Groups: "
+        caption="One step of every job. Jobs that share a pass: "
         + " | ".join(" + ".join(group) for group in told["groups"]),
         strong=[0],
     )
     _waste(page, told["waste"])
     _errors(page, told, predicted, measured)
     faults = [f"{j['name']}: {fault}" for j in jobs for fault in j["failures"]]
-    notes = ["The losses are those of training batches; measure with the app's own verb `test`."]
+    notes = [
+        "Training losses are those of batches that train; measure with the app's own verb test."
+    ]
     return page.notes([*notes, *faults])
+
+
+def _curves(page: Report, title: str, curves: dict[str, list[list[float]]], y: str) -> None:
+    names = [name for name, curve in curves.items() if curve]
+    for first in range(0, len(names), CURVES):
+        some = names[first : first + CURVES]
+        of = f", {some[0]} to {some[-1]}" if len(names) > CURVES else ""
+        page.curves(title + of, {n: [(s, v) for s, v in curves[n]] for n in some}, x="step", y=y)
 
 
 def _waste(page: Report, waste: dict[str, dict[str, float]]) -> None:
@@ -94,13 +116,15 @@ def _waste(page: Report, waste: dict[str, dict[str, float]]) -> None:
     if not layouts:
         return
     rows = [
-        [name, *(f"{w[k]:.1%}" if k in w else None for k in layouts)] for name, w in waste.items()
+        [name, *(Measure(100 * w[k], digits=1, unit="%") if k in w else None for k in layouts)]
+        for name, w in waste.items()
     ]
     page.table(
         "Waste",
         ["plan", *layouts],
         rows,
-        caption="Rows without a token, as a share of all rows, of the jobs' first batches.",
+        caption="Rows without a token, as a share of all rows, of the jobs' first batches, in each layout; taken: in "
+        "those that the run takes.",
         strong=[0],
     )
 
@@ -109,17 +133,20 @@ def _errors(
     page: Report, told: dict[str, Any], predicted: float | None, measured: float | None
 ) -> None:
     errors = told["errors"]
+    sized = iter(errors["memory"] if errors else ())  # of those runs alone that measured it
     rows = []
     for i, run in enumerate(told["runs"]):
         time = errors["time"][i] if errors else None
-        size = None if run["bytes"] is None else round(run["bytes"] / 2**20, 1)
+        memory = next(sized, None) if run["bytes"] is not None else None
+        size = None if run["bytes"] is None else run["bytes"] / 2**20
         rows.append(
             [
                 run["tasks"],
                 run["rows"],
-                round(1e3 * run["seconds"], 3),
-                None if time is None else f"{time:+.1%}",
-                size,
+                Measure(1e3 * run["seconds"], digits=1, unit="ms"),
+                _off(time),
+                Measure(size, digits=1, unit="MiB"),
+                _off(memory),
             ]
         )
     caption = "Passes that were timed before training, and how far the fitted model is off."
@@ -128,4 +155,18 @@ def _errors(
             f" A round was predicted to take {1e3 * predicted:.3g} ms and took {1e3 * measured:.3g} ms (median), "
             "with each job's own data, loss and optimizer, which the model does not count."
         )
-    page.table("Cost model", ["jobs", "rows", "ms", "model off by", "MiB"], rows, caption=caption)
+    columns = ["jobs", "rows", "time", "model off by", "memory", "model off by"]
+    page.table("Cost model", columns, rows, caption=caption)
+
+
+def _off(share: float | None) -> Measure:
+    return Measure(None if share is None else 100 * share, digits=1, unit="%")
+
+
+def _size(count: int) -> str:
+    """Bytes in the unit in which they are 1 or more."""
+    value, units = float(count), ["B", "KiB", "MiB", "GiB"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{value:,.3g} {units[0]}" if value < 1000 else f"{value:,.0f} {units[0]}"

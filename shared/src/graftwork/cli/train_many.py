@@ -13,6 +13,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", action="store_true", help="build and plan; refuse what is wrong; train nothing"
     )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        help="GPUs (processes, on a CPU) that share every job's batches; a job's batch size is that of one",
+    )
     parser.add_argument("--quiet", action="store_true", help="print results and errors only")
 
 
@@ -22,4 +28,10 @@ def run(options: argparse.Namespace) -> int | None:
     jobs = read(options.jobs)
     from graftwork.lightning.many.run import train_many
 
-    return train_many(jobs, resume=options.resume, quiet=options.quiet, check=options.check)
+    return train_many(
+        jobs,
+        resume=options.resume,
+        quiet=options.quiet,
+        check=options.check,
+        devices=options.devices,
+    )

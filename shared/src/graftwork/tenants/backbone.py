@@ -29,11 +29,16 @@ APART = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 @dataclass
 class Results:
-    """What came of a pass: by task, its loss, or what went wrong with it."""
+    """What came of a round's passes: by task, its loss, or what went wrong with it; whose data have ended.
+
+    A weight is over how much a loss is a mean, where several processes have parts of a batch.
+    """
 
     losses: dict[str, Tensor] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
 
 
 def run(mix: Mix, body: Body, join: Join, batches: Mapping[Tenant, Any]) -> Results:

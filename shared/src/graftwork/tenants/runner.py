@@ -7,6 +7,10 @@ A round draws one batch of every running task, runs each hybrid task of the plan
 whose batches fill a step clip, step and schedule on their own. What fails is its task's matter alone: a loss or a
 gradient that is not finite, or memory that a task cannot get, costs it that step; data, a loss or an optimizer that
 raises costs it its place. An error in a shared pass is looked for by running its tasks one by one.
+
+In several processes of torch's default group each has a runner of the same tasks on the same base, on a device of its
+own, and calls the same methods in the same order (`ranks`). The rows of a batch are shared out among them, so tasks
+train as in one process; what a task draws at random it draws in each process for its rows there.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from graftwork.errors import GraftError
 from graftwork.graft import graft
@@ -28,6 +32,7 @@ from graftwork.tenants.batches import Join, call, stack
 from graftwork.tenants.checks import CannotShareError, check_rows_apart
 from graftwork.tenants.interrupts import interrupts
 from graftwork.tenants.mix import Mix
+from graftwork.tenants.ranks import model_print, ranks, seed_of
 from graftwork.tenants.source import Source
 from graftwork.tenants.steps import Outcome
 from graftwork.tenants.streams import Stream
@@ -57,9 +62,13 @@ class Runner:
         patience: a task is dropped when it fails so many rounds in a row.
         check: compare the rows of the first shared pass with the same rows alone, which costs one pass more.
 
+    Attributes:
+        tenants: by name; rounds: that were run.
+        ranks: the processes that share the work; `None` in one.
+
     Raises:
         GraftError: two tasks of one name, a graft that does not fit, a model that does not keep rows apart, or
-            several processes: each process trains tasks of its own.
+            processes with other tasks or another base than the first's.
     """
 
     def __init__(
@@ -73,11 +82,6 @@ class Runner:
         patience: int = 3,
         check: bool = True,
     ) -> None:
-        several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if several and torch.distributed.get_world_size() > 1:
-            raise GraftError(
-                "tenants: one runner works in one process; give each process tasks of its own, on its own device"
-            )
         if patience < 1:
             raise GraftError(f"Runner.patience must be 1 or more, not {patience!r}")
         self.model, self.body, self.join_batches = model, body, join
@@ -88,8 +92,13 @@ class Runner:
         self._mix: Mix | None = None
         self._unchecked = check
         self._planned: tuple[list[str], Sequence[Sequence[str]]] | None = None
-        self._made: Plan | None = None
+        self._cycle: Sequence[Sequence[str]] = ()
         self._noted: set[str] = set()
+        self._asked: Sequence[int] = ()
+        self._stopping = False
+        self.ranks = ranks()
+        if self.ranks is not None:
+            self.ranks.check_alike("bases", model_print(model))
         tasks = list(tasks)
         names = [t.name for t in tasks]
         twice = sorted({n for n in names if names.count(n) > 1})
@@ -130,12 +139,18 @@ class Runner:
             handle = get(self.model, task.name)
         try:
             activate(self.model, on or None)
+            own = 0 if self.ranks is None else self.ranks.rank
+            if self.ranks is not None:
+                self.ranks.check_alike("tasks", (task.name, list(handle.tensors())))
+                self.ranks.align(handle)
             optimizer = task.optimizer(handle)
             schedule = None if task.schedule is None else task.schedule(optimizer)
-            source = Source(task.data, task.seed, again=task.steps is not None)
-            tenant = Tenant(task, handle, optimizer, schedule, Stream(task.seed), source)
+            drawn = seed_of(task.seed, own) if task.own_rows else task.seed
+            source = Source(task.data, drawn, again=task.steps is not None)
+            stream = Stream(seed_of(task.seed, own))
+            tenant = Tenant(task, handle, optimizer, schedule, stream, source)
             if state is not None:
-                saving.restore(tenant, state)
+                saving.restore(tenant, state, own)
         except BaseException:
             if made:
                 handle.remove()
@@ -180,39 +195,50 @@ class Runner:
         """One batch of every running task; where the plan gives some hybrid tasks more turns, one for each turn."""
         out: dict[str, Outcome] = {}
         for turn in self._turns():
-            names = [t.name for t in self.running] if turn is None else turn
-            batches = self._draw(names, out)
+            groups = self.groups() if turn is None else [turn]
+            asked = [
+                t for g in groups for n in g if (t := self.tenants[n]).status == "running"
+            ]  # a task may have ended in an earlier turn of this round
+            if not asked:
+                continue
             results = backbone.Results()
-            for group in self.groups() if turn is None else [turn]:
-                chosen = {self.tenants[n]: batches[n] for n in group if n in batches}
-                if chosen:
-                    self._pass(chosen, results)
-            out |= steps.take([self.tenants[n] for n in batches], results, self.patience)
+            batches = steps.draw(asked, results, self.ranks)
+            kept = {t: t.put_aside() for t in asked}
+            try:
+                for group in groups:
+                    chosen = {self.tenants[n]: batches[n] for n in group if n in batches}
+                    if chosen:
+                        self._pass(chosen, results)
+                if self.ranks is not None:
+                    self.ranks.combine(asked, results)
+            except BaseException:
+                for t, grads in kept.items():
+                    t.put_back(grads)
+                raise
+            for t, grads in kept.items():
+                t.add(grads)
+            out |= steps.take(asked, results, self.patience)
+            self._settle(asked, out)
         self.rounds += bool(out)
         return out
+
+    def _settle(self, tenants: Sequence[Tenant], out: dict[str, Outcome]) -> None:
+        """What failed in a step, and whether to stop, is the same everywhere."""
+        self._stopping = bool(self._asked)
+        if self.ranks is None:
+            return
+        failed, self._stopping = self.ranks.settle(tenants, self._stopping)
+        for t in tenants:
+            if t.name in failed:
+                if t.status != "failed":
+                    steps.drop(t, failed[t.name])
+                out[t.name] = Outcome(fault=t.failures[-1])
 
     def _turns(self) -> Sequence[Sequence[str] | None]:
         """The hybrid tasks that draw and step one after another; `None` is all of them together."""
         self.groups()
-        cycle = getattr(self._made, "cycle", None)
-        turns = list(cycle()) if callable(cycle) else []
+        turns = self._cycle
         return turns if len(turns) > len({*map(tuple, turns)}) else [None]
-
-    def _draw(self, names: Iterable[str], out: dict[str, Outcome]) -> dict[str, Any]:
-        """A batch of each of these that is running."""
-        batches: dict[str, Any] = {}
-        for t in [self.tenants[n] for n in names]:
-            if t.status != "running":
-                continue
-            try:
-                batches[t.name] = t.source.draw()
-            except StopIteration:
-                t.reset()
-                t.status = "done"
-            except Exception as error:  # a tenant's data may raise anything
-                steps.drop(t, f"its data: {describe(error)}")
-                out[t.name] = Outcome(fault=t.failures[-1])
-        return batches
 
     def groups(self) -> Sequence[Sequence[str]]:
         """The plan's hybrid tasks.
@@ -224,9 +250,13 @@ class Runner:
         if self._planned is not None and self._planned[0] == names:
             return self._planned[1]
         groups: Sequence[Sequence[str]] = [names]
+        self._cycle = ()
         if self.plan is not None and names:
-            self._made = self.plan(self.running) if callable(self.plan) else self.plan
-            groups = self._made.groups
+            made = self.plan(self.running) if callable(self.plan) else self.plan
+            cycle = getattr(made, "cycle", None)
+            groups, self._cycle = made.groups, list(cycle()) if callable(cycle) else []
+            if self.ranks is not None:  # one that goes by what each process measures
+                groups, self._cycle = self.ranks.firsts((groups, self._cycle))
             found = [n for group in groups for n in group]
             wrong = sorted(n for n in names if found.count(n) != 1)
             if wrong:
@@ -238,11 +268,7 @@ class Runner:
 
     def _pass(self, batches: Mapping[Tenant, Any], results: backbone.Results) -> None:
         """One hybrid task's pass; after an error, its tasks one by one."""
-        kept = {t: [p.grad for p in t.parameters] for t in batches}
         marks = {t: t.stream.state_dict() for t in batches}
-        for t in batches:
-            for p in t.parameters:
-                p.grad = None
         try:
             if self._mix is None:
                 self._mix = Mix(self.model, self._streams)
@@ -251,10 +277,9 @@ class Runner:
                 self._unchecked = False
             found = backbone.run(self._mix, self.body, self.join_batches, batches)
         except BaseException as error:
-            for t, grads in kept.items():
+            for t in batches:
                 t.stream.load_state_dict(marks[t])
-                for p, g in zip(t.parameters, grads, strict=True):
-                    p.grad = g
+                t.put_aside()
             if not isinstance(error, Exception) or isinstance(error, CannotShareError):
                 raise
             fault = describe(error)
@@ -263,8 +288,6 @@ class Runner:
             results.losses |= found.losses
             results.faults |= found.faults
             results.rows |= found.rows
-            for t, grads in kept.items():
-                _add(t.parameters, grads)
             return
         if memory and torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -297,14 +320,14 @@ class Runner:
         Returns:
             Whether it came to its end; `False` after Ctrl-C.
         """
-        with interrupts() as asked:
+        with interrupts() as self._asked:
             done = 0
             while self.running and (rounds is None or done < rounds):
                 self.round()
                 done += 1
                 if progress is not None:
                     progress(self)
-                if asked:
+                if self._stopping or (self._asked and self.ranks is None):
                     return False
         return True
 
@@ -328,13 +351,22 @@ class Runner:
     # -- saving -----------------------------------------------------------------------------------
 
     def state_of(self, name: str) -> dict[str, Any]:
-        """All of one task's state, between two rounds."""
-        return saving.state_of(self._tenant(name))
+        """All of one task's state, between two rounds; all processes must ask for it."""
+        found: dict[str, Any] = self._whole({name: self._tenant(name)})[name]
+        return found
 
     def state_dict(self) -> dict[str, Any]:
-        """All tasks' state, between two rounds; training goes on from it exactly."""
-        tasks = {name: saving.state_of(t) for name, t in self.tenants.items()}
+        """All tasks' state, between two rounds; training goes on from it exactly. All processes must ask for it."""
+        tasks = self._whole(self.tenants)
         return {"format": saving.FORMAT, "rounds": self.rounds, "tasks": tasks}
+
+    def _whole(self, tenants: Mapping[str, Tenant]) -> dict[str, Any]:
+        found = {name: saving.state_of(t) for name, t in tenants.items()}
+        if self.ranks is not None:
+            _, *others = self.ranks.everyones({n: saving.drawn(t) for n, t in tenants.items()})
+            for name, state in found.items():
+                state["others"] = [theirs[name] for theirs in others]
+        return found
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another run of the same tasks stood.
@@ -343,13 +375,16 @@ class Runner:
             GraftError: other tasks than these, tensors that do not fit, or data that are shorter than they were.
         """
         saving.check(state, self.tenants)
+        own = 0 if self.ranks is None else self.ranks.rank
         for name, t in self.tenants.items():
-            saving.restore(t, state["tasks"][name])
+            saving.restore(t, state["tasks"][name], own)
         self.rounds = state["rounds"]
 
     def save(self, path: str | Path) -> None:
-        """Write the state of all tasks to a file, whole or not at all."""
-        saving.write(self.state_dict(), Path(path))
+        """Write the state of all tasks to a file, whole or not at all; of several processes the first one writes."""
+        state = self.state_dict()
+        if self.ranks is None or self.ranks.rank == 0:
+            saving.write(state, Path(path))
 
     def load(self, path: str | Path) -> None:
         """Go on from a file that `save` wrote.
@@ -358,13 +393,3 @@ class Runner:
             GraftError: as `load_state_dict`, or the file cannot be read.
         """
         self.load_state_dict(saving.read(Path(path)))
-
-
-def _add(parameters: Sequence[Tensor], before: Sequence[Tensor | None]) -> None:
-    """Add the gradients that stood there before a pass."""
-    pairs = [(p, g) for p, g in zip(parameters, before, strict=True) if g is not None]
-    both = [(g, p.grad) for p, g in pairs if p.grad is not None]
-    if both:
-        torch._foreach_add_([g for g, _ in both], [n for _, n in both])
-    for p, g in pairs:
-        p.grad = g

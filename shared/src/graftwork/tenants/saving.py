@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from graftwork.errors import GraftError
+from graftwork.tenants.ranks import seed_of
+from graftwork.tenants.streams import Stream
 from graftwork.tenants.task import Tenant
 
 FORMAT = 1
@@ -33,8 +35,18 @@ def state_of(t: Tenant) -> dict[str, Any]:
     return state | {word: list(getattr(t, word)) for word in _LISTS}
 
 
-def restore(t: Tenant, state: Mapping[str, Any]) -> None:
+def drawn(t: Tenant) -> dict[str, Any]:
+    """The random streams of a process's own, which the first one keeps for it."""
+    return {"stream": t.stream.state_dict(), "source": t.source.state_dict()["stream"]}
+
+
+def restore(t: Tenant, state: Mapping[str, Any], rank: int = 0) -> None:
     """Put a tenant where the saved one was.
+
+    Args:
+        t: as it was made.
+        state: of `state_of`.
+        rank: number of this process; one that the saved run did not have draws from fresh streams.
 
     Raises:
         GraftError: tensors that do not fit, or data that end too early.
@@ -45,8 +57,15 @@ def restore(t: Tenant, state: Mapping[str, Any]) -> None:
         t.schedule.load_state_dict(state["schedule"])
     for p, g in zip(t.parameters, state["grads"], strict=True):
         p.grad = None if g is None else g.to(p.device, copy=True)
-    t.stream.load_state_dict(state["stream"])
-    t.source.load_state_dict(state["source"])
+    stream, source = state["stream"], state["source"]
+    if rank:
+        fresh = Stream(seed_of(t.task.seed, rank, state["step"])).state_dict()
+        there = [*state.get("others", ()), *[{"stream": fresh, "source": fresh}] * rank][rank - 1]
+        stream = there["stream"]
+        if t.task.own_rows:
+            source = {**source, "stream": there["source"]}
+    t.stream.load_state_dict(stream)
+    t.source.load_state_dict(source)
     t.curve = [(int(step), float(loss)) for step, loss in state["curve"]]
     for word in _COUNTS:
         setattr(t, word, state[word])

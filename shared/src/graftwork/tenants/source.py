@@ -25,7 +25,7 @@ class Source:
     """
 
     def __init__(self, data: Data, seed: int, again: bool) -> None:
-        self.data, self.seed, self.again = data, seed, again
+        self.data, self.again = data, again
         self.drawn = 0
         self._generator = torch.Generator().manual_seed(seed)
         self._stream = Stream(seed)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.tenants.backbone import Results, describe
+from graftwork.tenants.batches import parted
+from graftwork.tenants.ranks import Ranks, rows_of
 from graftwork.tenants.task import Tenant
 
 
@@ -23,16 +25,45 @@ class Outcome:
     fault: str | None = None
 
 
+def draw(tenants: Sequence[Tenant], results: Results, ranks: Ranks | None = None) -> dict[str, Any]:
+    """A batch of each, or this process's part of it; whose data fail or end is noted in the results."""
+    batches: dict[str, Any] = {}
+    dealt = 0
+    for t in tenants:
+        try:
+            batch = t.source.draw()
+            if ranks is not None and not t.task.own_rows:
+                rows = rows_of(t.name, batch)
+                batch, dealt = ranks.part(t.name, batch, dealt), dealt + rows
+            if batch is None:
+                continue
+            if ranks is not None:
+                inputs, target = parted(t.name, batch)
+                weight = t.task.weight
+                results.weights[t.name] = float(
+                    rows_of(t.name, inputs) if weight is None else weight(target)
+                )
+            batches[t.name] = batch
+        except StopIteration:
+            results.ended.add(t.name)
+        except Exception as error:  # a tenant's data may raise anything
+            results.faults[t.name] = f"its data: {describe(error)}"
+    return batches
+
+
 def take(tenants: Sequence[Tenant], results: Results, patience: int) -> dict[str, Outcome]:
     """Let the tasks whose batches fill a step clip, step and schedule.
 
     Args:
-        tenants: those that had a batch.
+        tenants: those that were asked for a batch.
         results: of their passes.
         patience: failures in a row after which a task is dropped.
     """
     out: dict[str, Outcome] = {}
     for t in tenants:
+        if t.name in results.ended:
+            t.reset()
+            t.status = "done"
         fault = results.faults.get(t.name)
         if fault is None:
             continue

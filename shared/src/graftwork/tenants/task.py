@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,10 @@ class Task:
         steps: optimizer steps after which the task is done; `None`: when its data end. Batches that do not fill a step
             are not used.
         seed: of the graft's start, of the generator that `data` is given, and of the stream that dropout draws from.
+        own_rows: where several processes train, `data` give each process rows of its own, as many batches as the
+            others; without, every process draws the same batches and takes its share of their rows.
+        weight: of a target: over how much its loss is a mean, such as the tokens that count, where several processes
+            have parts of a batch; `None`: over its rows.
 
     Raises:
         GraftError: a value out of range, by its name.
@@ -61,6 +65,8 @@ class Task:
     accumulate: int = 1
     steps: int | None = None
     seed: int = 0
+    own_rows: bool = False
+    weight: Callable[[Any], float] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -118,6 +124,26 @@ class Tenant:
     def drawn(self) -> int:
         """Batches drawn so far."""
         return self.source.drawn
+
+    def put_aside(self) -> list[Tensor | None]:
+        """The gradients of the present step's earlier batches, which leave the parameters."""
+        found = [p.grad for p in self.parameters]
+        self.put_back([None] * len(found))
+        return found
+
+    def put_back(self, grads: Sequence[Tensor | None]) -> None:
+        """The parameters' gradients are these."""
+        for p, g in zip(self.parameters, grads, strict=True):
+            p.grad = g
+
+    def add(self, grads: Sequence[Tensor | None]) -> None:
+        """Add what `put_aside` gave to the gradients that have come since."""
+        pairs = [(p, g) for p, g in zip(self.parameters, grads, strict=True) if g is not None]
+        both = [(g, p.grad) for p, g in pairs if p.grad is not None]
+        if both:
+            torch._foreach_add_([g for g, _ in both], [n for _, n in both])
+        for p, g in pairs:
+            p.grad = g
 
     def reset(self) -> None:
         """Forget the gradients of a step that is not complete."""

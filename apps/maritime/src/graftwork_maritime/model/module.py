@@ -45,10 +45,18 @@ class Writer(LightningModule):
 
     def loss_of(self, batch: Batch) -> Tensor:
         """The mean over the answers' tokens, in nats."""
-        hidden, head = self._hidden(batch), self._plain_head()
+        head = self._plain_head()
         if head is not None:
-            return gw.linear_cross_entropy(hidden, head, batch.targets)
-        return nn.functional.cross_entropy(self._logits(batch, hidden).float(), batch.targets)
+            return gw.linear_cross_entropy(self._hidden(batch), head, batch.targets)
+        return nn.functional.cross_entropy(self._logits(batch).float(), batch.targets)
+
+    def loss_weight(self, batch: Batch) -> float:
+        """The answers' tokens, over which the loss is a mean."""
+        return float(len(batch.targets))
+
+    def on_fit_start(self) -> None:
+        """Look at the head before the first step, which a shared run cuts at its first call of the network."""
+        self._as_it_is()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss, with what the method adds to it."""
@@ -67,9 +75,8 @@ class Writer(LightningModule):
 
     def predict_step(self, batch: Batch, index: int) -> list[float]:
         """Each dialogue's mean loss."""
-        hidden = self._hidden(batch)
         each = nn.functional.cross_entropy(
-            self._logits(batch, hidden).float(), batch.targets, reduction="none"
+            self._logits(batch).float(), batch.targets, reduction="none"
         )
         total = each.new_zeros(len(batch.ends)).index_add_(0, batch.rows, each)
         counts = torch.bincount(batch.rows, minlength=len(batch.ends))
@@ -94,21 +101,29 @@ class Writer(LightningModule):
         if value is not None and math.isfinite(float(value)):
             self.scores[name] = float(value)
 
-    def _hidden(self, batch: Batch) -> Tensor:
-        """What the head reads, `(n, features)`, at the positions that predict the answers' tokens."""
-        body = getattr(self.network, self.network.base_model_prefix, None)
+    def _body(self) -> nn.Module:
+        """The network without its head.
+
+        Raises:
+            GraftError: it has none.
+        """
+        body: nn.Module | None = getattr(self.network, self.network.base_model_prefix, None)
         if body is None or self.network.get_output_embeddings() is None:
             raise GraftError(
                 f"model.base {self.base}: a {type(self.network).__name__} has no body and head apart"
             )
+        return body
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """What the head reads, `(n, features)`, at the positions that predict the answers' tokens."""
         with gw.prompt(self.network, end=batch.ends):
-            found = body(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+            found = self._body()(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
         hidden: Tensor = found.last_hidden_state
         return hidden.flatten(0, 1).index_select(0, batch.places)
 
-    def _logits(self, batch: Batch, hidden: Tensor) -> Tensor:
+    def _logits(self, batch: Batch) -> Tensor:
         if self._as_it_is():
-            logits: Tensor = self.network.get_output_embeddings()(hidden)
+            logits: Tensor = self.network.get_output_embeddings()(self._hidden(batch))
             return logits
         with gw.prompt(self.network, end=batch.ends):
             whole = self.network(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
@@ -120,7 +135,7 @@ class Writer(LightningModule):
         """Whether the logits are the head of the body's output and nothing else: some models scale or cap them."""
         if self._plain is None:
             ids = torch.tensor([[1, 2, 3]], device=self.device)
-            body = getattr(self.network, self.network.base_model_prefix)
+            body = self._body()
             was = self.network.training
             self.network.eval()
             with gw.prompt(self.network, end=0):

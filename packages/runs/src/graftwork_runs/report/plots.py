@@ -9,7 +9,7 @@ from html import escape
 from graftwork_runs.report.cells import Measure, table_html
 
 _WIDTH, _HEIGHT = 720, 290
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 16, 14, 46
 _MOST_POINTS = 400
 _COLOURS = 8
 
@@ -28,7 +28,8 @@ def curves_html(
     shown = [p for segments in pieces.values() for segment in segments for p in segment]
     if not shown:
         return '<p class="soft">Nothing to plot: no finite values.</p>'
-    xs = _ticks(min(p[0] for p in shown), max(p[0] for p in shown), 7)
+    whole = all(p[0].is_integer() for p in shown)  # steps have no halves
+    xs = _ticks(min(p[0] for p in shown), max(p[0] for p in shown), 7, whole=whole)
     ys = _ticks(min(p[1] for p in shown), max(p[1] for p in shown), 5)
     place_x = _scale(xs, _LEFT, _WIDTH - _RIGHT)
     place_y = _scale(ys, _HEIGHT - _BOTTOM, _TOP)
@@ -197,14 +198,22 @@ def _scale(ticks: list[float], start: float, end: float) -> _Place:
     return _Place(ticks[0], ticks[-1], start, end)
 
 
-def _ticks(low: float, high: float, count: int) -> list[float]:
-    """Round values that enclose [low, high], about `count` of them, at least two."""
+def _ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[float]:
+    """Round values that enclose [low, high], about `count` of them, at least two; whole numbers alone if asked."""
     if high <= low:
         pad = abs(low) * 0.1 or 1.0
+        if whole:
+            pad = max(1.0, round(pad))
         low, high = low - pad, high + pad
     raw = (high - low) / max(count - 1, 1)
+    if whole:
+        raw = max(raw, 1.0)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+    step = next(
+        power * m
+        for m in (1, 2, 2.5, 5, 10)
+        if power * m >= raw * 0.999 and not (whole and power * m % 1)
+    )
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [i * step for i in range(first, last + 1)]
 

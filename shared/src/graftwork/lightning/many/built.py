@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DistributedSampler
 
 import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.lightning.app import apps
 from graftwork.lightning.cli import AppCLI
+from graftwork.lightning.data import world
 from graftwork.lightning.many import sharing
 from graftwork.lightning.many.jobs import Job, Jobs
 from graftwork.lightning.many.optimizing import Optimizing
 from graftwork.lightning.many.prepared import prepare
-from graftwork.lightning.many.steps import Cut, Steps
+from graftwork.lightning.many.steps import Context, Cut, Steps
 from graftwork.tenants.align import Aligned, batches, tensor_of
 from graftwork.tenants.aligner import Aligner
 from graftwork.tenants.batches import Joined, stack
@@ -52,6 +54,11 @@ class Built:
     logged: dict[str, float] = field(default_factory=dict)
 
     @property
+    def part(self) -> str:
+        """The part of the network that its step calls."""
+        return self.steps.part or ""
+
+    @property
     def tokens(self) -> bool:
         """Whether its rows are sequences of token ids."""
         return self.kind.startswith(TOKENS)
@@ -67,28 +74,36 @@ class Shared:
 
     model: nn.Module
     jobs: list[Built]
-    aligner: Aligner | None
+    aligners: dict[str, Aligner]  # by the part of the model that is called
     backbone: int
+    context: Context  # of mixed precision, or none
+
+    def __post_init__(self) -> None:
+        self._parts = {b.job.name: b.part for b in self.jobs}
 
     def body(self, model: nn.Module, inputs: Any) -> Tensor:
-        """The shared part of a pass."""
-        if isinstance(inputs, Aligned):
-            assert self.aligner is not None
-            return self.aligner.run(inputs)
-        return tensor_of(model(**inputs) if isinstance(inputs, dict) else model(inputs))
+        """The shared part of a pass, of inputs that `join` made."""
+        part, inputs = inputs
+        with self.context():
+            if isinstance(inputs, Aligned):
+                return self.aligners[part].run(inputs)
+            called = model.get_submodule(part)
+            return tensor_of(called(**inputs) if isinstance(inputs, dict) else called(inputs))
 
     def join(self, inputs: Mapping[str, Any]) -> Joined:
         """Several jobs' inputs as one batch."""
-        first = next(iter(inputs.values()))
-        if self.aligner is None or not _tokens(first):
-            return stack(inputs)
-        aligned = self.aligner.align(inputs)
-        return Joined(aligned, Segments(aligned.names, aligned.sizes), aligned.own)
+        name, first = next(iter(inputs.items()))
+        part = self._parts[name]
+        if not _tokens(first):
+            joined = stack(inputs)
+            return Joined((part, joined.inputs), joined.segments, joined.own)
+        aligned = self.aligners[part].align(inputs)
+        return Joined((part, aligned), Segments(aligned.names, aligned.sizes), aligned.own)
 
     def rows(self, group: Any) -> int:
         """Rows of a pass, padding included."""
-        if self.aligner is not None and group[0].kind.startswith(TOKENS):
-            return self.aligner.rows(group)
+        if group[0].kind.startswith(TOKENS):
+            return self.aligners[self._parts[group[0].name]].rows(group)
         return real_rows(group)
 
 
@@ -120,6 +135,7 @@ def build(jobs: Jobs) -> Shared:
         clis.append(cli)
     assert model is not None
     device = _device(clis, jobs.jobs)
+    _refuse_precisions(clis, jobs.jobs)
     for cli in clis:
         cli.model.to(device)
     backbone = model_bytes(model)
@@ -129,16 +145,15 @@ def build(jobs: Jobs) -> Shared:
             "smaller or quantised base"
         )
     built = [_built(job, cli) for job, cli in zip(jobs.jobs, clis, strict=True)]
-    aligner = None
-    if any(b.tokens for b in built):
-        aligner = Aligner(model, jobs.layout, jobs.chunk)
-        for b in built:
-            if b.tokens:
-                try:
-                    aligner.choice(list(b.lengths))
-                except GraftError as error:
-                    raise GraftError(f"job {b.job.name!r}: {error}") from None
-    return Shared(model, built, aligner, backbone)
+    aligners: dict[str, Aligner] = {}
+    for b in [b for b in built if b.tokens]:
+        if b.part not in aligners:
+            aligners[b.part] = Aligner(model.get_submodule(b.part), jobs.layout, jobs.chunk)
+        try:
+            aligners[b.part].choice(list(b.lengths))
+        except GraftError as error:
+            raise GraftError(f"job {b.job.name!r}: {error}") from None
+    return Shared(model, built, aligners, backbone, _context(clis[0]))
 
 
 def task_of(b: Built, model: nn.Module) -> Task:
@@ -156,6 +171,12 @@ def task_of(b: Built, model: nn.Module) -> Task:
     elif method is None:
         raise GraftError(
             f"job {name!r}: graft: it has none, and nothing else may train on a shared base"
+        )
+    acts = method if method is not None else gw.get(model, name).method
+    if b.tokens and acts.positional:
+        raise GraftError(
+            f"job {name!r}: graft: {type(acts).__name__} acts on positions of each prompt, which move where sequences "
+            "of several jobs are joined; such a job trains alone"
         )
     own = Optimizing(name, cli, model, b.count)
 
@@ -176,6 +197,8 @@ def task_of(b: Built, model: nn.Module) -> Task:
         accumulate=int(trainer.get("accumulate_grad_batches") or 1),
         steps=b.count,
         seed=int(cli._setting("seed_everything")),
+        own_rows=True,
+        weight=lambda cut: cut.weight,
     )
 
 
@@ -187,20 +210,43 @@ def _built(job: Job, cli: AppCLI) -> Built:
         data.setup("fit")
         # the first is looked at and let go: the one that trains stands at its start
         first, loader = data.train_dataloader(), data.train_dataloader()
+        if world()[1] > 1 and not isinstance(getattr(loader, "sampler", None), DistributedSampler):
+            raise GraftError(
+                "its loader gives every process the same samples; return a ResumableLoader from train_dataloader"
+            )
         cli.model.train()
         with torch.random.fork_rng():
-            batch = next(iter(Steps(job.name, cli.model, first)), None)
+            cli.model.on_fit_start()
+            look = Steps(job.name, cli.model, first, data=data, context=_context(cli))
+            batch = next(iter(look), None)
     except GraftError as error:
         text = str(error)
         named = text if text.startswith(f"job {job.name!r}") else f"job {job.name!r}: {text}"
         raise GraftError(named) from None
     if batch is None:
         raise GraftError(f"job {job.name!r}: its data hold no batch")
-    steps, inputs = Steps(job.name, cli.model, loader, logged.__setitem__), batch[0]
+    steps = Steps(job.name, cli.model, loader, logged.__setitem__, data, _context(cli))
+    steps.part, inputs = look.part, batch[0]
     lengths, kind = _rows_of(job.name, inputs)
+    kind += f" of {look.part}" if look.part else ""
     if any(isinstance(item, gw.NewRows) for item in cli._setting("also_train")):
         kind += f"; outputs of {job.name} alone"  # of another width than the others': it has its passes to itself
     return Built(job, cli, steps, _count(job.name, cli, loader), inputs, lengths, kind, logged)
+
+
+def _context(cli: AppCLI) -> Context:
+    """In which the job's own trainer would run a step."""
+    return cli.trainer.precision_plugin.forward_context
+
+
+def _refuse_precisions(clis: Sequence[AppCLI], jobs: Sequence[Job]) -> None:
+    found = [str(cli.trainer.precision) for cli in clis]
+    for job, mine in zip(jobs, found, strict=True):
+        if mine != found[0]:
+            raise GraftError(
+                f"job {job.name!r}: trainer.precision is {mine}, that of {jobs[0].name!r} {found[0]}; jobs that share "
+                "passes have one"
+            )
 
 
 def _count(name: str, cli: AppCLI, loader: Any) -> int:
@@ -234,20 +280,29 @@ def _rows_of(name: str, inputs: Any) -> tuple[tuple[int, ...], str]:
 
 
 def _device(clis: Sequence[AppCLI], jobs: Sequence[Job]) -> torch.device:
-    """The one device that the jobs' trainers chose.
+    """The one device that the jobs' trainers chose; in several processes each has a GPU of its own.
 
     Raises:
-        GraftError: they differ, or one wants several.
+        GraftError: they differ, one wants several, or there are fewer GPUs than processes.
     """
     found = [(c.trainer.strategy.root_device, c.trainer.num_devices) for c in clis]
     for job, (device, count) in zip(jobs, found, strict=True):
         if count != 1:
             raise GraftError(
-                f"job {job.name!r}: trainer.devices: a shared run is on one device, not {count}"
+                f"job {job.name!r}: trainer.devices: {count}; the devices of a shared run are those of "
+                "`train-many --devices`, so leave it at 1"
             )
         if device != found[0][0]:
             raise GraftError(
                 f"job {job.name!r}: its trainer wants {device}, that of {jobs[0].name!r} {found[0][0]}; give all jobs "
                 "one accelerator and device"
             )
-    return found[0][0]
+    device, (rank, several) = found[0][0], world()
+    if several == 1 or device.type != "cuda":
+        return device
+    there = torch.cuda.device_count()
+    if there < several:
+        raise GraftError(f"devices: {several} were asked for, and this machine has {there}")
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    return device

@@ -6,6 +6,7 @@ fairness: 0.5                      # of its share of the time alone, what each j
 layout: planned                    # of token sequences: planned, padded, chunked, packed
 chunk: 128                         # tokens of a chunk; default: chosen
 checkpoint_every: 100              # rounds between two checkpoints
+validate_every: 50                 # steps of a job between two validations; default: none
 jobs:
   - name: site-a
     app: medseg                    # an installed app
@@ -67,6 +68,7 @@ class Jobs:
     layout: str = PLANNED
     chunk: int | None = None
     checkpoint_every: int = 100
+    validate_every: int | None = None
 
 
 def read(file: str | Path) -> Jobs:
@@ -101,8 +103,9 @@ def read(file: str | Path) -> Jobs:
         memory_bytes(data.get("memory"), str(file)),
         float(fairness),
         layout,
-        None if chunk is None else _whole(chunk, f"{file}: chunk"),
+        _some(chunk, f"{file}: chunk"),
         _whole(data.get("checkpoint_every", 100), f"{file}: checkpoint_every"),
+        _some(data.get("validate_every"), f"{file}: validate_every"),
     )
 
 
@@ -152,6 +155,10 @@ def _whole(value: Any, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise GraftError(f"{where} must be a whole number of at least 1, not {value!r}")
     return value
+
+
+def _some(value: Any, where: str) -> int | None:
+    return None if value is None else _whole(value, where)
 
 
 def _unknown(given: Mapping[str, Any], known: set[str], where: str) -> None:

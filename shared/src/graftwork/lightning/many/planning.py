@@ -13,6 +13,7 @@ from graftwork.tenants.cost import CostModel, Fit, Run, TaskLoad, fit, state_byt
 from graftwork.tenants.layouts import LAYOUTS
 from graftwork.tenants.measure import measured
 from graftwork.tenants.plan import Plan, Planner
+from graftwork.tenants.ranks import Ranks
 from graftwork.tenants.runner import Runner
 from graftwork.tenants.task import Tenant
 
@@ -75,6 +76,16 @@ class Planning:
         else:
             self.cost = self.fitted.model
 
+    def agree(self, ranks: Ranks | None) -> None:
+        """In several processes: the first one's cost model, and of each job the rows of the process that has most."""
+        if ranks is None:
+            return
+        self.cost = ranks.firsts(self.cost)
+        everyones = ranks.everyones([(b.kind, b.lengths) for b in self.shared.jobs])
+        ranks.check_alike("kinds of rows", [b.kind for b in self.shared.jobs])
+        for i, b in enumerate(self.shared.jobs):
+            b.lengths = max((theirs[i][1] for theirs in everyones), key=lambda n: (sum(n), n))
+
     def __call__(self, tenants: Sequence[Tenant]) -> Plan:
         """The plan of those that are running.
 
@@ -110,10 +121,10 @@ class Planning:
             for group in partition.groups:
                 members = [b for b in self.shared.jobs if b.job.name in group and b.tokens]
                 lengths = [n for b in members for n in b.lengths]
-                if not lengths or self.shared.aligner is None:
+                if not lengths:
                     continue
                 real += sum(lengths)
-                choice = self.shared.aligner.choice(lengths)
+                choice = self.shared.aligners[members[0].part].choice(lengths)
                 for layout in LAYOUTS:
                     if layout in choice.wastes:
                         rows[layout] = rows.get(layout, 0) + choice.wastes[layout].rows

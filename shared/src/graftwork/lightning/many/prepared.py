@@ -16,7 +16,7 @@ from graftwork.lightning.many.jobs import Job
 #: fields of `trainer` that a shared run follows, and those whose default alone it takes
 FOLLOWED = ("max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val")
 REFUSED: dict[str, Sequence[Any]] = {
-    "precision": (None, "32-true", "32", 32),
+    "precision": (None, "32-true", "32", 32, "bf16-mixed"),
     "limit_train_batches": (None, 1.0),
     "overfit_batches": (0, 0.0),
     "fast_dev_run": (False,),

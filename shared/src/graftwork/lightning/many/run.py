@@ -8,14 +8,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.lightning.checkpoint_io import write_atomically
 from graftwork.lightning.exits import DONE, FAILED, INTERRUPTED
 from graftwork.lightning.many.built import Shared, build, task_of
 from graftwork.lightning.many.jobs import Jobs
 from graftwork.lightning.many.planning import Planning
+from graftwork.lightning.many.processes import first, processes
 from graftwork.lightning.many.table import Board
+from graftwork.lightning.many.validating import Validation
 from graftwork.lightning.output import settle_output
 from graftwork.tenants.cost import CostModel
 from graftwork.tenants.runner import Runner
@@ -26,7 +27,12 @@ REPORTS = "graftwork.reports"
 
 
 def train_many(
-    jobs: Jobs, *, resume: bool = False, quiet: bool = False, check: bool = False
+    jobs: Jobs,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    check: bool = False,
+    devices: int = 1,
 ) -> int:
     """Train all jobs on one backbone; the exit code.
 
@@ -35,13 +41,22 @@ def train_many(
         resume: go on from the run folder's last state.
         quiet: print results and errors only.
         check: build and plan, and stop there.
+        devices: processes that share every job's batches, each on a device of its own.
 
     Raises:
         GraftError: whatever can be refused before training.
     """
     settle_output(quiet=True, verbose=False)
+    if devices < 1:
+        raise GraftError(f"devices must be 1 or more, not {devices}")
+    if first():  # the others start when it has written already
+        _check_folder(jobs.run_dir, resume)
+    with processes(devices):
+        return _train(jobs, resume, quiet or not first(), check)
+
+
+def _train(jobs: Jobs, resume: bool, quiet: bool, check: bool) -> int:
     folder = jobs.run_dir
-    _check_folder(folder, resume)
     shared = build(jobs)
     runner = Runner(
         shared.model,
@@ -53,6 +68,7 @@ def train_many(
     planning = Planning(shared, jobs.memory, jobs.fairness, _cost(earlier))
     if planning.cost is None:
         planning.measure(runner)
+    planning.agree(runner.ranks)
     runner.plan = planning
     plan = planning(runner.running)
     if not quiet:
@@ -60,14 +76,19 @@ def train_many(
         if planning.fitted is not None:
             print(f"cost model: {planning.fitted}")
     if check:
-        print("check: all right")
+        if first():
+            print("check: all right")
         return DONE
-    for b in shared.jobs:
-        _write(folder / b.job.name / "config.yaml", _config(b.cli))
+    if first():
+        for b in shared.jobs:
+            _write(folder / b.job.name / "config.yaml", _config(b.cli))
+    validation = Validation(shared, jobs.validate_every, (earlier or {}).get("jobs", ()))
     if resume:
         runner.load(folder / STATE)
+        validation.resumed(runner)
     told = {**(earlier or planning.told()), "predicted round": planning.seconds(plan)}
-    _tell(folder, runner, shared, told)
+    told["devices"] = 1 if runner.ranks is None else runner.ranks.count
+    _tell(folder, runner, shared, told, validation)
     runner.save(folder / STATE)
     counts = {b.job.name: b.count for b in shared.jobs}
     rounds: list[float] = []
@@ -76,32 +97,44 @@ def train_many(
     def progress(runner: Runner) -> None:
         nonlocal began
         rounds.append(time.perf_counter() - began)
+        validation(runner)
         board.show(runner)
         if runner.rounds % jobs.checkpoint_every == 0:
             runner.save(folder / STATE)
+            _tell(folder, runner, shared, told, validation)
         began = time.perf_counter()
 
-    with Board(counts, quiet) as board:
+    said = None if jobs.validate_every is None else validation.last
+    with Board(counts, quiet, validated=said) as board:
         whole = runner.run(progress=progress)
     runner.save(folder / STATE)
     told["measured round"] = _middle(rounds[: _first_ends(shared, runner)]) if rounds else None
-    for b in shared.jobs:
-        tenant = runner.tenants[b.job.name]
-        if tenant.step:
-            b.cli.graft = tenant.graft
-            gw.save(tenant.graft, folder / b.job.name / "graft", overwrite=True, **b.cli.passport())
-    _tell(folder, runner, shared, told)
-    report = write_report(folder)
+    report = _finish(folder, runner, shared, told, validation) if first() else None
     failed = [t.name for t in runner.tenants.values() if t.status == "failed"]
     if not quiet:
         print(board.line(runner))
         print(f"run folder: {folder}" + (f"; report: {report}" if report else ""))
-    for name in failed:
-        print(f"{name}: {runner.tenants[name].failures[-1]}")
+    if first():
+        for name in failed:
+            print(f"{name}: {runner.tenants[name].failures[-1]}")
+        if not whole:
+            print(f"interrupted; --resume goes on: {folder}")
     if not whole:
-        print(f"interrupted; --resume goes on: {folder}")
         return INTERRUPTED
     return FAILED if failed else DONE
+
+
+def _finish(
+    folder: Path, runner: Runner, shared: Shared, told: dict[str, Any], validation: Validation
+) -> Path | None:
+    """Write the adapters, what there is to tell, and the report."""
+    for b in shared.jobs:
+        tenant = runner.tenants[b.job.name]
+        if tenant.step:
+            b.cli.graft = tenant.graft
+            b.cli.save_graft(folder / b.job.name / "graft")
+    _tell(folder, runner, shared, told, validation)
+    return write_report(folder)
 
 
 def write_report(folder: Path) -> Path | None:
@@ -138,8 +171,12 @@ def _config(cli: Any) -> str:
     return str(text)
 
 
-def _tell(folder: Path, runner: Runner, shared: Shared, told: dict[str, Any]) -> None:
-    """What the report is made from."""
+def _tell(
+    folder: Path, runner: Runner, shared: Shared, told: dict[str, Any], validation: Validation
+) -> None:
+    """What the report is made from; the first process writes it."""
+    if not first():
+        return
     rows = {r["name"]: r for r in runner.table()}
     jobs = []
     for b in shared.jobs:
@@ -157,7 +194,11 @@ def _tell(folder: Path, runner: Runner, shared: Shared, told: dict[str, Any]) ->
                 "trained": sum(p.numel() for p in tenant.parameters),
                 "curve": [[int(s), float(v)] for s, v in tenant.curve],
                 "logged": b.logged,
-                "failures": tenant.failures,
+                "validation": validation.curves.get(b.job.name, {}),
+                "failures": [
+                    *tenant.failures,
+                    *([note] if (note := validation.notes.get(b.job.name)) else []),
+                ],
             }
         )
     text = json.dumps({**told, "backbone": shared.backbone, "jobs": jobs}, indent=1)

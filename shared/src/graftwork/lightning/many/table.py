@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -25,11 +25,17 @@ class Board:
         counts: by name, the steps until a job is done.
         quiet: show nothing.
         console: where; stderr without.
+        validated: by a job's name, its latest validation; `None`: there is none.
     """
 
     def __init__(
-        self, counts: Mapping[str, int], quiet: bool = False, console: Console | None = None
+        self,
+        counts: Mapping[str, int],
+        quiet: bool = False,
+        console: Console | None = None,
+        validated: Callable[[str], Mapping[str, float]] | None = None,
     ) -> None:
+        self.validated = validated
         self.counts, self.quiet = counts, quiet
         self.console = console or Console(file=sys.stderr)
         self.began = time.monotonic()
@@ -58,7 +64,8 @@ class Board:
     def table(self, runner: Runner) -> Table:
         """One row for each tenant."""
         out = Table(title=f"round {runner.rounds}")
-        for name in ("job", "method", "status", "step", "loss", "rows/s", "failures"):
+        more = ("validation",) if self.validated is not None else ()
+        for name in ("job", "method", "status", "step", "loss", *more, "rows/s", "failures"):
             out.add_column(name, justify="left" if name in ("job", "method", "status") else "right")
         seconds = max(time.monotonic() - self.began, 1e-9)
         for row in runner.table():
@@ -69,6 +76,7 @@ class Board:
                 row["status"],
                 f"{row['step']}/{self.counts.get(row['name'], '?')}",
                 "" if row["loss"] is None else f"{row['loss']:.4g}",
+                *([self._validation(row["name"])] if more else []),
                 f"{(row['rows'] - began) / seconds:.3g}",
                 str(row["failures"] or ""),
                 style=MARKS.get(row["status"], ""),
@@ -80,7 +88,12 @@ class Board:
         jobs = [
             f"{r['name']} {r['step']}/{self.counts.get(r['name'], '?')}"
             + ("" if r["loss"] is None else f" loss {r['loss']:.4g}")
+            + (f" {said}" if (said := self._validation(r["name"])) else "")
             + ("" if r["status"] == "running" else f" {r['status']}")
             for r in runner.table()
         ]
         return f"round {runner.rounds}: " + ", ".join(jobs)
+
+    def _validation(self, name: str) -> str:
+        found = self.validated(name) if self.validated is not None else {}
+        return ", ".join(f"{k} {v:.4g}" for k, v in found.items())
