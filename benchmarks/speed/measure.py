@@ -12,9 +12,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import nn
 
+import graftwork as gw
 from benchmarks.timing import median_row, take_turns
 from graftwork.errors import GraftError
 from graftwork_runs import Row
@@ -72,6 +75,20 @@ class _Built:
     step: Step
     held: int
     issue: list[float] = field(default_factory=list)
+
+
+def graphed(model: nn.Module) -> Any:
+    """A block in which the model's passes are recorded graphs; open until nobody holds it any more.
+
+    A pass that cannot be recorded raises, so that no row shows plain passes under this name.
+    """
+    block = gw.recorded(model, tell=_refuse)
+    block.__enter__()
+    return block
+
+
+def _refuse(line: str) -> None:
+    raise RuntimeError(line)
 
 
 def floor_of(name: str) -> str:

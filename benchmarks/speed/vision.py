@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from benchmarks.speed.llama import twin
-from benchmarks.speed.measure import ENDS, FLOOR, Build, Case, Step
+from benchmarks.speed.measure import ENDS, FLOOR, Build, Case, Step, graphed
 
 CLAIM = (
     "A convolution LoRA step through Graftwork costs at most 1.35 times the frozen floor on SegResNet and "
@@ -203,35 +203,14 @@ def forward(model: Any, x: Tensor, setting: Setting) -> Tensor:
 
 def _pass(model: nn.Module, x: Tensor, setting: Setting, mode: str) -> Step:
     called: Any = torch.compile(model) if mode == "compiled" else model
-    if mode == "graphed":
-        called = _graphed(model, x, setting)
+    block = graphed(model) if mode == "graphed" else None
 
     def run() -> None:
         leaf = x.clone().requires_grad_()
         forward(called, leaf, setting).float().square().mean().backward()
 
+    run.block = block  # type: ignore[attr-defined]  # lasts as long as the step
     return run
-
-
-def _graphed(model: nn.Module, x: Tensor, setting: Setting) -> Any:
-    """Forward and backward as one recorded graph each; autocast is recorded inside.
-
-    Raises:
-        RuntimeError: no GPU.
-    """
-    if not x.is_cuda:
-        raise RuntimeError("a CUDA graph needs a GPU")
-
-    class Whole(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: Tensor) -> Tensor:
-            return forward(self.model, x, setting)
-
-    sample = x.clone().requires_grad_()
-    return torch.cuda.make_graphed_callables(Whole(), (sample,))
 
 
 def _floor(base: Callable[[], Network], setting: Setting, mode: str) -> Step:

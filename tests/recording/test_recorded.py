@@ -259,7 +259,7 @@ def _frozen(model: nn.Module) -> None:
 REFUSED: list[tuple[type[Net], Callable[[nn.Module], None], str]] = [
     (Net, _hooked, "hooks sit on modules"),
     (Net, _checkpointed, "Linear.gradient_checkpointing is on"),
-    (Net, _frozen, "asks for a gradient"),
+    (Net, _frozen, "the output has no gradient"),
     (Waits, lambda m: None, "the output holds a object"),
     (Elsewhere, lambda m: None, "read from elsewhere"),
     (Counts, lambda m: None, "a replay gives other values"),

@@ -105,8 +105,6 @@ class Standing:
         for _, name, t in self.places:
             if type(t) not in (Tensor, nn.Parameter):
                 return f"{name} is a {type(t).__name__} (sharded or quantised), not a plain tensor"
-        if not self.trained:
-            return "nothing in the model asks for a gradient"
         devices = {str(t.device) for *_, t in self.places if t.numel() > 1}
         if len(devices) > 1:
             return f"the model lies on {', '.join(sorted(devices))}; one device is recorded"
