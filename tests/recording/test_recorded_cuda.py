@@ -1,8 +1,4 @@
-"""On a GPU: recorded trainings are the plain ones, dropout included, and what cannot be recorded leaves the card usable.
-
-python -m pytest tests/recording/test_recorded_cuda.py
-PYTHONPATH=.:tests/recording python tests/recording/test_recorded_cuda.py      # where pytest is missing
-"""
+"""On a GPU: recorded trainings are the plain ones, and what cannot be recorded leaves the card usable."""
 
 from __future__ import annotations
 
