@@ -31,7 +31,7 @@ from graftwork_runs import Record, Row, environment
 
 RECORDS = Path(__file__).parents[1] / "records" / "speed"
 #: options that say what is measured
-SETTING = ("size", "tokens", "rounds", "threads", "backend")
+SETTING = ("size", "tokens", "rounds", "threads", "backend", "forms")
 PARTS = ("lifecycle", "decoding", "compiled", "swap")
 #: times the base's token latency
 LATENCY = 1.10
@@ -42,7 +42,9 @@ def rows_of(part: str, size: Size, device: str, options: argparse.Namespace) -> 
     timed = {"tokens": options.tokens, "rounds": options.rounds}
     parts: dict[str, Callable[[], list[Row]]] = {
         "lifecycle": lambda: lifecycle.measure(size, device),
-        "decoding": lambda: decoding.measure(size, device, compiled=False, **timed),
+        "decoding": lambda: decoding.measure(
+            size, device, compiled=False, chosen=options.forms, **timed
+        ),
         "compiled": lambda: decoding.measure(
             size, device, compiled=True, backend=options.backend, minutes=options.minutes, **timed
         ),
@@ -94,6 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     cuda = torch.cuda.is_available()
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--size", choices=[*SIZES], default="7b" if cuda else "tiny")
+    parser.add_argument(
+        "--forms", nargs="+", choices=[*decoding.FORMS], default=[*decoding.FORMS],
+        help="of the part decoding",
+    )  # fmt: skip
     parser.add_argument("--tokens", type=int, default=64, help="tokens per figure")
     parser.add_argument("--rounds", type=int, default=6, help="figures per side, at least 2")
     parser.add_argument(

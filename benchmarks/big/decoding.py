@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -159,10 +159,12 @@ def measure(
     compiled: bool,
     backend: str = "inductor",
     minutes: float = math.inf,
+    chosen: Sequence[str] = (),
 ) -> list[Row]:
     """Milliseconds a token and the ratio to the base's, eager (two forms) and recorded, or compiled.
 
-    After `minutes` no further side is compiled; those that are ready are measured.
+    After `minutes` no further side is compiled; those that are ready are measured. `chosen`: forms by name, of those
+    that are not compiled; empty: all.
     """
     if device == "cuda" and compiled:
         # products with one row become sums that fuse with what surrounds them, for every side
@@ -170,7 +172,8 @@ def measure(
     ids = prompt(size, device)
     rows: list[Row] = []
     made = sides(size, device)
-    forms = {"compiled loop": None} if compiled else FORMS
+    eager = {name: form for name, form in FORMS.items() if not chosen or name in chosen}
+    forms = {"compiled loop": None} if compiled else eager
     until = time.perf_counter() + 60 * minutes
     for form, build in forms.items():
         case = f"decoding, {form}"
