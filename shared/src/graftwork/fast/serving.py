@@ -75,12 +75,13 @@ class Ready:
             self.a = a.t()
             return
         self.fold.put(a, self)
-        self.matrix_t, self.total, self.room = self.fold.matrix_t, self.fold.total, self.fold.room
-        self.up = torch.nn.functional.pad(self.up, (0, 0, 0, self.room - a.shape[0]))
+        room = self.fold.room
+        self.matrix_t, self.sides = self.fold.matrix_t, [self.fold.total, room]
+        self.up = torch.nn.functional.pad(self.up, (0, 0, 0, room - a.shape[0]))
         biases = [m.layer._parameters.get(m.state.bias_name) for m in members]
         self.bias = None
         if any(b is not None for b in biases):
-            none = [a.new_zeros(n) for n in (*self.widths, self.room)]
+            none = [a.new_zeros(n) for n in (*self.widths, room)]
             self.bias = torch.cat(
                 [n if b is None else b for n, b in zip(none, (*biases, None), strict=True)]
             )
@@ -106,10 +107,11 @@ class Ready:
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         if self.fold is not None:
             side = rows.mm(self.matrix_t) if self.bias is None else self._with_bias(rows)
-            side.narrow(1, 0, self.total).addmm_(side.narrow(1, self.total, self.room), self.up)
+            y, p = side.split_with_sizes(self.sides, 1)
+            y.addmm_(p, self.up)
             if x.dim() != 2:
-                side = side.view(*shape, -1)
-            return side.split_with_sizes([*self.widths, self.room], -1)[:-1]
+                y = y.view(*shape, -1)
+            return (y,) if len(self.widths) == 1 else y.split_with_sizes(self.widths, -1)
         z = rows.mm(self.a).mm(self.up)
         parts = (z,) if len(self.widths) == 1 else z.split_with_sizes(self.widths, 1)
         out = []
