@@ -310,6 +310,21 @@ def test_copies_have_their_own_forward_and_blocks_do_not_nest() -> None:
         pass
 
 
+def test_a_model_that_is_one_layer_and_loses_its_graft() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 4)
+    base = copy.deepcopy(model)
+    graft = gw.graft(model, gw.LoRA(2), seed=0)
+    x = torch.randn(3, 4)
+    with gw.recorded(model, machine=Fake()) as recorder:
+        for _ in range(2):
+            model(x).sum().backward()
+        gw.remove(graft)
+        assert torch.equal(model(x), base(x))
+        assert recorder.recorded == 2
+    assert type(model) is nn.Linear and "forward" not in model.__dict__
+
+
 def test_without_a_gpu_a_pass_runs_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     model, other = net(gw.LoRA(2)), net(gw.LoRA(2))
     torch.manual_seed(1)
