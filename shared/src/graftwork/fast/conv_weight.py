@@ -26,7 +26,7 @@ from torch import Tensor
 
 from graftwork.algebra.conv import Conv
 from graftwork.algebra.geometry import Geometry
-from graftwork.algebra.layout import back, order_of
+from graftwork.algebra.layout import matrix, order_of, unfolded
 from graftwork.methods.base import work_dtype
 
 #: bits of a float32 that a half precision does not keep
@@ -75,8 +75,7 @@ def changed(
     dtype, wide = dtype or weight.dtype, work_dtype(weight)
     order = _order(geo, weight)
     if order is not None:  # the same, in a few operations less
-        w, columns = weight.permute(order).flatten(1), a.permute(order).flatten(1)
-        rows = b.flatten(1)
+        w, columns, rows = matrix(weight, order), matrix(a, order), b.flatten(1)
         total = torch.addmm(_widened(w), rows.to(wide), columns.to(wide), alpha=scale)
     else:
         rows, columns = factors(geo, a, b)
@@ -87,8 +86,7 @@ def changed(
         total = bits.bitwise_and_(-(2 ** _DROPPED[dtype])).view(torch.float32)
     total = total.to(dtype)
     if order is not None:
-        shape = [weight.shape[d] for d in order]
-        return total.view(shape).permute(back(order))
+        return unfolded(total, weight, order)
     new = _stored(geo, total)
     # a weight in another memory format decides which one the convolution runs in
     return new if weight.is_contiguous() else torch.empty_like(weight, dtype=dtype).copy_(new)
@@ -100,9 +98,9 @@ def project(
     """dA and dB, in the shapes and dtypes of A and B, from the gradient of W'."""
     order = _order(geo, d_weight)
     if order is not None:
-        d = d_weight.permute(order).flatten(1).to(a.dtype)
-        d_a, d_b = b.flatten(1).t() @ d, d @ a.permute(order).flatten(1).t()
-        d_a = d_a.view([a.shape[d] for d in order]).permute(back(order))
+        d = matrix(d_weight, order).to(a.dtype)
+        d_a, d_b = b.flatten(1).t().mm(d), d.mm(matrix(a, order).t())
+        d_a = unfolded(d_a, a, order)
     else:
         d = geo.canonical(d_weight).flatten(2).to(a.dtype)
         rows, columns = factors(geo, a, b)
