@@ -207,7 +207,9 @@ def _read(state: MethodState, layer: nn.Module, ref: Callable[[], Any], x: Tenso
         return Kept(state, layer, Blocks(ref, matrix, bias, twin), names)
     scaled = matrix if frozen else None
     twin = Twin(sources, x.dtype, scaled, factors.scale, places)
-    return Kept(state, layer, Branch(ref, matrix, bias, twin, factors.scale), names)
+    own_forward = getattr(type(layer), "_base_class", type(layer)).forward is nn.Linear.forward
+    plain = own_forward and scaled is None and matrix.is_contiguous() and bool(names)
+    return Kept(state, layer, Branch(ref, matrix, bias, twin, factors.scale, plain), names)
 
 
 def _tensors(state: MethodState) -> Any:
