@@ -24,6 +24,7 @@ from benchmarks.rows import figure
 from benchmarks.timing import median_row
 from graftwork.algebra.products import bmm, mm
 from graftwork.fast import reads
+from graftwork.fast.changed import changed_matrix
 from graftwork_runs import Record, Row, environment
 
 TARGET = Path(__file__).parents[1] / "records" / "speed" / "products.json"
@@ -84,6 +85,8 @@ def forms(rows: int, in_: int, out: int, device: str) -> dict[str, Form]:
         if rows % n == 0:
             found[f"dA in {n} parts"] = lambda n=n: _parts(p, x, n)  # type: ignore[misc]
             found[f"dB^T in {n} parts"] = lambda n=n: _parts(p, dy, n)  # type: ignore[misc]
+    wide_a, wide_b = a.float(), b.float()
+    found["W' = W + B A"] = lambda: changed_matrix(w, wide_a, wide_b, 1.0)
     if device == "cuda" and reads.has_triton():
         found["dp and dB in one read"] = lambda: reads._one_read()(dy, b, p, 1.0)
     return found
