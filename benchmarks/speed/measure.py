@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import graftwork as gw
+from benchmarks.speed.limits import EAGER
 from benchmarks.timing import median_row, take_turns
 from graftwork.errors import GraftError
 from graftwork_runs import Row
@@ -159,6 +160,9 @@ def measure(case: Case, turns: Turns) -> list[Row]:
         if name != floor and floor in built:
             pairs = zip(seconds[name], seconds[floor], strict=True)
             rows.append(median_row(case.name, name, "ratio to floor", [a / f for a, f in pairs]))
+        if floor != FLOOR and FLOOR in built:  # what a user gains who had neither before
+            pairs = zip(seconds[name], seconds[FLOOR], strict=True)
+            rows.append(median_row(case.name, name, EAGER, [a / f for a, f in pairs]))
         if name in peaks:
             gib = round(peaks[name] / 2**30, 3)
             rows.append(Row(case=case.name, variant=name, metric="peak", value=gib, unit="GiB"))

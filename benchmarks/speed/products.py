@@ -63,12 +63,27 @@ def forms(rows: int, in_: int, out: int, device: str) -> dict[str, Form]:
         torch.addmm(whole, x, wide.t(), out=side)
         return side[:, :out].addmm_(side[:, out:], b.t())
 
+    along_x, along_w = x.new_empty(rows, in_ + RANK), w.new_empty(out, in_ + RANK)
+    along_dy, along_wt = x.new_empty(rows, out + RANK), w.new_empty(out + RANK, in_)
+
+    def longer() -> Tensor:
+        torch.cat([x, p], 1, out=along_x)
+        torch.cat([w, b], 1, out=along_w)
+        return torch.addmm(bias, along_x, along_w.t(), out=y)
+
+    def longer_back() -> Tensor:
+        torch.cat([dy, p], 1, out=along_dy)
+        torch.cat([w, a], out=along_wt)
+        return torch.mm(along_dy, along_wt, out=dx)
+
     found: dict[str, Form] = {
         "frozen y = x W + b": lambda: torch.addmm(bias, x, w.t(), out=y),
         "p = x A": lambda: x.mm(a.t()),
         "y += p B": lambda: y.addmm_(p, b.t()),
         "y = p B + b, then += x W": before,
         "[y p] = x [W A] + b, then y += p B": folded,
+        "y = [x p] [W B] + b, copies included": longer,
+        "dx = [dy dp] [W; A], copies included": longer_back,
         "frozen dx = dy W": lambda: torch.mm(dy, w, out=dx),
         "dx = dp A, then += dy W": lambda: torch.mm(p, a, out=dx).addmm_(dy, w),
         "dx += dp A": lambda: dx.addmm_(p, a),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Again:
@@ -44,6 +45,15 @@ class Again:
         self._made = []
 
 
+class _NoWait(TorchDispatchMode):
+    """Raises where a device would be waited for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero"):
+            raise RuntimeError("called a synchronizing operation")
+        return func(*args, **(kwargs or {}))
+
+
 class Fake:
     """See `graftwork.recording.tape.Machine`; the device is the host."""
 
@@ -52,7 +62,8 @@ class Fake:
     def beside(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
 
-    strict = beside
+    def strict(self) -> contextlib.AbstractContextManager[Any]:
+        return _NoWait()
 
     def capture(
         self,

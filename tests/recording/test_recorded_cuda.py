@@ -49,7 +49,8 @@ def block(method: Any, dtype: torch.dtype, dropout: float = 0.1) -> nn.Module:
     torch.manual_seed(0)
     model = Block(dropout).to("cuda", dtype).train()
     if method is not None:
-        graft = gw.graft(model, method, sites=["type:Linear", "type:Conv2d"], seed=0)
+        layers = ["type:Linear"] if isinstance(method, gw.OFT) else ["type:Linear", "type:Conv2d"]
+        graft = gw.graft(model, method, sites=layers, seed=0)
         with torch.no_grad():
             for n, p in enumerate(graft.parameters()):
                 draw = torch.Generator().manual_seed(n)
@@ -107,7 +108,7 @@ def same_training(method: Any, dtype: torch.dtype, **how: Any) -> None:
     assert recorder.recorded == 1 and recorder.replayed == STEPS and not recorder.plain, recorder
     gap = max(abs(a - b) / abs(a) for a, b in zip(plain, found, strict=True))
     far = max(
-        float((a - b).abs().max() / a.abs().max().clamp_min(1e-12))
+        float((a - b).detach().abs().max() / a.detach().abs().max().clamp_min(1e-12))
         for a, b in zip(tensors, others, strict=True)
         if a.is_floating_point()
     )

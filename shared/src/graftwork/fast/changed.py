@@ -2,7 +2,8 @@
 
 In float32 and wider this is a sum like any other. In half precision an update below half a step would be rounded away
 everywhere, so W' is rounded up or down by a threshold per column, as in `conv_weight`: where there is no update,
-W' is W bit for bit. On a GPU with Triton that is one pass over W; elsewhere plain operations compute the same.
+W' is W bit for bit. On a GPU with Triton that is one pass over W; elsewhere plain operations compute the same. Where
+the products of float32 round what they multiply (TF32), W' would be rounded without a threshold: no such layer.
 """
 
 from __future__ import annotations
@@ -24,8 +25,16 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     if x.numel() < WIDE * weight.numel():
         return False
     if weight.dtype not in DROPPED:
-        return True
+        return weight.dtype is not torch.float32 or not weight.is_cuda or _unrounded()
     return allowed_in_half and weight.shape[1] >= SPREAD_FROM and one_pass(weight)
+
+
+def _unrounded() -> bool:
+    """Whether a GPU multiplies float32 as it is."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # torch's older and newer switches say different things
+        return False
 
 
 def changed_matrix(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:

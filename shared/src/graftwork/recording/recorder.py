@@ -167,13 +167,22 @@ class Recorder:
             raise Unfit("the call has no tensor")
         kinds = ("cuda", "cpu")
         cast = tuple((torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in kinds)
-        flags = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-        key = (str(spec), tuple(found), cast, flags)
+        key = (str(spec), tuple(found), cast, _precision())
         try:
             hash(key)
         except TypeError:
             raise Unfit("an argument is neither a tensor nor a plain value") from None
         return key
+
+
+def _precision() -> tuple[object, ...]:
+    """Switches by which kernels are chosen."""
+    try:
+        products: object = torch.get_float32_matmul_precision()
+        convolutions: object = torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # torch's older and newer switches say different things
+        products = convolutions = None
+    return products, convolutions, torch.are_deterministic_algorithms_enabled()
 
 
 def _machine_for(standing: Standing) -> Machine:

@@ -2,7 +2,8 @@
 
 A rehearsal runs the pass as it is, on copies of the input, under parameters that are other objects in the same memory:
 an accumulation node that autograd made for a parameter elsewhere belongs to that place's stream, and a recording must
-not wait for it. Generators and buffers are put back after each rehearsal, so that nothing of it is left.
+not wait for it. Generators and buffers are put back after each rehearsal, so that nothing of it is left. Code that asks
+whether a stream is being captured is told so in rehearsals, too, and does what it will do in the recording.
 
 Played, a pass copies its inputs, replays, and hands out copies: what a caller keeps of a step, or has autograd
 accumulate, is not overwritten by the next one.
@@ -11,6 +12,7 @@ accumulate, is not overwritten by the next one.
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -26,8 +28,11 @@ from graftwork.states import MethodState
 
 #: passes before a recording: families of layers are known after two
 REHEARSALS = 3
-#: the largest difference of a replay from its rehearsal, over the size of the tensor (half precision; wider)
-NEAR = (3e-2, 2e-3)
+#: the largest difference of a replay from its rehearsal, over the size of the tensor (half precision; wider), and how
+#: many times the difference of two rehearsals, whose kernels may add in no fixed order
+NEAR, TIMES = (3e-2, 2e-3), 4.0
+#: a gradient this much smaller than the largest one is noise, like a bias's in front of a normalisation
+NOISE = 1e-3
 #: what an output may hold beside tensors
 _PLAIN = (type(None), bool, int, float, str)
 
@@ -113,7 +118,9 @@ class Tape:
         self.inputs: list[Tensor] = [leaves[i] for i in self._where]
         self.trained = list({id(t): t for *_, t in standing.trained}.values())
         self._aliases = {
-            id(t): nn.Parameter(t.detach()) if isinstance(t, nn.Parameter) else t.detach()
+            id(t): nn.Parameter(t.detach())
+            if isinstance(t, nn.Parameter)
+            else t.detach().requires_grad_()
             for t in self.trained
         }
         self._wanted = [t for t in self.inputs if t.requires_grad] + [*self._aliases.values()]
@@ -135,7 +142,7 @@ class Tape:
 
         try:
             with machine.beside():
-                outs, grads = self._rehearse(put_back, machine, before)
+                last, other = self._rehearse(put_back, machine, before)
             self._pools(model)
             self._graphs = machine.capture(self._run, self._back)
             self._forms = _forms(model)  # the graphs write into copies that these hold
@@ -143,7 +150,7 @@ class Tape:
             put_back()
         if not standing.holds():
             raise Unfit("the forward pass exchanges a module, a buffer or a graft of its own model")
-        self._compare(outs, grads)
+        self._compare(last, other)
         put_back()
 
     def busy(self) -> bool:
@@ -191,11 +198,13 @@ class Tape:
 
     def _rehearse(
         self, put_back: Callable[[], None], machine: Machine, before: Any
-    ) -> tuple[list[Tensor], list[Tensor | None]]:
+    ) -> list[list[Tensor | None]]:
+        """Outputs and gradients of the last two rehearsals, the last one first."""
+        found: list[list[Tensor | None]] = []
         for turn in range(REHEARSALS):
             put_back()
-            last = turn == REHEARSALS - 1
-            with machine.strict() if last else contextlib.nullcontext():
+            strict = machine.strict() if turn == REHEARSALS - 1 else contextlib.nullcontext()
+            with _as_if_captured(), strict:
                 outs = self._run()
                 grads = self._back(outs, self.trained)
             if machine.host_drew(before):
@@ -204,8 +213,9 @@ class Tape:
                 )
             if any(g is not None for g in grads[len(self._wanted) :]):
                 raise Unfit("a trained tensor is read from elsewhere than its module")
-            outs = [t.detach() for t in outs]
-        return outs, grads[: len(self._wanted)]
+            made = [t.detach() for t in outs]
+            found = [[*made, *grads[: len(self._wanted)]], *found[:1]]
+        return found
 
     def _pools(self, model: nn.Module) -> None:
         """Have the copies of all factors made inside the recording, by its first layer."""
@@ -228,7 +238,7 @@ class Tape:
             for there, name, t in places:
                 there[name] = t
 
-    def _compare(self, outs: list[Tensor], grads: list[Tensor | None]) -> None:
+    def _compare(self, last: list[Tensor | None], other: list[Tensor | None]) -> None:
         """The first replay gives what the last rehearsal gave.
 
         Raises:
@@ -236,22 +246,39 @@ class Tape:
         """
         self._graphs.forward()
         self._graphs.backward()
-        pairs = [*zip(self._graphs.outs, outs, strict=True)]
-        for one, two in zip(self._graphs.grads, grads, strict=True):
-            if (one is None) is not (two is None):
-                raise Unfit("another tensor has a gradient in each pass")
-            if one is not None and two is not None:
-                pairs.append((one, two))
-        for one, two in pairs:
+        replayed = [*self._graphs.outs, *self._graphs.grads]
+        if [t is None for t in replayed] != [t is None for t in last]:
+            raise Unfit("another tensor has a gradient in each pass")
+        found = [
+            (a, b, b if c is None else c)
+            for a, b, c in zip(replayed, last, other, strict=True)
+            if a is not None and b is not None and b.numel()
+        ]
+        largest = max((_norm(b) for _, b, _ in found), default=0.0)
+        for one, two, three in found:
             if not two.is_floating_point():
                 same = torch.equal(one, two)
             else:
+                size = max(_norm(two), NOISE * largest)
                 near = NEAR[0] if two.dtype.itemsize < 4 else NEAR[1]
-                size = torch.linalg.vector_norm(two.float())
-                gap = torch.linalg.vector_norm(one.float() - two.float())
-                same = bool((gap <= near * size) | ~torch.isfinite(size))
+                gap, usual = _norm(one.float() - two.float()), _norm(three.float() - two.float())
+                same = gap <= near * size + TIMES * usual or not math.isfinite(size)
             if not same:
                 raise Unfit("a replay gives other values than the pass it was recorded from")
+
+
+def _norm(t: Tensor) -> float:
+    return float(torch.linalg.vector_norm(t.detach().float())) if t.is_floating_point() else 0.0
+
+
+@contextlib.contextmanager
+def _as_if_captured() -> Iterator[None]:
+    asked = torch.cuda.is_current_stream_capturing
+    torch.cuda.is_current_stream_capturing = lambda: True
+    try:
+        yield
+    finally:
+        torch.cuda.is_current_stream_capturing = asked
 
 
 class _Play(torch.autograd.Function):
