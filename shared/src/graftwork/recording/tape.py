@@ -29,8 +29,8 @@ from graftwork.states import MethodState
 #: passes before a recording: families of layers are known after two
 REHEARSALS = 3
 #: the largest difference of a replay from its rehearsal, over the size of the tensor (half precision; wider), and how
-#: many times the difference of two rehearsals, whose kernels may add in no fixed order
-NEAR, TIMES = (3e-2, 2e-3), 4.0
+#: many times the difference of two rehearsals, whose kernels may add in no fixed order; that up to a tenth of the size
+NEAR, TIMES, MOST = (3e-2, 2e-3), 4.0, 0.1
 #: a gradient this much smaller than the largest one is noise, like a bias's in front of a normalisation
 NOISE = 1e-3
 #: what an output may hold beside tensors
@@ -262,7 +262,8 @@ class Tape:
                 size = max(_norm(two), NOISE * largest)
                 near = NEAR[0] if two.dtype.itemsize < 4 else NEAR[1]
                 gap, usual = _norm(one.float() - two.float()), _norm(three.float() - two.float())
-                same = gap <= near * size + TIMES * usual or not math.isfinite(size)
+                allowed = near * size + min(TIMES * usual, MOST * size)
+                same = gap <= allowed or not math.isfinite(size)
             if not same:
                 raise Unfit("a replay gives other values than the pass it was recorded from")
 
