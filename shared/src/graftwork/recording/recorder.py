@@ -10,7 +10,7 @@
 
 Where a step's time is the time to issue its operations, a graph issues them all at once. The forward and the backward
 pass of `model` are one graph each; loss, accumulation of gradients, scaling, clipping and the optimizer stay as they
-are, and so do the values: the same kernels on the same numbers, dropout's stream of random numbers included.
+are, and so do the values, to rounding, and dropout's stream of random numbers.
 """
 
 from __future__ import annotations
@@ -228,8 +228,8 @@ def recorded(
     the host, `extra_loss`, mixed batches, a pass before the last one's backward. Passes without gradients run as they
     are.
 
-    Each recording keeps a step's activations in memory for itself. Values and random numbers are those of the plain
-    pass. A recorded pass has one backward, and no second derivative.
+    Each recording keeps a step's activations in memory for itself. Values are those of the plain pass to rounding, random
+    numbers the same. A recorded pass has one backward, and no second derivative.
 
     Args:
         model: any module, grafted or not; the loss is computed outside it. Under DistributedDataParallel: the module
