@@ -228,8 +228,8 @@ def recorded(
     the host, `extra_loss`, mixed batches, a pass before the last one's backward. Passes without gradients run as they
     are.
 
-    Each recording keeps a step's activations in memory for itself. Values are those of the plain pass to rounding, random
-    numbers the same. A recorded pass has one backward, and no second derivative.
+    Each recording keeps a step's activations in memory for itself. Values are those of the plain pass to rounding,
+    random numbers the same. A recorded pass has one backward, and no second derivative.
 
     Args:
         model: any module, grafted or not; the loss is computed outside it. Under DistributedDataParallel: the module
