@@ -33,6 +33,10 @@ REHEARSALS = 3
 NEAR, TIMES, MOST = (3e-2, 2e-3), 4.0, 0.1
 #: a gradient this much smaller than the largest one is noise, like a bias's in front of a normalisation
 NOISE = 1e-3
+RECOMPUTED = (
+    "the forward pass is checkpointed, or its saved tensors are offloaded: activations that come back in the backward "
+    "pass are not recorded; switch it off"
+)
 #: what an output may hold beside tensors
 _PLAIN = (type(None), bool, int, float, str)
 
@@ -205,7 +209,10 @@ class Tape:
             put_back()
             strict = machine.strict() if turn == REHEARSALS - 1 else contextlib.nullcontext()
             with _as_if_captured(), strict:
-                outs = self._run()
+                with _saved_plainly():
+                    outs = self._run()
+                if any(t.grad_fn is not None and recomputes(t.grad_fn) for t in outs):
+                    raise Unfit(RECOMPUTED)
                 grads = self._back(outs, self.trained)
             if machine.host_drew(before):
                 raise Unfit(
@@ -270,6 +277,35 @@ class Tape:
 
 def _norm(t: Tensor) -> float:
     return float(torch.linalg.vector_norm(t.detach().float())) if t.is_floating_point() else 0.0
+
+
+def recomputes(node: Any) -> bool:
+    """Whether a backward pass from this node runs a part of the forward pass again (re-entrant checkpointing)."""
+    seen, ahead = {node}, [node]
+    while ahead:
+        here = ahead.pop()
+        if "CheckpointFunction" in here.name():
+            return True
+        new = [n for n, _ in here.next_functions if n is not None and n not in seen]
+        seen.update(new)
+        ahead += new
+    return False
+
+
+@contextlib.contextmanager
+def _saved_plainly() -> Iterator[None]:
+    """Refuse what puts hooks on saved tensors in the block, as checkpointing and offloading do."""
+    module: Any = torch._C._autograd
+    push = module._push_saved_tensors_default_hooks
+
+    def refuse(*hooks: Any) -> None:
+        raise Unfit(RECOMPUTED)
+
+    module._push_saved_tensors_default_hooks = refuse
+    try:
+        yield
+    finally:
+        module._push_saved_tensors_default_hooks = push
 
 
 @contextlib.contextmanager
