@@ -27,8 +27,9 @@ from torch.utils import _pytree as pytree
 
 from graftwork.errors import GraftError
 from graftwork.fast.siblings import transformed
+from graftwork.recording.around import Unfit
 from graftwork.recording.standing import Standing
-from graftwork.recording.tape import Machine, Tape, Unfit
+from graftwork.recording.tape import Machine, Tape
 
 #: recordings of one kind of call after which a model counts as one that does not keep still
 MOST_AGAIN = 16

@@ -23,6 +23,14 @@ from torch.utils import _pytree as pytree
 
 from graftwork.errors import GraftError
 from graftwork.fast import twins
+from graftwork.recording.around import (
+    RECOMPUTED,
+    Unfit,
+    as_if_captured,
+    recomputes,
+    saved_plainly,
+    uncached,
+)
 from graftwork.recording.standing import Standing
 from graftwork.states import MethodState
 
@@ -33,16 +41,8 @@ REHEARSALS = 3
 NEAR, TIMES, MOST = (3e-2, 2e-3), 4.0, 0.1
 #: a gradient this much smaller than the largest one is noise, like a bias's in front of a normalisation
 NOISE = 1e-3
-RECOMPUTED = (
-    "the forward pass is checkpointed, or its saved tensors are offloaded: activations that come back in the backward "
-    "pass are not recorded; switch it off"
-)
 #: what an output may hold beside tensors
 _PLAIN = (type(None), bool, int, float, str)
-
-
-class Unfit(Exception):
-    """A pass cannot be recorded; says why."""
 
 
 class Graphs(Protocol):
@@ -175,7 +175,7 @@ class Tape:
 
     def _run(self) -> list[Tensor]:
         args, kwargs = pytree.tree_unflatten(list(self._leaves), self._spec)
-        with self._renamed(), _uncached(self._kind), torch.enable_grad():
+        with self._renamed(), uncached(self._kind), torch.enable_grad():
             out = self._forward(*args, **kwargs)
         leaves, spec = pytree.tree_flatten(out)
         self._live = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
@@ -208,8 +208,8 @@ class Tape:
         for turn in range(REHEARSALS):
             put_back()
             strict = machine.strict() if turn == REHEARSALS - 1 else contextlib.nullcontext()
-            with _as_if_captured(), strict:
-                with _saved_plainly():
+            with as_if_captured(), strict:
+                with saved_plainly():
                     outs = self._run()
                 if any(t.grad_fn is not None and recomputes(t.grad_fn) for t in outs):
                     raise Unfit(RECOMPUTED)
@@ -279,45 +279,6 @@ def _norm(t: Tensor) -> float:
     return float(torch.linalg.vector_norm(t.detach().float())) if t.is_floating_point() else 0.0
 
 
-def recomputes(node: Any) -> bool:
-    """Whether a backward pass from this node runs a part of the forward pass again (re-entrant checkpointing)."""
-    seen, ahead = {node}, [node]
-    while ahead:
-        here = ahead.pop()
-        if "CheckpointFunction" in here.name():
-            return True
-        new = [n for n, _ in here.next_functions if n is not None and n not in seen]
-        seen.update(new)
-        ahead += new
-    return False
-
-
-@contextlib.contextmanager
-def _saved_plainly() -> Iterator[None]:
-    """Refuse what puts hooks on saved tensors in the block, as checkpointing and offloading do."""
-    module: Any = torch._C._autograd
-    push = module._push_saved_tensors_default_hooks
-
-    def refuse(*hooks: Any) -> None:
-        raise Unfit(RECOMPUTED)
-
-    module._push_saved_tensors_default_hooks = refuse
-    try:
-        yield
-    finally:
-        module._push_saved_tensors_default_hooks = push
-
-
-@contextlib.contextmanager
-def _as_if_captured() -> Iterator[None]:
-    asked = torch.cuda.is_current_stream_capturing
-    torch.cuda.is_current_stream_capturing = lambda: True
-    try:
-        yield
-    finally:
-        torch.cuda.is_current_stream_capturing = asked
-
-
 class _Play(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tape: Tape, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -382,13 +343,3 @@ def _fasts(model: nn.Module) -> Iterator[Any]:
 
 def _forms(model: nn.Module) -> list[Any]:
     return [(fast._kept, fast.pool) for fast in _fasts(model) if fast._kept is not None]
-
-
-@contextlib.contextmanager
-def _uncached(kind: str) -> Iterator[None]:
-    """Autocast as it is, but each weight cast where it is used: a cast from before a recording would stay in it."""
-    if not torch.is_autocast_enabled(kind):
-        yield
-        return
-    with torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False):
-        yield
