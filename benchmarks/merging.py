@@ -38,14 +38,11 @@ def merged(new: Record, path: Path, judge: Callable[[Sequence[Row]], str]) -> Re
     kept_now = [r for r in new.rows if (r.case, r.variant) not in _failed(new.rows) & had]
     now = {(r.case, r.variant) for r in kept_now}
     order: dict[str, None] = dict.fromkeys(r.case for r in [*old.rows, *new.rows])
-    rows = [
-        r
-        for case in order
-        for r in [
-            *(r for r in old.rows if r.case == case and (r.case, r.variant) not in now),
-            *(r for r in kept_now if r.case == case),
-        ]
-    ]
+    rows = []
+    for case in order:
+        for variant in dict.fromkeys(r.variant for r in [*old.rows, *new.rows] if r.case == case):
+            source = kept_now if (case, variant) in now else old.rows
+            rows += [r for r in source if (r.case, r.variant) == (case, variant)]
     commands = dict.fromkeys([*old.command.split(AND), new.command])
     return new.model_copy(
         update={

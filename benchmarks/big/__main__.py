@@ -6,8 +6,8 @@
     python -m benchmarks.big --size tiny --tokens 4 --rounds 2 --out here.json
 
 Parts: `lifecycle` (graft, save, load, merge, unmerge, remove: seconds and peak memory), `decoding` (one token at a
-time with a key-value cache, eager), `compiled` (the same on a fixed cache, compiled), `swap` (what a switch of the
-adapter compiles). Each command fills its rows of one record and leaves the others.
+time with a key-value cache, eager and as a recorded graph), `compiled` (the same on a fixed cache, compiled), `swap`
+(what a switch of the adapter compiles). Each command fills its rows of one record and leaves the others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from graftwork_runs import Record, Row, environment
 
 RECORDS = Path(__file__).parents[1] / "records" / "speed"
 #: options that say what is measured
-SETTING = ("size", "tokens", "rounds", "threads", "backend")
+SETTING = ("size", "tokens", "rounds", "threads", "backend", "forms")
 PARTS = ("lifecycle", "decoding", "compiled", "swap")
 #: times the base's token latency
 LATENCY = 1.10
@@ -42,7 +42,9 @@ def rows_of(part: str, size: Size, device: str, options: argparse.Namespace) -> 
     timed = {"tokens": options.tokens, "rounds": options.rounds}
     parts: dict[str, Callable[[], list[Row]]] = {
         "lifecycle": lambda: lifecycle.measure(size, device),
-        "decoding": lambda: decoding.measure(size, device, compiled=False, **timed),
+        "decoding": lambda: decoding.measure(
+            size, device, compiled=False, chosen=options.forms, **timed
+        ),
         "compiled": lambda: decoding.measure(
             size, device, compiled=True, backend=options.backend, minutes=options.minutes, **timed
         ),
@@ -66,6 +68,7 @@ def verdict(rows: Sequence[Row]) -> str:
     limits = [
         ("decoding, loop", decoding.OURS, "ratio to base", LATENCY),
         ("decoding, generate", decoding.OURS, "ratio to base", LATENCY),
+        ("decoding, recorded loop", decoding.OURS, "ratio to base", LATENCY),
         ("decoding, compiled loop", decoding.PLAIN, "ratio to base", LATENCY),
         ("hot swap", "graftwork", "recompilations", 0),
     ]
@@ -93,6 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     cuda = torch.cuda.is_available()
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--size", choices=[*SIZES], default="7b" if cuda else "tiny")
+    parser.add_argument(
+        "--forms", nargs="+", choices=[*decoding.FORMS], default=[*decoding.FORMS],
+        help="of the part decoding",
+    )  # fmt: skip
     parser.add_argument("--tokens", type=int, default=64, help="tokens per figure")
     parser.add_argument("--rounds", type=int, default=6, help="figures per side, at least 2")
     parser.add_argument(
@@ -140,7 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 NOTES = [
     "LoRA 16 on all seven linears of a block, float32 factors, bf16 base, batch 1; base, ours and peft share it.",
     "Latencies are medians over the rounds with quartiles; a ratio is taken within a round. generate: prompt included.",
-    "serving: inside graftwork.serving, which keeps stacked factors in the layers' dtype.",
+    "serving: inside graftwork.serving, which keeps stacked factors in the layers' dtype and, on a GPU, folds weights.",
+    "recorded: a cache of fixed size, a token's step one CUDA graph.",
     "save and load hash the adapted weights of the base, which peft does not.",
     "recompilations: graphs made by five switches among three adapters, two of them not seen before.",
 ]

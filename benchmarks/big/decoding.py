@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -103,7 +103,51 @@ def static(model: Any, ids: torch.Tensor, tokens: int, backend: str) -> Callable
     return run
 
 
-FORMS = {"loop": loop, "generate": generate}
+def recorded(model: Any, ids: torch.Tensor, tokens: int) -> Callable[[], object]:
+    """The same loop on a cache of fixed size, a token's step one recorded graph; on a CPU the step as it is.
+
+    The graph is recorded anew for each figure, outside its time: what `graftwork.serving` keeps ends with its block.
+    """
+    from transformers import StaticCache
+
+    cache = StaticCache(config=model.config, max_cache_len=ids.shape[1] + tokens + 8)
+    word, place = (torch.zeros(1, 1, dtype=torch.long, device=ids.device) for _ in range(2))
+
+    def start() -> None:
+        cache.reset()
+        out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        word.copy_(out.logits[:, -1:].argmax(-1))
+        place.fill_(ids.shape[1])
+
+    def token() -> None:
+        out = model(input_ids=word, position_ids=place, past_key_values=cache, use_cache=True)
+        word.copy_(out.logits[:, -1:].argmax(-1))
+        place.add_(1)
+
+    def run() -> float:
+        start()
+        step, graph = token, None
+        if ids.is_cuda:
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                for _ in range(3):
+                    token()
+            torch.cuda.current_stream().wait_stream(beside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                token()
+            step = graph.replay
+            start()
+        begun = _now(ids)
+        for _ in range(tokens):
+            step()
+        return _now(ids) - begun
+
+    return run
+
+
+FORMS = {"loop": loop, "generate": generate, "recorded loop": recorded}
 
 
 def measure(
@@ -115,10 +159,12 @@ def measure(
     compiled: bool,
     backend: str = "inductor",
     minutes: float = math.inf,
+    chosen: Sequence[str] = (),
 ) -> list[Row]:
-    """Milliseconds a token and the ratio to the base's, eager (two forms) or compiled.
+    """Milliseconds a token and the ratio to the base's, eager (two forms) and recorded, or compiled.
 
-    After `minutes` no further side is compiled; those that are ready are measured.
+    After `minutes` no further side is compiled; those that are ready are measured. `chosen`: forms by name, of those
+    that are not compiled; empty: all.
     """
     if device == "cuda" and compiled:
         # products with one row become sums that fuse with what surrounds them, for every side
@@ -126,7 +172,8 @@ def measure(
     ids = prompt(size, device)
     rows: list[Row] = []
     made = sides(size, device)
-    forms = {"compiled loop": None} if compiled else FORMS
+    eager = {name: form for name, form in FORMS.items() if not chosen or name in chosen}
+    forms = {"compiled loop": None} if compiled else eager
     until = time.perf_counter() + 60 * minutes
     for form, build in forms.items():
         case = f"decoding, {form}"

@@ -43,6 +43,7 @@ RECORDS = Path(__file__).parents[1] / "records" / "speed"
 TABLES = ("llama", "vision")
 MEASURED = [
     "Bounds are quartiles over the rounds of one run; a ratio is taken within a round.",
+    "eager: over the eager floor, of a row that is compiled or recorded.",
     "issue: the time until a step's work is handed over; on a CPU it is the wall time.",
     "peak: as if the row were alone in memory with the base and the inputs.",
 ]

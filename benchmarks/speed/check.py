@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import graftwork as gw
-from graftwork.fast import channels, reads
+from graftwork.fast import channels, linear, reads
 from graftwork.fast import sites as fast_sites
 from graftwork.methods.base import Method
 from graftwork_runs import Record, Row, environment
@@ -36,6 +36,7 @@ NOTES = [
     "error: of outputs and gradients against plain autograd in float64, over the largest number of each; worst of all.",
     "times plain: the error over that of plain autograd in the same half precision; at most 4.",
     "one read: with the Triton kernel forced on wherever its shapes allow it, however small.",
+    "changed weight: layers that run alone, through W + s B A, in half precision too.",
     "recorded: a step replayed from a CUDA graph after the factors have changed.",
 ]
 #: of an error in float32; in half precision, times plain autograd's
@@ -114,6 +115,16 @@ def one_read() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def changed_weight() -> Iterator[None]:
+    """The changed weight wherever a layer runs alone, however large it is beside its input."""
+    with mock.patch.object(linear, "pays", lambda x, weight: True):
+        yield
+
+
+BLOCKS = {"one read": one_read, "changed weight": changed_weight}
+
+
 def error(found: list[Tensor], exact: list[Tensor]) -> float:
     """The largest error of any tensor over the largest number in it; not a number: infinite."""
     worst = 0.0
@@ -177,13 +188,17 @@ def check(options: argparse.Namespace, command: str) -> Record:
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     seeds = range(2 if options.tiny else 6)
     # what fails while it is recorded may take what follows with it, so that comes last
-    ways = ("fast", "one read", "recorded") if cuda else ("fast",)
+    ways = (
+        ("fast", "one read", "changed weight", "recorded") if cuda else ("fast", "changed weight")
+    )
     named, precisions = methods(options.tiny).items(), PRECISIONS.items()
     for way in ways:
         for (name, method), (precision, dtype) in itertools.product(named, precisions):
             if dtype is torch.float16 and not cuda:
                 continue
             if way == "one read" and not _has_one_read(method, dtype):
+                continue
+            if way == "changed weight" and type(method) is not gw.LoRA:
                 continue
             case = f"{name}, {precision}"
             for row in _worst([_row(case, way, seed, method, dtype, options) for seed in seeds]):
@@ -217,7 +232,7 @@ def _row(
         problem = Problem(seed, method, dtype, options.device, options.tiny)
         eager = functools.partial(problem.step, problem.model, problem.x)
         run = recorded(problem) if way == "recorded" else eager
-        with one_read() if way == "one read" else contextlib.nullcontext():
+        with BLOCKS.get(way, contextlib.nullcontext)():
             found, plain = compared(problem, run)
         out = [Row(case=case, variant=way, metric="error", value=found)]
         if dtype is not torch.float32:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from graftwork_runs import Row
 
 RATIO = "ratio to floor"
+#: of a variant that is compiled or recorded
+EAGER = "ratio to eager floor"
 #: table -> {(first word of the case, variant): times the floor}; fp32 factors, eager
 LIMITS: dict[str, dict[tuple[str, str], float]] = {
     "llama": {

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import graftwork as gw
-from benchmarks.speed.measure import COMPILED, FLOOR, Build, Case, Step
+from benchmarks.speed.measure import ENDS, FLOOR, Build, Case, Step, graphed
 from graftwork.fast import reads
 
 CLAIM = "A step of LoRA, DoRA and DiaBlo stays within its limit over the frozen floor on a Llama-shaped model."
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--vocabulary", type=int, default=32000)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager"])
+    parser.add_argument("--modes", nargs="+", choices=tuple(ENDS), default=["eager"])
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
@@ -111,12 +111,10 @@ def variants(base: Callable[[], Model], kind: str, options: argparse.Namespace) 
         changes["full fine-tuning"] = lambda model: (model, model.parameters())
     out: dict[str, Build] = {}
     for mode in options.modes:
-        end = COMPILED if mode == "compiled" else ""
-        out[FLOOR + end] = functools.partial(_floor, base, kind, options, bool(end))
+        end = ENDS[mode]
+        out[FLOOR + end] = functools.partial(_floor, base, kind, options, mode)
         for name, change in changes.items():
-            out[name + end] = functools.partial(
-                _training, base, change, name, kind, options, bool(end)
-            )
+            out[name + end] = functools.partial(_training, base, change, name, kind, options, mode)
     return out
 
 
@@ -152,7 +150,7 @@ def twin(model: Model) -> Model:
     return copy.deepcopy(model, {id(t): t for t in tensors})
 
 
-def _pass(model: Model, kind: str, options: argparse.Namespace, compiled: bool) -> Step:
+def _pass(model: Model, kind: str, options: argparse.Namespace, mode: str) -> Step:
     """Forward and backward on fixed inputs."""
     draw = torch.Generator().manual_seed(0)
     shape = (options.batch, options.tokens)
@@ -161,7 +159,8 @@ def _pass(model: Model, kind: str, options: argparse.Namespace, compiled: bool) 
     )
     labels = torch.randint(options.vocabulary, shape, generator=draw).to(options.device)
     called: Any = model if kind == "head" else model.model
-    if compiled:
+    block = graphed(called) if mode == "graphed" else None
+    if mode == "compiled":
         called = torch.compile(called)
 
     def run() -> None:
@@ -172,13 +171,12 @@ def _pass(model: Model, kind: str, options: argparse.Namespace, compiled: bool) 
             loss = called(inputs_embeds=leaf).last_hidden_state.float().square().mean()
         loss.backward()
 
+    run.block = block  # type: ignore[attr-defined]  # lasts as long as the step
     return run
 
 
-def _floor(
-    base: Callable[[], Model], kind: str, options: argparse.Namespace, compiled: bool
-) -> Step:
-    return _pass(twin(base()).train(), kind, options, compiled)
+def _floor(base: Callable[[], Model], kind: str, options: argparse.Namespace, mode: str) -> Step:
+    return _pass(twin(base()).train(), kind, options, mode)
 
 
 def _training(
@@ -187,12 +185,12 @@ def _training(
     name: str,
     kind: str,
     options: argparse.Namespace,
-    compiled: bool,
+    mode: str,
 ) -> Step:
     full = name.startswith("full")
     model = copy.deepcopy(base()).requires_grad_(True) if full else twin(base())
     model, parameters = change(model.train())
-    work = _pass(model, kind, options, compiled)
+    work = _pass(model, kind, options, mode)
     trained = list(parameters)
     if name.endswith(ONE_READ):
         work = _with_one_read(work)

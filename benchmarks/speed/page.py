@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.speed.limits import EAGER
 from graftwork_runs import Record, validate_record
 from graftwork_runs.tables import markdown, source
 
@@ -27,6 +28,9 @@ def steps(record: Record, case: str) -> str:
             cells.append("–" if value is None else f"{value:.{digits}f}")
             if metric == "ratio to floor" and value is not None and found[0].lo is not None:
                 cells[-1] += f" ({found[0].lo:.{digits}f} to {found[0].hi:.{digits}f})"
+            if metric == "ratio to floor":
+                eager = record.find(case=case, variant=variant, metric=EAGER)
+                cells[-1] += f", eager {eager[0].value:.{digits}f}" if eager else ""
         rows.append([variant, *cells])
     return markdown(["trained by", *COLUMNS[:shown]], rows)
 

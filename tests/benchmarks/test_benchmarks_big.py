@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def test_lifecycle_and_decoding_fill_one_record(tmp_path: Path) -> None:
     assert bits.value == 0
     [swaps] = record.find(case="hot swap", variant="graftwork", metric="recompilations")
     assert swaps.value == 0
-    for case in ("decoding, loop", "decoding, generate"):
+    for case in ("decoding, loop", "decoding, generate", "decoding, recorded loop"):
         names = {r.variant for r in record.find(case=case, metric="token")}
         assert names == {decoding.BASE, decoding.OURS, decoding.PLAIN, decoding.PEFT}
     assert str(tmp_path) not in record.to_json() and record.command.count("python -m") == 3
@@ -54,6 +55,25 @@ def test_the_sides_decode_what_their_merged_models_say() -> None:
                 one = model(input_ids=ids[:, -1:], past_key_values=cache).logits
             torch.testing.assert_close(one[0, -1], wide[0, -1], rtol=5e-2, atol=2e-2)
         assert not torch.equal(base(input_ids=ids).logits, grafted(input_ids=ids).logits)
+
+
+def test_a_step_on_a_fixed_cache_says_the_same_words() -> None:
+    made = decoding.sides(TINY, "cpu")
+    ids = decoding.prompt(TINY, "cpu")
+    for name in (decoding.BASE, decoding.OURS):
+        model, block = made[name]
+        said = []
+
+        def noted(model: Any = model, said: list[int] = said, **inputs: Any) -> Any:
+            out = model(**inputs)
+            said.append(int(out.logits[0, -1].argmax()))
+            return out
+
+        noted.config = model.config  # type: ignore[attr-defined]
+        with torch.no_grad(), block():
+            decoding.loop(noted, ids, 5)()
+            decoding.recorded(noted, ids, 5)()
+        assert said[:6] == said[6:] and len(said) == 12
 
 
 def test_both_sides_carry_the_same_number_of_parameters() -> None:
@@ -101,7 +121,7 @@ def test_limits_are_judged_from_the_rows() -> None:
         ratio("decoding, loop", decoding.PEFT, 2.0),
         ratio("hot swap", "graftwork", 1.0, "recompilations"),
     ]
-    assert command.verdict(rows).startswith("partly: 1 of 4 limits hold: decoding, loop: 1.05")
+    assert command.verdict(rows).startswith("partly: 1 of 5 limits hold: decoding, loop: 1.05")
     assert command.verdict([]).startswith("not testable here")
 
 

@@ -30,7 +30,7 @@ def count(rows: Sequence[Row]) -> str:
     return f"partly: {len(rows)} rows"
 
 
-def test_rows_are_replaced_by_variant_and_cases_keep_their_order(tmp_path: Path) -> None:
+def test_rows_are_replaced_by_variant_where_they_stood(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     first = record([row("x", 1.0), row("x", 2.0, metric="GiB"), row("y", 3.0), row("z", 9, "b")])
     assert merged(first, path, count) is first
@@ -38,7 +38,7 @@ def test_rows_are_replaced_by_variant_and_cases_keep_their_order(tmp_path: Path)
     second = record([row("x", 5.0), row("w", 6.0)], command="two", notes=["n"])
     got = merged(second, path, count)
     assert [(r.case, r.variant, r.value) for r in got.rows] == [
-        ("a", "y", 3.0), ("a", "x", 5.0), ("a", "w", 6.0), ("b", "z", 9.0),
+        ("a", "x", 5.0), ("a", "y", 3.0), ("a", "w", 6.0), ("b", "z", 9.0),
     ]  # fmt: skip
     assert got.command == "one && two" and got.seconds == 4.0 and got.notes == ["n"]
     assert got.verdict == "partly: 4 rows"

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import graftwork as gw
 from graftwork.errors import GraftError
+from graftwork.fast import folded
 from graftwork.methods.base import Method
 
 METHODS = [gw.LoRA(3, alpha=4.5), gw.LoRA(2, dropout=0.5), gw.DoRA(3), gw.PiSSA(2), gw.IA3()]
@@ -49,11 +50,19 @@ def rows(n: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(1, n, 8, generator=torch.Generator().manual_seed(n)).to(dtype)
 
 
+@pytest.fixture(params=["folded", "apart"])
+def fold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Weights folded here too, as on a GPU."""
+    if request.param == "folded":
+        monkeypatch.setattr(folded, "DEVICES", ("cpu", "cuda"))
+    return bool(request.param == "folded")
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.id}{m.config()}")
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-12), (torch.bfloat16, 3e-2)])
 def test_the_function_is_the_same(
-    method: Method, bias: bool, dtype: torch.dtype, near: float
+    method: Method, bias: bool, dtype: torch.dtype, near: float, fold: bool
 ) -> None:
     model, _ = grafted(method, bias, dtype)
     with torch.no_grad():
@@ -111,6 +120,46 @@ def test_a_family_issues_two_products_and_one_sum_each_and_no_cast() -> None:
     assert "_to_copy" not in serving.names and "_to_copy" in plain.names
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_fold_issues_two_products_for_a_family_and_gives_the_weights_back(
+    bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folded, "DEVICES", ("cpu",))
+    model, graft = grafted(gw.LoRA(3), bias, torch.bfloat16)
+    b = stirred(gw.graft(model, gw.LoRA(2), sites=["type:Linear"], name="b", seed=3), seed=5)
+    gw.activate(model, "default")
+    layers: list[Any] = [model.q, model.k, model.v, model.o]
+    weights = [m.weight for m in layers]
+    numbers, places = [w.clone() for w in weights], [w.data_ptr() for w in weights]
+    x = rows(1, torch.bfloat16)
+    with torch.no_grad():
+        model(x)
+        with graft.off(), Operations() as base:
+            model(x)
+        with gw.serving(model):
+            model(x)
+            with Operations() as serving:
+                model(x)
+            # q, k and v: two operations in place of three; o: two in place of one
+            assert len(serving.names) == len(base.names)
+            shared = {w.untyped_storage().data_ptr() for w in weights}
+            assert len(shared) == 2 and weights[0].data_ptr() != places[0]
+            memory = weights[0].data_ptr()
+            for which in ("b", "default", "b"):  # a switch writes A into the same memory
+                gw.activate(model, which)
+                model(x.expand(1, 40, 8))
+                got = model(x)
+                torch.testing.assert_close(
+                    got, model(x.expand(1, 40, 8))[:, :1], rtol=3e-2, atol=3e-2
+                )
+                assert weights[0].data_ptr() == memory
+    assert b.name == "b"
+    for m, w, n in zip(layers, weights, numbers, strict=True):
+        assert m.weight is w and torch.equal(w, n)
+        assert w.untyped_storage().nbytes() == w.numel() * w.element_size()
+
+
+@pytest.mark.usefixtures("fold")
 def test_switching_and_writing_inside_the_block_are_noticed() -> None:
     model, _ = grafted(gw.LoRA(3), name="a")
     b = stirred(gw.graft(model, gw.LoRA(2), sites=["type:Linear"], name="b", seed=3), seed=5)
@@ -147,6 +196,7 @@ def test_switching_and_writing_inside_the_block_are_noticed() -> None:
             assert not torch.allclose(model(x), before)
 
 
+@pytest.mark.usefixtures("fold")
 def test_dropout_and_other_ways_of_calling() -> None:
     model, graft = grafted(gw.LoRA(2, dropout=0.5))
     x = rows(1)

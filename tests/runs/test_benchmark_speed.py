@@ -55,6 +55,10 @@ def test_rows_are_paired_ratios_and_what_failed_says_why() -> None:
     assert slow.value is not None and slow.value > 1.5 and slow.n == 5
     assert found["more", "step"].unit == "ms"
     assert ("floor", "ratio to floor") not in found
+    assert {v for v, m in found if m == "ratio to eager floor"} == {
+        "floor, compiled",
+        "more, compiled",
+    }
     assert found["absent", "step"].value is None
     assert found["absent", "step"].note == "ImportError: no such library"
     assert not any(r.metric == "peak" for r in rows)  # a CPU does not say

@@ -46,7 +46,11 @@ def test_rows_in_small(name: str, tmp_path: Path) -> None:
     found = {r.variant for r in rows if r.metric == "ratio to floor"}
     expected = {"graftwork", "peft", "full fine-tuning"}
     if vision.SETTINGS[name].precision == "bf16":
-        expected |= {"graftwork, bf16 factors", "peft, autocast_adapter_dtype=False"}
+        expected |= {
+            "graftwork, changed weight",
+            "graftwork, bf16 factors",
+            "peft, autocast_adapter_dtype=False",
+        }
     assert found == expected
     assert all(r.value is not None and r.value > 0 for r in rows)
 

@@ -32,6 +32,7 @@ _HOMES = {
     "extra_loss": "graftwork.losses",
     "linear_cross_entropy": "graftwork.token_loss",
     "prompt": "graftwork.prompts",
+    "recorded": "graftwork.recording.recorder",
     "serving": "graftwork.fast.serving",
     "NewRows": "graftwork.beside",
     "register_layer": "graftwork.algebra.recognise",
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     from graftwork.optim.rates import paced
     from graftwork.prompts import prompt
     from graftwork.reach import check_reach
+    from graftwork.recording.recorder import recorded
     from graftwork.selection.gast import GAST
     from graftwork.sharding import shard_base
     from graftwork.store import load, save
@@ -189,6 +191,7 @@ __all__ = [
     "merge",
     "paced",
     "prompt",
+    "recorded",
     "register_layer",
     "register_reader",
     "remove",

@@ -21,6 +21,18 @@ def back(order: list[int]) -> list[int]:
     return [order.index(d) for d in range(len(order))]
 
 
+def matrix(t: Tensor, order: list[int]) -> Tensor:
+    """A tensor (out, ...) as (out, rest), its other axes in an order of `order_of`."""
+    return (t if order[1] == 1 else t.permute(order)).flatten(1)
+
+
+def unfolded(rows: Tensor, like: Tensor, order: list[int]) -> Tensor:
+    """What `matrix` undoes: (out, rest) in the shape and order of `like`."""
+    if order[1] == 1:  # each view costs a small network's step some of its time
+        return rows.view(like.shape)
+    return rows.view([like.shape[d] for d in order]).permute(back(order))
+
+
 def stored_like(value: Tensor, other: Tensor) -> Tensor:
     """The same numbers as `value`, in the memory order of `other` where both have as many axes."""
     order = order_of(other) if value.dim() == other.dim() else None

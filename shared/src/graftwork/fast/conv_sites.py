@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from graftwork.algebra.conv import Conv, ConvTranspose
 from graftwork.fast.conv import BRANCH, Frame, Job, lowrank_conv
 from graftwork.fast.conv_forms import choose, machine
-from graftwork.fast.conv_weight import representable, thresholds
+from graftwork.fast.conv_weight import SPREAD_FROM, representable, thresholds
 
 if TYPE_CHECKING:
     from graftwork.methods.base import Factors
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 #: input shapes whose form is remembered
 MOST_SHAPES = 64
-#: elements of a weight's row from which on a half precision can spread an update along it
-SPREAD_FROM = 16
 
 
 class Walk(NamedTuple):

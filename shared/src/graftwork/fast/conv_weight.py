@@ -26,28 +26,40 @@ from torch import Tensor
 
 from graftwork.algebra.conv import Conv
 from graftwork.algebra.geometry import Geometry
-from graftwork.algebra.layout import back, order_of
+from graftwork.algebra.layout import matrix, order_of, unfolded
 from graftwork.methods.base import work_dtype
 
 #: bits of a float32 that a half precision does not keep
-_DROPPED = {torch.bfloat16: 16, torch.float16: 13}
+DROPPED = {torch.bfloat16: 16, torch.float16: 13}
+#: elements of a weight's row from which on a half precision can spread an update along it
+SPREAD_FROM = 16
 _GOLDEN = 0.6180339887498949
 
 
 def thresholds(geo: Geometry, dtype: torch.dtype, device: torch.device) -> Tensor | None:
     """Whole numbers below one step of `dtype`, `(in/g * prod(kernel),)`; `None` where none is needed."""
-    bits = _DROPPED.get(dtype)
-    if bits is None:
+    if dtype not in DROPPED:
         return None
     n = geo.group_shape[1]
     for k in geo.kernel:
         n *= k
-    # An odd multiplier visits all of the 2^bits values; int32 wraps around, which the mask forgives. The
-    # first threshold is one half: where a row has one element, that one is rounded to the nearest.
-    multiplier, half = round(_GOLDEN * 2**bits) | 1, 2 ** (bits - 1)
+    return spread_over(n, dtype, device)
+
+
+def spread_over(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`n` thresholds, whole numbers below one step of the half precision `dtype`."""
+    # The multiplier is odd, so that it visits all of the 2^bits values; int32 wraps around, which the mask forgives.
+    # The first threshold is one half: where a row has one element, that one is rounded to the nearest.
+    bits = DROPPED[dtype]
     steps = torch.arange(n, dtype=torch.int32, device=device)
-    found: Tensor = (steps * multiplier + half) & (2**bits - 1)
+    found: Tensor = (steps * golden(bits) + 2 ** (bits - 1)) & (2**bits - 1)
     return found
+
+
+def golden(bits: int) -> int:
+    """What a threshold of `bits` bits is multiplied with from one column to the next."""
+    steps: int = 2**bits
+    return round(_GOLDEN * steps) | 1
 
 
 def representable(weight: Tensor, dtype: torch.dtype) -> bool:
@@ -75,8 +87,7 @@ def changed(
     dtype, wide = dtype or weight.dtype, work_dtype(weight)
     order = _order(geo, weight)
     if order is not None:  # the same, in a few operations less
-        w, columns = weight.permute(order).flatten(1), a.permute(order).flatten(1)
-        rows = b.flatten(1)
+        w, columns, rows = matrix(weight, order), matrix(a, order), b.flatten(1)
         total = torch.addmm(_widened(w), rows.to(wide), columns.to(wide), alpha=scale)
     else:
         rows, columns = factors(geo, a, b)
@@ -84,11 +95,10 @@ def changed(
         total = torch.baddbmm(_widened(w), rows.to(wide), columns.to(wide), alpha=scale)
     if spread is not None:
         bits = total.view(torch.int32).add_(spread)
-        total = bits.bitwise_and_(-(2 ** _DROPPED[dtype])).view(torch.float32)
+        total = bits.bitwise_and_(-(2 ** DROPPED[dtype])).view(torch.float32)
     total = total.to(dtype)
     if order is not None:
-        shape = [weight.shape[d] for d in order]
-        return total.view(shape).permute(back(order))
+        return unfolded(total, weight, order)
     new = _stored(geo, total)
     # a weight in another memory format decides which one the convolution runs in
     return new if weight.is_contiguous() else torch.empty_like(weight, dtype=dtype).copy_(new)
@@ -100,9 +110,9 @@ def project(
     """dA and dB, in the shapes and dtypes of A and B, from the gradient of W'."""
     order = _order(geo, d_weight)
     if order is not None:
-        d = d_weight.permute(order).flatten(1).to(a.dtype)
-        d_a, d_b = b.flatten(1).t() @ d, d @ a.permute(order).flatten(1).t()
-        d_a = d_a.view([a.shape[d] for d in order]).permute(back(order))
+        d = matrix(d_weight, order).to(a.dtype)
+        d_a, d_b = b.flatten(1).t().mm(d), d.mm(matrix(a, order).t())
+        d_a = unfolded(d_a, a, order)
     else:
         d = geo.canonical(d_weight).flatten(2).to(a.dtype)
         rows, columns = factors(geo, a, b)

@@ -1,8 +1,8 @@
-"""One pass over dy that gives s dy B and s dy^T p. Needs Triton; `graftwork.fast.reads` asks for it.
+"""Kernels that need Triton: one pass over dy that gives s dy B and s dy^T p (`reads`), and W + s B A (`changed`).
 
-A program holds a block of columns and walks over its share of the rows. s dy^T p adds up in registers, one partial
-sum per share; s dy B adds up over the blocks of columns in float32 memory, whose order of addition is not fixed:
-the last bits may differ from run to run.
+In the first a program holds a block of columns and walks over its share of the rows. s dy^T p adds up in registers,
+one partial sum per share; s dy B adds up over the blocks of columns in float32 memory, whose order of addition is not
+fixed: the last bits may differ from run to run.
 """
 
 from __future__ import annotations
@@ -81,3 +81,56 @@ def one_read(dy: Tensor, b: Tensor, p: Tensor, scale: float) -> tuple[Tensor, Te
     strides = dy.stride(0), p.stride(0)
     _pass[grid](dy, b, p, dp, db, rows, out, *strides, scale, rank, COLUMNS, ROWS, share)
     return dp, db.sum(0)
+
+
+def _add(  # type: ignore[no-untyped-def]
+    weight,
+    a,
+    b,
+    to,
+    out,
+    in_,
+    scale,
+    multiplier,
+    half,
+    rank: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+) -> None:
+    o = tl.program_id(0) * rows + tl.arange(0, rows)
+    n = tl.program_id(1) * columns + tl.arange(0, columns)
+    here, there = o < out, n < in_
+    both = here[:, None] & there[None, :]
+    total = tl.zeros([rows, columns], dtype=tl.float32)
+    for r in range(rank):
+        up = tl.load(b + o * rank + r, mask=here, other=0.0)
+        down = tl.load(a + r * in_ + n, mask=there, other=0.0)
+        total += up[:, None] * down[None, :]
+    place = o[:, None] * in_ + n[None, :]
+    total = tl.load(weight + place, mask=both, other=0.0).to(tl.float32) + scale * total
+    steps = (n * multiplier + half) & (2 * half - 1)
+    bits = (total.to(tl.int32, bitcast=True) + steps[None, :]) & (-2 * half)
+    tl.store(to + place, bits.to(tl.float32, bitcast=True).to(tl.bfloat16), mask=both)
+
+
+_sum: Any = triton.jit(_add) if _THERE else None
+
+
+def change(
+    weight: Tensor, a: Tensor, b: Tensor, scale: float, multiplier: int, bits: int
+) -> Tensor:
+    """W + s B A in bfloat16, rounded by the thresholds of `conv_weight.spread_over`.
+
+    Args:
+        weight: W (out, in) in bfloat16, contiguous.
+        a, b: A (r, in) and B (out, r) in float32, contiguous.
+        scale: s.
+        multiplier: of a threshold with its column.
+        bits: that rounding drops.
+    """
+    to = torch.empty_like(weight)
+    out, in_ = weight.shape
+    grid = (triton.cdiv(out, 32), triton.cdiv(in_, COLUMNS))
+    half = 2 ** (bits - 1)
+    _sum[grid](weight, a, b, to, out, in_, scale, multiplier, half, a.shape[0], 32, COLUMNS)
+    return to

@@ -15,6 +15,12 @@ goes first and the large one adds to it: dx everywhere, y on a GPU where the lay
 starts from the layer's own product: with a bias, or on a CPU, the other order would round otherwise than the base
 does, and the start is to be the base bit for bit.
 
+Where W is small beside x and y, a layer alone without a gain runs with the changed weight W' = W + s B A (`changed`):
+
+    y = x W'^T + b,   dx = dy W',   p = x A^T and dp in the backward pass alone
+
+which passes over y and dx once where the branch does two or three times, and keeps W' in place of p.
+
 In the backward pass a gain multiplies the weight where that is smaller than dy. With a bias y is g t + (1 - g) b for
 the output t without the gain, which is t where g is 1.
 
@@ -29,9 +35,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from graftwork.algebra.products import mm
 from graftwork.fast.blocks import owned
+from graftwork.fast.changed import changed_matrix, pays
 from graftwork.fast.channels import column_dots, scaled, scaled_rows
 from graftwork.fast.reads import both
 from graftwork.fast.twins import Gain, Twin, stacked
@@ -46,6 +54,7 @@ class Branch:
         bias: b (out,) or None; frozen.
         twin: A (r, in), B (out, r) and, for a gain, m (out,), with their copies in W's dtype.
         scale: s.
+        plain: the layer is torch's own `linear` with this very weight.
     """
 
     def __init__(
@@ -55,9 +64,10 @@ class Branch:
         bias: Tensor | None,
         twin: Twin,
         scale: float,
+        plain: bool = False,
     ) -> None:
         self.layer, self.weight, self.bias, self.twin = layer, weight, bias, twin
-        self.scale = scale
+        self.scale, self.plain = scale, plain
         self.weight_t = weight.t()
         #: A, B and m
         self.trained = (*twin.sources, None)[:3]
@@ -83,6 +93,11 @@ class _One(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, c: Branch, fa: Tensor, fb: Tensor, m: Tensor | None) -> Tensor:
         twin = c.twin
         ctx.branch, ctx.copies, ctx.gain = c, twin.copies, twin.gain
+        ctx.changed = c.plain and pays(x, c.weight)
+        if ctx.changed:
+            new = changed_matrix(c.weight, fa, fb, c.scale)
+            ctx.save_for_backward(x, new, fa, fb)
+            return owned(linear(x, new, c.bias))
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         a_t = twin.turned[0]
         p = rows.mm(twin.copies[0].t() if a_t is None else a_t)
@@ -107,6 +122,9 @@ class _One(torch.autograd.Function):
         need_x, _, need_a, need_b, _ = ctx.needs_input_grad
         dy = g if g.dim() == 2 else g.reshape(-1, g.shape[-1])
         weight, d_m, factor = c.weight, None, None
+        rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+        if ctx.changed:
+            weight, p = p, rows.mm(a.t()) if need_b else dy.new_empty(dy.shape[0], a.shape[0])
         if more:
             dy, weight, b, factor, d_m = _through(ctx.gain, dy, c, b, more[1])
         dp, db = both(dy, b, p, c.scale, need_b, fb.dtype)
@@ -114,10 +132,9 @@ class _One(torch.autograd.Function):
             db.mul_(factor)
         da = dx = None
         if need_a:
-            rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
             da = mm(dp.t(), rows, fa.dtype)
         if need_x:
-            dx = dp.mm(a).addmm_(dy, weight)
+            dx = dy.mm(weight) if ctx.changed else dp.mm(a).addmm_(dy, weight)
             if x.dim() != 2:
                 dx = dx.view(x.shape)
         return dx, None, da, db, d_m

@@ -3,8 +3,9 @@
     y_i = x W_i^T + (x [A_1; ..]^T) Z^T,    Z = [s_1 B_1 0 ..; 0 s_2 B_2 ..],    i = 1 .. n (q, k and v; one alone)
 
 With one token the time of a layer is the time to issue its operations and to read W, so their number counts: casts and
-stacked factors are kept, two products serve all layers that read the same input, and on a GPU the frozen product adds
-to their result. s B is rounded once to the layer's dtype, where training rounds B and scales in float32.
+stacked factors are kept, and two products serve all layers that read the same input. On a GPU the first of them is the
+frozen layers' too (`folded`), so that q, k and v take two operations where the base takes three. s B is rounded once to
+the layer's dtype, where training rounds B and scales in float32.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.errors import GraftError
+from graftwork.fast.folded import Folds
 from graftwork.fast.siblings import apart, plain
 
 if TYPE_CHECKING:
@@ -48,58 +50,91 @@ class Ready:
     Args:
         members: the layers; the first one's call computes for all.
         dtype: of the input.
+        folds: of the block.
     """
 
-    def __init__(self, members: Sequence[Member], dtype: torch.dtype) -> None:
+    def __init__(self, members: Sequence[Member], dtype: torch.dtype, folds: Folds) -> None:
         self.members = members
-        self.places = [(m.state, m.state.training, m.layer._parameters, m.weight) for m in members]
-        watched = [t for m in members for t in (*_values(m.state), m.weight)]
-        self.watched = [(t, t._version) for t in watched]
-        self.dtype = dtype
-        self.a = torch.cat([m.a for m in members]).to(dtype).t()
+        weights = [m.weight for m in members]
+        self.places = [
+            (m.state, m.state.training, m.layer._parameters, m.state.weight_name, w)
+            for m, w in zip(members, weights, strict=True)
+        ]
+        self.watched = [
+            t for m, w in zip(members, weights, strict=True) for t in (*_values(m.state), w)
+        ]
+        self.versions = [t._version for t in self.watched]
+        self.dtype, self.device = dtype, weights[0].device
+        self.widths = [m.b.shape[0] for m in members]
+        a = torch.cat([m.a for m in members]).to(dtype)
         up = [m.b.to(dtype).t() for m in members]
         self.up = up[0].contiguous() if len(up) == 1 else torch.block_diag(*up)
-        self.widths = [m.b.shape[0] for m in members]
-        # on a GPU the frozen product is added where the small one stands; elsewhere, and with a bias, that order
-        # would round otherwise than the base does
-        self.adds = [
-            m.weight.is_cuda and m.layer._parameters.get(m.state.bias_name) is None for m in members
-        ]
+        plain = all(m.state.geo.kind == "linear" for m in members)
+        self.fold = folds.fold(weights, a.shape[0]) if plain else None
+        if self.fold is None:
+            self.a = a.t()
+            return
+        self.fold.put(a, self)
+        room = self.fold.room
+        self.matrix_t, self.sides = self.fold.matrix_t, [self.fold.total, room]
+        self.up = torch.nn.functional.pad(self.up, (0, 0, 0, room - a.shape[0]))
+        biases = [m.layer._parameters.get(m.state.bias_name) for m in members]
+        self.bias = None
+        if any(b is not None for b in biases):
+            none = [a.new_zeros(n) for n in (*self.widths, room)]
+            self.bias = torch.cat(
+                [n if b is None else b for n, b in zip(none, (*biases, None), strict=True)]
+            )
+            self.watched += [b for b in biases if b is not None]
+            self.versions = [t._version for t in self.watched]
 
     def holds(self, x: Tensor) -> bool:
         """Whether nothing was written or replaced since, and x is of the kept kind."""
-        if x.dtype is not self.dtype or x.device != self.a.device:
+        if x.dtype is not self.dtype or x.device != self.device:
             return False
-        for t, version in self.watched:
-            if t._version != version:
-                return False
-        for state, training, parameters, weight in self.places:
-            if state.training is not training or parameters[state.weight_name] is not weight:
+        if self.fold is not None and self.fold.owner is not self:
+            return False
+        if [t._version for t in self.watched] != self.versions:
+            return False
+        for state, training, parameters, name, weight in self.places:
+            if state.training is not training or parameters[name] is not weight:
                 return False
         return True
 
-    def outputs(self, x: Tensor) -> list[Tensor]:
+    def outputs(self, x: Tensor) -> Sequence[Tensor]:
         """Every member's output for x (..., in), in order; they may lie side by side in one tensor."""
         shape = x.shape[:-1]
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+        if self.fold is not None:
+            side = rows.mm(self.matrix_t) if self.bias is None else self._with_bias(rows)
+            y, p = side.split_with_sizes(self.sides, 1)
+            y.addmm_(p, self.up)
+            if x.dim() != 2:
+                y = y.view(*shape, -1)
+            return (y,) if len(self.widths) == 1 else y.split_with_sizes(self.widths, -1)
         z = rows.mm(self.a).mm(self.up)
         parts = (z,) if len(self.widths) == 1 else z.split_with_sizes(self.widths, 1)
         out = []
-        for m, part, adds in zip(self.members, parts, self.adds, strict=True):
-            if adds:
-                matrix = m.weight
-                y = part.addmm_(rows, matrix.t() if m.state.geo.kind == "linear" else matrix)
-            else:
-                y = m.layer._base_class.forward(m.layer, rows).add_(part)
+        for m, part in zip(self.members, parts, strict=True):
+            y = m.layer._base_class.forward(m.layer, rows).add_(part)
             out.append(y.view(*shape, -1))
         return out
 
+    def _with_bias(self, rows: Tensor) -> Tensor:
+        assert self.bias is not None
+        return torch.addmm(self.bias, rows, self.matrix_t)
+
 
 class Serving:
-    """What one state keeps while its model serves."""
+    """What one state keeps while its model serves.
 
-    def __init__(self) -> None:
+    Args:
+        folds: of the block.
+    """
+
+    def __init__(self, folds: Folds) -> None:
         self.ready: Ready | None = None
+        self.folds = folds
 
     def answer(self, state: MethodState, layer: nn.Module, x: Tensor) -> Tensor | None:
         """The layer's output, or `None`; later calls of the sites come to `few` and `take` directly."""
@@ -117,7 +152,7 @@ class Serving:
             if own is None:
                 return None
             others = _others(state, x) if led else []
-            kept = self.ready = Ready([own, *others], x.dtype)
+            kept = self.ready = Ready([own, *others], x.dtype, self.folds)
         for m in kept.members:
             call = functools.partial(m.state.fast.family.take, m.state)  # type: ignore[union-attr]
             m.layer._modules["_graft"].few = call
@@ -181,9 +216,11 @@ def serving(model: nn.Module) -> Iterator[nn.Module]:
 
     What the grafts' linear layers need for a few rows (stacked factors in the layer's dtype) is made at the first call
     without gradients and kept, where the change is low-rank and nothing more (not DoRA's); prompts, training and all
-    else run as outside. `activate` switches between grafts as usual. Factors that are written all the same are noticed
-    where torch counts the write (`load_tensors`) and after a call with gradients; writes through `.data` are not, so
-    end the block first.
+    else run as outside. On a GPU the frozen weights of layers that read the same input move into one memory, each
+    parameter a view of it, and back at the end: nothing else may rely on where they lie meanwhile.
+
+    `activate` switches between grafts as usual. Factors that are written all the same are noticed where torch counts
+    the write (`load_tensors`) and after a call with gradients; writes through `.data` are not, so end the block first.
 
         with torch.no_grad(), gw.serving(model):
             model.generate(**inputs)
@@ -196,8 +233,9 @@ def serving(model: nn.Module) -> Iterator[nn.Module]:
     found = [f for m in model.modules() if isinstance(f := getattr(m, "fast", None), Fast)]
     if any(fast.serves is not None for fast in found):
         raise GraftError("serving: the model is inside another such block; leave that one first")
+    folds = Folds()
     for fast in found:
-        fast.serves = Serving()
+        fast.serves = Serving(folds)
     try:
         yield model
     finally:
@@ -207,3 +245,4 @@ def serving(model: nn.Module) -> Iterator[nn.Module]:
             site = module._modules.get("_graft")
             if site is not None:
                 site.few = None  # type: ignore[assignment]
+        folds.undo()

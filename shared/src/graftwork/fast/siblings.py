@@ -91,8 +91,15 @@ def plain(x: Tensor) -> bool:
     """Whether hand-written gradients may serve this call: no transform, tracing or tensor subclass is at work."""
     return (
         (type(x) is Tensor or type(x) is torch.nn.Parameter)
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
-        and not torch._C._get_tracing_state()
+        and not transformed()
         and not (torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type))
+    )
+
+
+def transformed() -> bool:
+    """Whether a transform of `torch.func`, forward mode or tracing is at work."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
     )

@@ -18,7 +18,7 @@ from graftwork.fast.blocks import Blocks, block_linear
 from graftwork.fast.linear import Branch, lowrank_linear, one_linear
 from graftwork.fast.serving import Serving
 from graftwork.fast.siblings import Family, apart, plain, watch
-from graftwork.fast.twins import Pool, Twin, alone
+from graftwork.fast.twins import Pool, Twin, alone, tape
 
 if TYPE_CHECKING:
     from graftwork.states import MethodState
@@ -98,7 +98,7 @@ class Fast:
         if form.twin.bare:
             return form
         recorded = x.is_cuda and torch.cuda.is_current_stream_capturing()
-        if kept.lasting and torch.is_grad_enabled() and not recorded:
+        if kept.lasting and torch.is_grad_enabled() and (tape.on or not recorded):
             self.pool.use(form.twin)
             return form
         form = copy.copy(form)
@@ -207,7 +207,9 @@ def _read(state: MethodState, layer: nn.Module, ref: Callable[[], Any], x: Tenso
         return Kept(state, layer, Blocks(ref, matrix, bias, twin), names)
     scaled = matrix if frozen else None
     twin = Twin(sources, x.dtype, scaled, factors.scale, places)
-    return Kept(state, layer, Branch(ref, matrix, bias, twin, factors.scale), names)
+    own_forward = getattr(type(layer), "_base_class", type(layer)).forward is nn.Linear.forward
+    plain = own_forward and scaled is None and matrix.is_contiguous() and bool(names)
+    return Kept(state, layer, Branch(ref, matrix, bias, twin, factors.scale, plain), names)
 
 
 def _tensors(state: MethodState) -> Any:

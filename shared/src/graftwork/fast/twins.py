@@ -5,8 +5,9 @@ step's time. So the layers of a graft share a `Pool`: the first that is called i
 
 A version counter tells of most writes to a parameter, but not of those through `.data`, nor of memory that a wrapper
 gives back and fills again (sharded training). So a copy serves one call, and none that comes after a backward pass:
-whatever the counters say, the next call makes it anew. Without gradients, where neither happens, and in a recorded
-CUDA graph, which would not make them again in its replays, a layer makes its own.
+whatever the counters say, the next call makes it anew. Without gradients, where neither happens, and in a CUDA graph
+that somebody records, which would not make them again in its replays, a layer makes its own. A recording of ours
+(`graftwork.recording`) begins with all copies due, so that the graph itself makes them.
 
 Where a method has magnitudes m (DoRA), what they come to is made here too,
 
@@ -19,6 +20,7 @@ products; where n is zero, g is 1. All layers' rows lie one behind another, so w
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +29,15 @@ import torch
 from torch import Tensor
 
 from graftwork.algebra.products import exact_mm
+
+
+class _Tape(threading.local):
+    """Whether this thread rehearses or records a pass of ours."""
+
+    on = False
+
+
+tape = _Tape()
 
 
 class Gain(NamedTuple):

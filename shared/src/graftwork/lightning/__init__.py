@@ -17,6 +17,7 @@ _HOMES = {
     "GraftCheckpointIO": "graftwork.lightning.checkpoint_io",
     "load_checkpoint": "graftwork.lightning.checkpoint_io",
     "DataLayerSelection": "graftwork.lightning.selection",
+    "Recorded": "graftwork.lightning.recorded",
     "ExactResume": "graftwork.lightning.resume",
     "restore": "graftwork.lightning.resume",
     "StepCheckpoint": "graftwork.lightning.step_checkpoint",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from graftwork.lightning.cli import AppCLI
     from graftwork.lightning.curve import CurveLogger
     from graftwork.lightning.data import ResumableLoader, ShuffleSampler, sample_generator
+    from graftwork.lightning.recorded import Recorded
     from graftwork.lightning.resume import ExactResume, restore
     from graftwork.lightning.selection import DataLayerSelection
     from graftwork.lightning.step_checkpoint import StepCheckpoint
@@ -46,6 +48,7 @@ __all__ = [
     "DataLayerSelection",
     "ExactResume",
     "GraftCheckpointIO",
+    "Recorded",
     "ResumableLoader",
     "ShuffleSampler",
     "StepCheckpoint",

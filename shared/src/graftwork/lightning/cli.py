@@ -22,7 +22,7 @@ An app writes one class and one light declaration (see `graftwork.lightning.app`
             self.fit(); self.test()
 
 The config of each verb has the fields: seed_everything, trainer, model, data, graft, sites,
-also_train, adapter, optimizer, lr_scheduler, run_dir, resume, dry_run, and the verb's own.
+also_train, adapter, optimizer, lr_scheduler, graphs, run_dir, resume, dry_run, and the verb's own.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from graftwork.lightning.fields import ALWAYS_SKIPPED, DRY_RUN, SKIPPED, add_fie
 from graftwork.lightning.optimizers import configured
 from graftwork.lightning.output import settle_output
 from graftwork.lightning.primary import primary
+from graftwork.lightning.recorded import Recorded
 from graftwork.lightning.resume import ExactResume
 from graftwork.lightning.step_checkpoint import StepCheckpoint
 from graftwork.lightning.verbs import trainer_with, verb, verbs_of, with_flags
@@ -308,6 +309,7 @@ class AppCLI(LightningCLI):
         ]
         seed = int(self._setting("seed_everything"))
         callbacks += [processes.SeveralProcesses(), ExactResume(seed)]
+        callbacks += [Recorded(tell=self.say)] if self._setting("graphs") else []
         folder = overrides.pop("checkpoints", self.run_dir / run_folder.CHECKPOINT.parent)
         every = overrides.pop("checkpoint_every", self.checkpoint_every)
         if {**config, **overrides}.get("enable_checkpointing") is not False:

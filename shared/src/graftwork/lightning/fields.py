@@ -79,6 +79,12 @@ def add_fields(
             help="Stepped per step.",
         )
     parser.add_argument(
+        "--graphs",
+        type=bool,
+        default=False,
+        help="Record the network's training passes as CUDA graphs, where shapes stay the same.",
+    )
+    parser.add_argument(
         "--run_dir", type=str | None, default=None, help="Run folder; null: runs/<app>/<verb>."
     )
     parser.add_argument("--resume", action="store_true", help="Continue the run in the run folder.")

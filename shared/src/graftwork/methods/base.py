@@ -341,4 +341,6 @@ def _words(hint: Any) -> str:
 
 def work_dtype(weight: Tensor) -> torch.dtype:
     """The dtype adapter tensors are kept and merged in: float32, or float64 on a float64 base."""
+    if weight.dtype in (torch.float32, torch.bfloat16, torch.float16):
+        return torch.float32  # without an operation, which a small network's step would notice
     return torch.promote_types(weight.dtype, torch.float32)

@@ -1,0 +1,68 @@
+"""A frozen matrix with its low-rank change, W' = W + s B A, rounded to the matrix's own steps.
+
+In float32 and wider this is a sum like any other. In half precision an update below half a step would be rounded away
+everywhere, so W' is rounded up or down by a threshold per column, as in `conv_weight`: where there is no update,
+W' is W bit for bit. On a GPU with Triton that is one pass over W; elsewhere plain operations compute the same. Where
+the products of float32 round what they multiply (TF32), W' would be rounded without a threshold: no such layer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graftwork.fast.conv_weight import DROPPED, SPREAD_FROM, golden, spread_over
+from graftwork.fast.reads import has_triton
+
+#: whether half-precision layers may take this form. Off until its gain is measured on a card
+allowed_in_half = False
+#: elements of x for each of W from which on W' costs less than passes over x and y do
+WIDE = 4
+
+
+def pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether W' is small beside x (.., in), for a matrix W (out, in) of x's dtype."""
+    if x.numel() < WIDE * weight.numel():
+        return False
+    if weight.dtype not in DROPPED:
+        return weight.dtype is not torch.float32 or not weight.is_cuda or _unrounded()
+    return allowed_in_half and weight.shape[1] >= SPREAD_FROM and one_pass(weight)
+
+
+def _unrounded() -> bool:
+    """Whether a GPU multiplies float32 as it is."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # torch's older and newer switches say different things
+        return False
+
+
+def changed_matrix(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """W' (out, in) in W's dtype.
+
+    Args:
+        weight: W (out, in), contiguous.
+        a, b: A (r, in) and B (out, r) in float32, or float64 where W is.
+        scale: s.
+    """
+    if weight.dtype not in DROPPED:
+        return torch.addmm(weight, b, a, alpha=scale)
+    bits = DROPPED[weight.dtype]
+    if one_pass(weight):
+        from graftwork.fast.kernels import change
+
+        return change(weight, a.contiguous(), b.contiguous(), scale, golden(bits), bits)
+    total = torch.addmm(weight.float(), b.float(), a.float(), alpha=scale)
+    steps = spread_over(weight.shape[1], weight.dtype, weight.device)
+    whole = total.view(torch.int32).add_(steps).bitwise_and_(-(2**bits))
+    return whole.view(torch.float32).to(weight.dtype)
+
+
+def one_pass(weight: Tensor) -> bool:
+    """Whether a half-precision W' is made in one pass over `weight`."""
+    return (
+        weight.is_cuda
+        and weight.dtype is torch.bfloat16
+        and weight.numel() < 2**31
+        and has_triton()
+    )

@@ -1,0 +1,86 @@
+"""A machine that records nothing: it runs a pass again at each replay, into the same memory, as a graph would."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Again:
+    """See `graftwork.recording.tape.Graphs`."""
+
+    def __init__(
+        self,
+        forward: Callable[[], list[Tensor]],
+        backward: Callable[[list[Tensor]], list[Tensor | None]],
+    ) -> None:
+        self._forward, self._backward = forward, backward
+        made = forward()
+        self.outs = [t.detach().clone() for t in made]
+        self.grads = [None if g is None else g.clone() for g in backward(made)]
+        self._made: list[Tensor] = []
+        self._state = torch.get_rng_state()
+
+    def forward(self) -> None:
+        self._state = torch.get_rng_state()
+        self._made = self._forward()
+        for static, t in zip(self.outs, self._made, strict=True):
+            static.copy_(t.detach())
+
+    def backward(self) -> None:
+        if not self._made:  # a second time
+            after = torch.get_rng_state()
+            torch.set_rng_state(self._state)
+            self._made = self._forward()
+            torch.set_rng_state(after)
+        for static, g in zip(self.grads, self._backward(self._made), strict=True):
+            if static is not None:
+                assert g is not None
+                static.copy_(g)
+        self._made = []
+
+
+class _NoWait(TorchDispatchMode):
+    """Raises where a device would be waited for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero"):
+            raise RuntimeError("called a synchronizing operation")
+        return func(*args, **(kwargs or {}))
+
+
+class Fake:
+    """See `graftwork.recording.tape.Machine`; the device is the host."""
+
+    captures = 0
+
+    def beside(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+    def strict(self) -> contextlib.AbstractContextManager[Any]:
+        return _NoWait()
+
+    def capture(
+        self,
+        forward: Callable[[], list[Tensor]],
+        backward: Callable[[list[Tensor]], list[Tensor | None]],
+    ) -> Again:
+        self.captures += 1
+        state = torch.get_rng_state()
+        made = Again(forward, backward)
+        torch.set_rng_state(state)  # a capture runs nothing
+        return made
+
+    def random(self) -> Any:
+        return torch.get_rng_state()
+
+    def again(self, state: Any) -> None:
+        torch.set_rng_state(state)
+
+    def host_drew(self, state: Any) -> bool:
+        return False
