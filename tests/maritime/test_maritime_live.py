@@ -91,6 +91,10 @@ def test_the_name_of_a_port_is_no_side() -> None:
     there = replace(scenario, station=port, facts={**scenario.facts, "side": "starboard"})
     assert truth.wrong("Port Amber Rescue, this is the vessel in distress.", there) == []
     assert truth.wrong("The list is to port.", there) == ["side"]
+    assert (
+        truth.said("Received, we report again soon.", replace(there, facts={"side": "port"}))
+        == set()
+    )
 
 
 WAYS = (
@@ -108,6 +112,10 @@ WAYS = (
     ("Let the crew know what to do. Over.", "statement", None),
     ("I repeat, keep your radio on. Over.", "statement", None),
     ("Sorry, I did not catch that. Over.", "again", None),
+    ("Send that again, please. Over.", "again", None),
+    ("How many miles are you from land? Over.", "question", "place"),
+    ("Do you want a tug, or what? Over.", "question", "help"),
+    ("What has befallen you? Over.", "question", "nature"),
     ("You are breaking up. Over.", "again", None),
 )
 

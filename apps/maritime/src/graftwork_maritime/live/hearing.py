@@ -18,11 +18,11 @@ _AGAIN = re.compile(
     r"|((did|do|could|can) ?not|didn't|don't|couldn't|can't|cannot) (hear|receive|read|copy|catch|understand|get\b)"
     r"|unreadable|broken( up)?\b(?! \w)"
     r"|not (readable|clear|received|understood)|pardon|garbled|(once|one) more\b|come again|missed (that|your|the|it)"
-    r"|lost you|transmit again|breaking up|what did you say",
+    r"|lost you|breaking up|what did you say|\b(transmit|send|give|read|tell)\b[\w ]{0,24}\bagain\b|what was that",
     re.IGNORECASE,
 )
 _WANTS = (
-    r"tell|give|let|describe|state|report|advise|request|indicate|specify|furnish|provide|inform|apprise|explain|elaborate"
+    r"tell|give|say|let|describe|state|report|advise|request|indicate|specify|furnish|provide|inform|apprise|explain|elaborate"
     r"|acquaint|enlighten|supply|pass|send|name|share|confirm|spell|read"
 )
 # A question: a mark, a question word at the head of a clause or after a verb of asking, or a wish for what can be told.
@@ -35,7 +35,8 @@ _ASKS = re.compile(
 )
 _WISHES = re.compile(
     rf"(^|[.,;:!] ?)(please,? |and |now |kindly )?({_WANTS})\b"
-    r"|\b(request|please|pls|tell|grateful|obliged|appreciate|kindly|want to|need)\b",
+    r"|\b(request|please|pls|tell|grateful|obliged|appreciate|kindly|want to|need)\b"
+    r"|\b(we|i) (should|would|need|require|want|must|like|await|miss|lack)\b[^.?!]*\byour\b",
     re.IGNORECASE,
 )
 # What a station is to do, whatever is named in it.
@@ -49,7 +50,7 @@ _ORDERS = re.compile(
 _SENTENCE = re.compile(r"[^.?!]+[.?!]*")
 _READS = re.compile(
     r"\b(read(ing)? back|i (read|understand|have|copied|copy|received|repeat)|understood|confirm|"
-    r"is that (correct|right)|correct\?|you are|your)\b",
+    r"is that (correct|right)|correct|you are|your|noted|i make it)\b",
     re.IGNORECASE,
 )
 

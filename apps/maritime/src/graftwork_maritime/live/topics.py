@@ -15,48 +15,58 @@ from ..scenario.model import Scenario
 from . import truth
 
 _SHIP = "(?:vessel|ship|boat|craft|yacht)"
-_PEOPLE = "(?:persons?|people|souls?|men|man|crew|passengers?|hands|pob|of you|are you|human beings|individuals|lives)"
+_PEOPLE = "(?:persons?|people|souls?|men|man|crew|passengers?|hands|pob|human beings|individuals|lives|heads)"
 # By key: words that name it.
 _NAMED: dict[str, tuple[str, ...]] = {
     "position": (
-        "positions?", "latitude", "longitude", "lat", "co-?ordinates?", "whereabouts", "locat(?:ed|ion)", "gps",
-        r"where\b[\w ]{0,12}\b(?:you|ship|vessel)", "you (?:are )?where",
+        "positions?", "posit", "latitude", "longitude", "lat", "co-?ordinates?", "whereabouts?", "locat(?:ed|ion)",
+        "gps", "fix", r"where\b[\w ]{0,12}\b(?:you|ship|vessel)", "you (?:are )?(?:where|at)", "(?:plot|find|locate) you",
     ),
     "place": (
-        "bearings?", "distance (?:and|from|to|off)", "how far", "nearest", "closest", "landmark",
-        "known (?:place|point|mark)", "which (?:coast|headland|port) are you (?:near|off)",
+        "bearings?", "distance", "how far", "how many miles", "nearest", "closest", "landmark", "relative to", "abeam",
+        "known (?:place|point|mark)", "(?:off|near) which", "which (?:coast|headland|port) are you",
     ),
     "persons": (
-        rf"how many\b[\w ]{{0,8}}?\b{_PEOPLE}", f"{_PEOPLE},? how many", f"number of (?:the )?{_PEOPLE}", "souls?",
-        "complement", "total (?:number|crew|persons|people|of)", "crew and passengers", "head ?count",
-        f"{_PEOPLE} (?:on ?board|aboard|embarked|in all)", r"p\.?o\.?b", "how many (?:on ?board|aboard)",
+        rf"how many\b[\w ]{{0,8}}?\b{_PEOPLE}", f"{_PEOPLE},? how many", rf"number\b[\w ]{{0,8}}?\b{_PEOPLE}",
+        "souls?",
+        "how many (?:of you|are you|are there|on ?board|aboard)", "complement", "total (?:number|crew|persons|people|of)",
+        "crew and passengers", "passengers and crew", "head ?count", r"p\.?o\.?b",
+        "(?:number|count) (?:on ?board|aboard)",
+        f"{_PEOPLE} (?:are |is )?(?:on (?:board|ship)|onboard|aboard|embarked|in all)",
     ),
     "mmsi": (
         r"m\.?m\.?s\.?i", "maritime mobile (?:service )?(?:identity|number)", "(?:nine|9)[ -](?:digits?|figures?)",
+        "(?:id|identity|identification|dsc|selective call) number", "maritime identity",
     ),
-    "call_sign": ("call[ -]?signs?", "calling sign"),
+    "call_sign": ("call[ -]?signs?", "calling sign", "(?:call|signal|identification) letters"),
     "name": (
         f"names? of (?:your|the) {_SHIP}", f"(?:your|{_SHIP}(?:'s)?) name", "who are you", f"what {_SHIP} (?:are|is)",
-        f"which {_SHIP} (?:are|is)", f"what is the {_SHIP} called",
+        f"which {_SHIP} (?:are|is)", f"{_SHIP} called",
     ),
     "type": (f"(?:type|kind|sort|class) of {_SHIP}", f"what {_SHIP} type"),
     "help": (
-        "help", "assist(?:ance|ed)?", "aid", "support", "what (?:do|would|did) you (?:need|want|require)",
-        "what (?:you )?need", "(?:shall|must|may|can) we (?:send|do)", "your requirements?", "what you (?:need|want)",
+        "help", "assist(?:ance|ed)?", "aid", "support", "you (?:need|want|require)", "(?:what|you) (?:need|want)",
+        "(?:shall|must|may|can|could|should) we (?:send|do|bring|be of)", "your (?:needs?|requirements?)",
+        "(?:of|be of|at your|greatest) service", "do for you", "resources",
     ),
     "nature": (
         "nature", "troubles?(?! (?:you|yourself))", "problems?", "emergency", "difficult(?:y|ies)", "predicament",
-        "matter", "wrong", "(?:is|has|was|what's|what) (?:been )?(?:happening|happened|going on|occurr?ed)",
-        "kind of distress", "situation", "why (?:do|did|are) you call",
+        "matter", "wrong", "happen(?:s|ed|ing)?", "going on", "occurr?(?:ed|ing)", "befall(?:en|s)?", "befell",
+        "kind of distress", "situation", "why (?:do |did |are )?you (?:call|send)", "reason (?:for|of) your call",
     ),
     "cargo": (
         "cargo(?:es)?", "freight", "laden", "are you (?:carrying|loaded)", r"(?:what|anything)\b[\w ]{0,20}\bcarry",
-        "in (?:your|the) holds?", "goods",
+        "in (?:your|the) holds?", "goods", "hazardous", "substances",
     ),
     "weather": (
-        "weather", "winds?", "sea state", "swell", "visibility", "waves?", "the sea", "sea (?:how|and)",
+        "weather", "winds?", "sea state", "swell", "visibility", "waves?", "the sea", "sea (?:how|and|conditions?)",
+        r"meteorolog\w+", "conditions (?:where|around|outside|at|with|there)",
     ),
 }  # fmt: skip
+_OF_ALL = {  # where nothing else is understood
+    "position": r"\bwhere\b",
+    "name": r"\bwhat is your name\b",
+}
 _TELLS = {
     key: 2.0 if key == "persons" else 3.0 for key in _NAMED
 }  # how many are hurt is another question
@@ -96,7 +106,9 @@ def topics(text: str, scenario: Scenario) -> tuple[str, ...]:
     text = plain(text, scenario)
     if exact := _verbatim(text, scenario):
         return (exact,)
-    found = {**_by_name(text), **_by_facts(text, scenario)}
+    found = {**_by_name(text), **_by_facts(text, scenario)} or {
+        key: 1.0 for key, words in _OF_ALL.items() if re.search(words, text, re.IGNORECASE)
+    }
     if not found or _other(text, max(found, key=lambda key: found[key])):
         return ()
     first, *rest = sorted(found, key=lambda key: -found[key])

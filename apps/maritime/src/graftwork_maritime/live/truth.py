@@ -63,7 +63,7 @@ def said(text: str, scenario: Scenario) -> set[str]:
     if weather and weather.wind in low and weather.force in numbers:
         found.add("weather")
     for key, value in scenario.facts.items():
-        if _fact(key, value).lower() in low or (isinstance(value, int) and value in numbers):
+        if _whole(_fact(key, value), low) or (isinstance(value, int) and value in numbers):
             found.add(key)
     return found
 
