@@ -1,4 +1,4 @@
-"""Wordings of the scripted coast station, in sets; `second` was written when the composer's ear was finished."""
+"""Wordings of the scripted coast station, in sets: each later one was written when the composer's ear was finished."""
 
 from __future__ import annotations
 
@@ -142,4 +142,57 @@ SECOND = Wordings(
         "position": ("I have you at {}.", "Noted, position {}, correct?"),
     },
 )  # fmt: skip
-SETS = {"first": FIRST, "second": SECOND}
+THIRD = Wordings(
+    asked={
+        "position": ("Pass me your lat and long, please.", "Can I have your exact location?",
+                     "Which part of the bay are you in?", "Give me a position fix by GPS."),
+        "persons": ("How many have you on board?", "POB?", "Total number of people with you, please.",
+                    "How many of you are there altogether?"),
+        "mmsi": ("What MMSI is set in your radio?", "Give me your maritime identity number."),
+        "call_sign": ("What's your call sign, please?", "Your radio call sign is what?"),
+        "help": ("What sort of help are you after?", "How can we assist you?", "Do you need anything from us?"),
+        "nature": ("What exactly is going on over there?", "Give me the reason for your call.",
+                   "What is the state of your emergency?"),
+        "place": ("Which headland do you see, and how far away is it?",
+                  "Give me a range and bearing from something on the chart."),
+        "cargo": ("What have you loaded?", "Tell me about your cargo."),
+        "weather": ("What is it like out there, wind and sea?", "How much wind have you got?"),
+    },
+    plain={
+        "position": ("Where your ship now?", "Give position, I write."),
+        "persons": ("People on ship, say number.", "You are how many person?"),
+        "mmsi": ("Tell number MMSI please.",),
+        "call_sign": ("Callsign? Speak slow.",),
+        "help": ("Which help we send?", "You need doctor, tug, what?"),
+        "nature": ("What is wrong with ship?", "Tell accident, what kind?"),
+        "weather": ("Wind big? Wave big?",),
+    },
+    elaborate={
+        "position": ("It would assist us immeasurably were you to state with precision where your vessel lies.",),
+        "persons": ("May I enquire as to the aggregate of souls presently under your command?",),
+        "mmsi": ("Pray let us have the nine numerals by which your digital selective calling set identifies itself.",),
+        "call_sign": ("By what combination of letters and figures does your licence designate you?",),
+        "help": ("Would you be so kind as to specify the form of relief of which you stand in need?",),
+        "nature": ("I should like to ascertain the character of the misfortune that has overtaken you.",),
+        "weather": ("One would be glad to learn how the elements are treating you, wind and sea alike.",),
+    },
+    unexpected=(
+        "What paint is on your bottom?", "Where was your vessel built?", "When is your certificate due?",
+        "Have you got satellite internet?", "Which company operates you?", "What is your freeboard?",
+        "Who was on watch?", "How many cabins do you have?", "Is your AIS switched on?", "What is the age of the master?",
+        "Have you paid your harbour dues?", "Which chart are you using?",
+    ),
+    again=("Your signal is very weak, again please.", "I copied nothing of that, go again.",
+           "Negative copy, say once more."),
+    instructions=(
+        "Get everyone into immersion suits.", "Count your crew and have them ready.",
+        "The lifeboat launched five minutes ago.", "Turn your head to wind.", "Have your fire pumps ready.",
+        "You are advised to keep the doors shut.", "Listen on this channel at all times.",
+    ),
+    read={
+        "persons": ("Copied, {} persons.", "Roger, {} people on board."),
+        "mmsi": ("MMSI {}, that is what I wrote down.",),
+        "position": ("Position {}, that is what I have.", "I wrote down {}."),
+    },
+)  # fmt: skip
+SETS = {"first": FIRST, "second": SECOND, "third": THIRD}
