@@ -164,6 +164,22 @@ def test_a_misheard_digit_is_corrected_and_a_right_one_confirmed() -> None:
     assert session.hear(f"I understand {persons} persons on board. Over.").kind == "confirm"
 
 
+def test_a_bare_figure_is_a_read_back_too() -> None:
+    session = begun(one("fire", kind="distress"))
+    vessel = session.scenario.vessel
+    assert vessel.mmsi
+    wrong = vessel.mmsi[:-1] + str((int(vessel.mmsi[-1]) + 1) % 10)
+    for text, kind in (
+        (f"MMSI {spell(wrong)}, that is what I wrote down. Over.", "correct"),
+        (f"MMSI {spell(vessel.mmsi)}, that is what I wrote down. Over.", "confirm"),
+        (f"Copied, {cardinal(vessel.persons + 1)} persons. Over.", "correct"),
+        (f"Copied, {cardinal(vessel.persons)} persons. Over.", "confirm"),
+        ("You need to put on lifejackets. Over.", "acknowledge"),
+        ("We will call you again. Over.", "acknowledge"),
+    ):
+        assert session.hear(text).kind == kind, text
+
+
 def test_the_vessel_calls_again_and_says_again() -> None:
     session = begun(one("grounding"))
     first = session.turns[0].text

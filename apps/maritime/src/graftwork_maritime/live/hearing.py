@@ -18,7 +18,9 @@ _AGAIN = re.compile(
     r"|((did|do|could|can) ?not|didn't|don't|couldn't|can't|cannot) (hear|receive|read|copy|catch|understand|get\b)"
     r"|unreadable|broken( up)?\b(?! \w)"
     r"|not (readable|clear|received|understood)|pardon|garbled|(once|one) more\b|come again|missed (that|your|the|it)"
-    r"|lost you|breaking up|what did you say|\b(transmit|send|give|read|tell)\b[\w ]{0,24}\bagain\b|what was that",
+    r"|lost you|breaking up|what did you say|\b(transmit|send|give|read|tell)\b[\w ]{0,24}\bagain\b|what was that"
+    r"|(?<!call )(?<!you )(?<!report )(?<!back )\bagain,?( please)?\W*(over\W*)?$|negative copy"
+    r"|\b(copied|received|heard|read|got) (nothing|only (part|half))|(signal|voice|transmission) is (too |very )?weak",
     re.IGNORECASE,
 )
 _WANTS = (
@@ -36,7 +38,9 @@ _ASKS = re.compile(
 _WISHES = re.compile(
     rf"(^|[.,;:!] ?)(please,? |and |now |kindly )?({_WANTS})\b"
     r"|\b(request|please|pls|tell|grateful|obliged|appreciate|kindly|want to|need)\b"
-    r"|\b(we|i) (should|would|need|require|want|must|like|await|miss|lack)\b[^.?!]*\byour\b",
+    r"|\b(we|i) (should|would|need|require|want|must|like|await|miss|lack)\b[^.?!]*\byour\b"
+    rf"|\b(to|you|would|could|might) ({_WANTS})\b"
+    r"|\b(ascertain|learn|establish|determine|find out|be told|hear of|enquire|inquire)\b",
     re.IGNORECASE,
 )
 # What a station is to do, whatever is named in it.
@@ -88,9 +92,29 @@ def listen(text: str, scenario: Scenario, speaker: str = "coast") -> Heard:
         return _about("again", topic(text, scenario))
     told = " ".join(s for s in _SENTENCE.findall(text) if not _ORDERS.match(s.strip()))
     read = _read_back(told, scenario)
-    if read and (_READS.search(told) or not asks):
+    if read and (_READS.search(told) or "?" not in told):
         return Heard("readback", read[0], wrong=tuple(truth.wrong(told, scenario, speaker)))
+    if (persons := _count(told)) is not None:
+        wrong = ("persons",) if persons != scenario.vessel.persons else ()
+        return Heard("readback", "persons", wrong=wrong)
     return _about("question", topic(text, scenario)) if asks else Heard("statement")
+
+
+_COUNT = re.compile(
+    r"\b(copied|copy|roger|understood|received|noted|i have|so)\b[^.?!]{0,30}\b(persons|people|souls)\W*"
+    r"(over\W*|correct\W*)?$",
+    re.IGNORECASE,
+)
+
+
+def _count(text: str) -> int | None:
+    """The number of "Copied, five persons.": of all, for nothing more is said of them."""
+    for sentence in _SENTENCE.findall(re.sub(r"\bover\W*$", "", text, flags=re.IGNORECASE)):
+        items = read_message(1, "coast", sentence).items
+        counts = [i.value for i in items if i.kind == "persons" and str(i.value).isdigit()]
+        if len(counts) == 1 and _COUNT.search(sentence):
+            return int(counts[0])
+    return None
 
 
 def _about(act: str, keys: tuple[str, ...]) -> Heard:

@@ -20,51 +20,61 @@ _PEOPLE = "(?:persons?|people|souls?|men|man|crew|passengers?|hands|pob|human be
 _NAMED: dict[str, tuple[str, ...]] = {
     "position": (
         "positions?", "posit", "latitude", "longitude", "lat", "co-?ordinates?", "whereabouts?", "locat(?:ed|ion)",
-        "gps", "fix", r"where\b[\w ]{0,12}\b(?:you|ship|vessel)", "you (?:are )?(?:where|at)", "(?:plot|find|locate) you",
+        "gps", "fix", r"where\b(?! (?:was|were|did|do))[\w ]{0,12}\b(?:you|ship|vessel)",
+        "you (?:are )?(?:where|at)",
+        "(?:plot|find|locate|reach) you", "part of the (?:bay|sea|coast|channel|strait|gulf|ocean)",
+        f"(?:you|{_SHIP}) lies?", "in which (?:area|part|waters?)", "find yourself",
     ),
     "place": (
-        "bearings?", "distance", "how far", "how many miles", "nearest", "closest", "landmark", "relative to", "abeam",
-        "known (?:place|point|mark)", "(?:off|near) which", "which (?:coast|headland|port) are you",
+        "bearings?", "distance", "how far", "how many miles", "nearest", "closest", "landmarks?", "relative to",
+        "abeam", "known (?:place|point|mark)", "(?:off|near) which",
+        "which (?:coast|headland|cape|port) (?:are|do) you",
+        "from (?:the )?(?:land|shore|coast)", "headland",
     ),
     "persons": (
         rf"how many\b[\w ]{{0,8}}?\b{_PEOPLE}", f"{_PEOPLE},? how many", rf"number\b[\w ]{{0,8}}?\b{_PEOPLE}",
-        "souls?",
-        "how many (?:of you|are you|are there|on ?board|aboard)", "complement", "total (?:number|crew|persons|people|of)",
-        "crew and passengers", "passengers and crew", "head ?count", r"p\.?o\.?b",
-        "(?:number|count) (?:on ?board|aboard)",
+        "souls?", "how many (?:of you|are you|are there|on ?board|aboard|(?:have|are) you)", "complement",
+        "total (?:number|crew|persons|people|of)", "crew and passengers", "passengers and crew", "head ?count",
+        r"p\.?o\.?b", "(?:number|count) (?:on ?board|aboard)",
         f"{_PEOPLE} (?:are |is )?(?:on (?:board|ship)|onboard|aboard|embarked|in all)",
     ),
     "mmsi": (
-        r"m\.?m\.?s\.?i", "maritime mobile (?:service )?(?:identity|number)", "(?:nine|9)[ -](?:digits?|figures?)",
-        "(?:id|identity|identification|dsc|selective call) number", "maritime identity",
+        r"m\.?m\.?s\.?i", "maritime mobile (?:service )?(?:identity|number)", "maritime identity",
+        "(?:nine|9)[ -](?:digits?|figures?|numerals?|numbers?)", "digital selective call(?:ing)?",
+        "(?:id|identity|identification|dsc|selective call) number",
     ),
-    "call_sign": ("call[ -]?signs?", "calling sign", "(?:call|signal|identification) letters"),
+    "call_sign": (
+        "call[ -]?signs?", "calling sign", "(?:call|signal|identification) letters",
+        "letters and (?:figures|numbers|digits)", "radio (?:sign|identification)",
+    ),
     "name": (
         f"names? of (?:your|the) {_SHIP}", f"(?:your|{_SHIP}(?:'s)?) name", "who are you", f"what {_SHIP} (?:are|is)",
         f"which {_SHIP} (?:are|is)", f"{_SHIP} called",
     ),
     "type": (f"(?:type|kind|sort|class) of {_SHIP}", f"what {_SHIP} type"),
     "help": (
-        "help", "assist(?:ance|ed)?", "aid", "support", "you (?:need|want|require)", "(?:what|you) (?:need|want)",
-        "(?:shall|must|may|can|could|should) we (?:send|do|bring|be of)", "your (?:needs?|requirements?)",
-        "(?:of|be of|at your|greatest) service", "do for you", "resources",
+        "help", "assist(?:ance|ed)?", "aid", "support", "relief", "succou?r", "you (?:need|want|require)(?! to)",
+        "(?:what|you) (?:need|want)(?! to)", "(?:shall|must|may|can|could|should) we (?:send|do|bring|be of)",
+        "your (?:needs?|requirements?)", "in need", "(?:of|be of|at your|greatest) service", "do for you", "resources",
+        "of use to you", "useful",
     ),
     "nature": (
         "nature", "troubles?(?! (?:you|yourself))", "problems?", "emergency", "difficult(?:y|ies)", "predicament",
         "matter", "wrong", "happen(?:s|ed|ing)?", "going on", "occurr?(?:ed|ing)", "befall(?:en|s)?", "befell",
         "kind of distress", "situation", "why (?:do |did |are )?you (?:call|send)", "reason (?:for|of) your call",
+        "misfortune", "mishap", "accident", "incident", "calamity", "plight",
     ),
     "cargo": (
-        "cargo(?:es)?", "freight", "laden", "are you (?:carrying|loaded)", r"(?:what|anything)\b[\w ]{0,20}\bcarry",
-        "in (?:your|the) holds?", "goods", "hazardous", "substances",
+        "cargo(?:es)?", "freight", "laden", r"(?:what|anything)\b[\w ]{0,20}\b(?:carry|loaded|load)",
+        "are you (?:carrying|loaded)", "in (?:your|the) holds?", "goods", "hazardous", "substances",
     ),
     "weather": (
         "weather", "winds?", "sea state", "swell", "visibility", "waves?", "the sea", "sea (?:how|and|conditions?)",
-        r"meteorolog\w+", "conditions (?:where|around|outside|at|with|there)",
+        r"meteorolog\w+", "conditions (?:where|around|outside|at|with|there)", "the elements", "beaufort",
     ),
 }  # fmt: skip
 _OF_ALL = {  # where nothing else is understood
-    "position": r"\bwhere\b",
+    "position": r"\bwhere\b(?! (?:was|were|did|do)\b)",
     "name": r"\bwhat is your name\b",
 }
 _TELLS = {
