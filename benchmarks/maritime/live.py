@@ -35,12 +35,13 @@ RECORDS = Path(__file__).parents[1] / "records" / "maritime"
 PLAYED = ("distress", "urgency", "medical")
 MOVES, EXCHANGES, SEED = 10, 500, 9001  # scenarios of this seed are in no training set
 ALL, WANTED, QUICK = "all", 0.9, 2.0
-_AUTHORS = {
-    "first": "The composer's ear was mended by one who had read these wordings and what it missed of them, with other "
-    "scenarios.",
-    "second": "These wordings were written when the composer's ear was finished, by the one who had mended it, and it "
-    "was not changed after them.",
-}
+_READ = (
+    "The composer's ear was mended by one who had read these wordings and what it missed of them."
+)
+_NEW = (
+    "These wordings were written when the composer's ear was finished, by the one who had mended it, and it was not "
+    "changed after them."
+)
 Maker = Callable[[Scenario, int], Partner]
 
 
@@ -276,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows=found,
         notes=[
             NOTICE,
-            _AUTHORS[args.wordings],
+            _NEW if args.wordings == list(SETS)[-1] else _READ,
             "Kinds of reply and changed facts are told by words and patterns, not by a reader.",
         ],
         verdict="; ".join(said),

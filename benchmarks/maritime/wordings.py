@@ -179,7 +179,8 @@ THIRD = Wordings(
     unexpected=(
         "What paint is on your bottom?", "Where was your vessel built?", "When is your certificate due?",
         "Have you got satellite internet?", "Which company operates you?", "What is your freeboard?",
-        "Who was on watch?", "How many cabins do you have?", "Is your AIS switched on?", "What is the age of the master?",
+        "Who was on watch?", "How many cabins do you have?", "Is your AIS switched on?",
+        "What is the age of the master?",
         "Have you paid your harbour dues?", "Which chart are you using?",
     ),
     again=("Your signal is very weak, again please.", "I copied nothing of that, go again.",
@@ -195,4 +196,54 @@ THIRD = Wordings(
         "position": ("Position {}, that is what I have.", "I wrote down {}."),
     },
 )  # fmt: skip
-SETS = {"first": FIRST, "second": SECOND, "third": THIRD}
+FOURTH = Wordings(
+    asked={
+        "position": ("Read out the figures on your GPS.", "What does your plotter show?", "Where do you lie?",
+                     "I need to know where you are."),
+        "persons": ("How big is your crew?", "Are there passengers, and how many in total?",
+                    "What is the number of persons?"),
+        "mmsi": ("Which MMSI did you send in your alert?", "Your MMSI, figure by figure."),
+        "call_sign": ("And the call sign?", "Give me your call sign phonetically."),
+        "help": ("What are you asking for?", "Which units would be useful to you?", "Tell us what to send."),
+        "nature": ("What is your emergency?", "What caused you to call?", "Tell me what went on."),
+        "place": ("What is your bearing and distance from the harbour?", "Are you close to any landmark, how close?"),
+        "cargo": ("What do you have in the tanks or holds?", "Is there any dangerous freight?"),
+        "weather": ("What are conditions like for the lifeboat?", "Wind, sea, visibility?"),
+    },
+    plain={
+        "position": ("Where is ship, tell degree.", "I need position you."),
+        "persons": ("Man on board, how much?", "All crew number?"),
+        "mmsi": ("What MMSI you use?",),
+        "call_sign": ("Your call letter, spell.",),
+        "help": ("What thing you need?", "Help boat, help air, which?"),
+        "nature": ("What broke? What is matter?", "Danger is what?"),
+        "weather": ("Sea is high? Wind is what?",),
+    },
+    elaborate={
+        "position": ("Would it be possible to obtain from you a statement of your geographical position?",),
+        "persons": ("We are anxious to establish how numerous your company is, passengers included.",),
+        "mmsi": ("If it is not too great an imposition, which MMSI is programmed in your equipment?",),
+        "call_sign": ("Permit me to ask what call sign the authorities have conferred upon you.",),
+        "help": ("To what end, and with what means, may we come to your aid?",),
+        "nature": ("Do give us some account of the circumstances that prompted your transmission.",),
+        "weather": ("A word concerning the state of sea and sky about you would be welcome.",),
+    },
+    unexpected=(
+        "What did you have for breakfast?", "Is the captain awake?", "How many lifeboats were inspected?",
+        "Do you have a spare propeller?", "What is your email address?", "When did you last sleep?",
+        "Which way is your bow pointing?", "Are there animals among the crew?", "What is your draught aft?",
+        "Who owns the vessel?", "Is your EPIRB registered?", "What is the phone number of your agent?",
+    ),
+    again=("Say that once more.", "I could not make that out.", "Please repeat your message slowly."),
+    instructions=(
+        "Shut all watertight doors.", "The helicopter is ten minutes away.", "Put a ladder over the lee side.",
+        "Keep your engine ready.", "Have everyone wear warm clothes.", "Burn the flares when the boat is close.",
+        "We are sending the pilot boat as well.",
+    ),
+    read={
+        "persons": ("I count {} persons on board, yes?", "{} on board, understood."),
+        "mmsi": ("Let me repeat that, MMSI {}.", "So your MMSI is {}."),
+        "position": ("Your position then is {}.", "I plotted {}."),
+    },
+)  # fmt: skip
+SETS = {"first": FIRST, "second": SECOND, "third": THIRD, "fourth": FOURTH}
