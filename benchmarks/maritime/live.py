@@ -39,8 +39,8 @@ _READ = (
     "The composer's ear was mended by one who had read these wordings and what it missed of them."
 )
 _NEW = (
-    "These wordings were written when the composer's ear was finished, by the one who had mended it, and it was not "
-    "changed after them."
+    "A first look: these wordings were written when the composer's ear was finished, by the one who had mended it. What "
+    "it missed was read afterwards, and the ear mended again."
 )
 Maker = Callable[[Scenario, int], Partner]
 

@@ -174,6 +174,9 @@ def test_a_bare_figure_is_a_read_back_too() -> None:
         (f"MMSI {spell(vessel.mmsi)}, that is what I wrote down. Over.", "confirm"),
         (f"Copied, {cardinal(vessel.persons + 1)} persons. Over.", "correct"),
         (f"Copied, {cardinal(vessel.persons)} persons. Over.", "confirm"),
+        (f"Let me repeat that, MMSI {spell(wrong)}. Over.", "correct"),
+        (f"I count {cardinal(vessel.persons + 1)} persons on board, yes? Over.", "correct"),
+        (f"{cardinal(vessel.persons)} on board, understood. Over.", "confirm"),
         ("You need to put on lifejackets. Over.", "acknowledge"),
         ("We will call you again. Over.", "acknowledge"),
     ):

@@ -19,7 +19,7 @@ _AGAIN = re.compile(
     r"|unreadable|broken( up)?\b(?! \w)"
     r"|not (readable|clear|received|understood)|pardon|garbled|(once|one) more\b|come again|missed (that|your|the|it)"
     r"|lost you|breaking up|what did you say|\b(transmit|send|give|read|tell)\b[\w ]{0,24}\bagain\b|what was that"
-    r"|(?<!call )(?<!you )(?<!report )(?<!back )\bagain,?( please)?\W*(over\W*)?$|negative copy"
+    r"|(?<!call )(?<!you )(?<!report )(?<!back )\bagain,?( please)?\W*(over\W*)?$|negative copy|make (that|it|you) out"
     r"|\b(copied|received|heard|read|got) (nothing|only (part|half))|(signal|voice|transmission) is (too |very )?weak",
     re.IGNORECASE,
 )
@@ -88,10 +88,12 @@ def listen(text: str, scenario: Scenario, speaker: str = "coast") -> Heard:
     if _for_another(text, message.addressed, scenario):
         return Heard("elsewhere")
     asks = _asks(text, scenario)
-    if _AGAIN.search(text):
-        return _about("again", topic(text, scenario))
     told = " ".join(s for s in _SENTENCE.findall(text) if not _ORDERS.match(s.strip()))
     read = _read_back(told, scenario)
+    if set(read) & set(_FIGURES):  # however it is put, what is said wrongly is corrected
+        return Heard("readback", read[0], wrong=tuple(truth.wrong(told, scenario, speaker)))
+    if _AGAIN.search(text):
+        return _about("again", topic(text, scenario))
     if read and (_READS.search(told) or "?" not in told):
         return Heard("readback", read[0], wrong=tuple(truth.wrong(told, scenario, speaker)))
     if (persons := _count(told)) is not None:
@@ -100,11 +102,13 @@ def listen(text: str, scenario: Scenario, speaker: str = "coast") -> Heard:
     return _about("question", topic(text, scenario)) if asks else Heard("statement")
 
 
+_FIGURES = ("mmsi", "call_sign", "position", "persons")
 _COUNT = re.compile(
     r"\b(copied|copy|roger|understood|received|noted|i have|so)\b[^.?!]{0,30}\b(persons|people|souls)\W*"
     r"(over\W*|correct\W*)?$",
     re.IGNORECASE,
 )
+_ABOARD = re.compile(r"\W*(all told|in all|in total)?\W*(on ?board|aboard)\b", re.IGNORECASE)
 
 
 def _count(text: str) -> int | None:
@@ -114,6 +118,9 @@ def _count(text: str) -> int | None:
         counts = [i.value for i in items if i.kind == "persons" and str(i.value).isdigit()]
         if len(counts) == 1 and _COUNT.search(sentence):
             return int(counts[0])
+        for item in items:
+            if item.kind == "number" and _ABOARD.match(sentence, item.end) and item.value.isdigit():
+                return int(item.value)
     return None
 
 

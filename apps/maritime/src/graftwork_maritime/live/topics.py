@@ -36,6 +36,7 @@ _NAMED: dict[str, tuple[str, ...]] = {
         "souls?", "how many (?:of you|are you|are there|on ?board|aboard|(?:have|are) you)", "complement",
         "total (?:number|crew|persons|people|of)", "crew and passengers", "passengers and crew", "head ?count",
         r"p\.?o\.?b", "(?:number|count) (?:on ?board|aboard)",
+        f"{_PEOPLE} (?:number|count|total)", "how (?:big|large|numerous) is your (?:crew|company|party)",
         f"{_PEOPLE} (?:are |is )?(?:on (?:board|ship)|onboard|aboard|embarked|in all)",
     ),
     "mmsi": (
@@ -44,7 +45,7 @@ _NAMED: dict[str, tuple[str, ...]] = {
         "(?:id|identity|identification|dsc|selective call) number",
     ),
     "call_sign": (
-        "call[ -]?signs?", "calling sign", "(?:call|signal|identification) letters",
+        "call[ -]?signs?", "calling sign", "(?:call|signal|identification) letters?",
         "letters and (?:figures|numbers|digits)", "radio (?:sign|identification)",
     ),
     "name": (
