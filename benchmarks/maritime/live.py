@@ -263,7 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             make, count, variant, keep, args.lines, partial(print, flush=True), args.part, SETS[args.wordings]
         )  # fmt: skip
         found += rows(lines, variant, keep)
-        said.append(verdict(found, variant))
+        known = args.partner == "composer" and args.wordings != list(SETS)[-1]
+        said.append(verdict(found, variant) + (_KNOWN if known else ""))
     if args.part[1] > 1:
         print("part done; the record is written without --part")
         return 0
