@@ -35,12 +35,13 @@ RECORDS = Path(__file__).parents[1] / "records" / "maritime"
 PLAYED = ("distress", "urgency", "medical")
 MOVES, EXCHANGES, SEED = 10, 500, 9001  # scenarios of this seed are in no training set
 ALL, WANTED, QUICK = "all", 0.9, 2.0
+_KNOWN = ", in wordings that were known when its ear was mended"
 _READ = (
     "The composer's ear was mended by one who had read these wordings and what it missed of them."
 )
 _NEW = (
-    "A first look: these wordings were written when the composer's ear was finished, by the one who had mended it. What "
-    "it missed was read afterwards, and the ear mended again."
+    "A first look: these wordings were written when the composer's ear was finished, by the one who had mended it. "
+    "What it missed was read afterwards, and the ear mended again."
 )
 Maker = Callable[[Scenario, int], Partner]
 
