@@ -3,8 +3,8 @@
     python -m benchmarks.maritime.filter_quality                  # the first set
     python -m benchmarks.maritime.filter_quality --set second
 
-The cases of `tests/maritime/cases` were written without sight of the filters. The first set has been read since, to mend
-the filters; the second was looked at once, when they were mended. A fault is found by a filter that says
+The cases of `tests/maritime/cases` were written without sight of the filters. The first set has been read since, to
+mend the filters; the second was looked at once, when they were mended. A fault is found by a filter that says
 something of the faulty dialogue which it does not say of its clean parent: a false alarm of the parent finds nothing.
 The record has, for each kind of fault and each set of filters, the share that is found; for each filter, how many
 faults it finds and how many clean dialogues it refuses.
@@ -30,8 +30,8 @@ PARTS: Mapping[str, str] = {"first": "", "second": cases_kit.SECOND}  # folders 
 NAMES: Mapping[str, str] = {"first": "filter-quality", "second": "filter-quality-second"}
 NOTES: Mapping[str, str] = {
     "first": "Cases and filters were written without sight of each other; the first measurement is the record "
-    "maritime/filter-quality-blind. Since then these cases are for development: filters, rules and phrases were written "
-    "and mended by people who had read the cases and measured as they went.",
+    "maritime/filter-quality-blind. Since then these cases are for development: filters, rules and phrases were "
+    "written and mended by people who had read the cases and measured as they went.",
     "second": "The cases were written without sight of the filters, by another than those who mended the filters. They "
     "were measured when the filters were finished, and no filter was changed after that look. The record "
     "maritime/filter-quality-second-before has the filters as they were before.",
