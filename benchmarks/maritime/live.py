@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.maritime.partner import KINDS, Move, script
+from benchmarks.maritime.wordings import FIRST, SETS, Wordings
 from graftwork.errors import GraftError
 from graftwork_maritime import NOTICE
 from graftwork_maritime.live import Composer, Exchange, Partner, Session, truth
@@ -34,6 +35,14 @@ RECORDS = Path(__file__).parents[1] / "records" / "maritime"
 PLAYED = ("distress", "urgency", "medical")
 MOVES, EXCHANGES, SEED = 10, 500, 9001  # scenarios of this seed are in no training set
 ALL, WANTED, QUICK = "all", 0.9, 2.0
+_KNOWN = ", in wordings that were known when its ear was mended"
+_READ = (
+    "The composer's ear was mended by one who had read these wordings and what it missed of them."
+)
+_NEW = (
+    "A first look: these wordings were written when the composer's ear was finished, by the one who had mended it. "
+    "What it missed was read afterwards, and the ear mended again."
+)
 Maker = Callable[[Scenario, int], Partner]
 
 
@@ -56,12 +65,14 @@ def right(move: Move, done: Exchange, scenario: Scenario) -> bool:
     )
 
 
-def dialogue(scenario: Scenario, partner: Partner, keep: bool) -> list[dict[str, Any]]:
-    """A line for each exchange of one dialogue."""
+def dialogue(
+    scenario: Scenario, partner: Partner, keep: bool, said: Wordings = FIRST
+) -> list[dict[str, Any]]:
+    """A line for each exchange of one dialogue, in which the partner has wordings of a set."""
     second = Composer(scenario) if keep else None
     session, lines = Session(scenario, partner, keep=second), []
     session.open()
-    for move in script(scenario, MOVES, SEED):
+    for move in script(scenario, MOVES, SEED, said):
         done = session.hear(move.text, move.speaker)
         lines.append({
             "scenario": scenario.id, "kind": move.kind, "heard": move.text, "wanted": list(move.replies),
@@ -79,6 +90,7 @@ def hold(
     files: Sequence[Path] = (),
     say: Callable[[str], None] = print,
     part: tuple[int, int] = (0, 1),
+    said: Wordings = FIRST,
 ) -> list[dict[str, Any]]:
     """A line for each of at least `count` exchanges of a variant; a dialogue that failed is `MOVES` lines.
 
@@ -87,6 +99,7 @@ def hold(
         files: of lines of earlier runs; new ones are written to the first.
         say: is told the progress.
         part: (i, n) holds each n-th dialogue from the i-th.
+        said: the partner's wordings.
     """
     known: dict[str, list[dict[str, Any]]] = {}
     for line in (line for file in files for line in _kept(file) if line["variant"] == variant):
@@ -98,7 +111,7 @@ def hold(
         if number % part[1] != part[0]:
             continue
         if scenario.id not in known:
-            new = _held(make, scenario, variant, keep)
+            new = _held(make, scenario, variant, keep, said)
             if files:
                 old = files[0].read_text("utf8") if files[0].exists() else ""
                 write_atomic(files[0], old + "".join(json.dumps(line) + "\n" for line in new))
@@ -108,9 +121,11 @@ def hold(
     raise AssertionError("scenarios do not end")
 
 
-def _held(make: Maker, scenario: Scenario, variant: str, keep: bool) -> list[dict[str, Any]]:
+def _held(
+    make: Maker, scenario: Scenario, variant: str, keep: bool, said: Wordings
+) -> list[dict[str, Any]]:
     try:
-        new = dialogue(scenario, make(scenario, SEED), keep)
+        new = dialogue(scenario, make(scenario, SEED), keep, said)
     except Exception as error:  # the others go on, and the record says it
         traceback.print_exc()
         new = [{"scenario": scenario.id, "error": f"{type(error).__name__}: {error}"}] * MOVES
@@ -232,6 +247,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--part", type=_part, default=(0, 1), help="I/N: each N-th dialogue from the I-th"
     )
+    parser.add_argument(
+        "--wordings", choices=tuple(SETS), default="first", help="what the partner says"
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--tiny", action="store_true", help="20 exchanges, eight tokens a reply")
     args = parser.parse_args(argv)
@@ -241,28 +259,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: list[Row] = []
     said: list[str] = []
     for variant, (make, keep) in makers(args).items():
-        lines = hold(make, count, variant, keep, args.lines, partial(print, flush=True), args.part)
+        variant += "" if args.wordings == "first" else f", {args.wordings} wordings"
+        lines = hold(
+            make, count, variant, keep, args.lines, partial(print, flush=True), args.part, SETS[args.wordings]
+        )  # fmt: skip
         found += rows(lines, variant, keep)
-        said.append(verdict(found, variant))
+        known = args.partner == "composer" and args.wordings != list(SETS)[-1]
+        said.append(verdict(found, variant) + (_KNOWN if known else ""))
     if args.part[1] > 1:
         print("part done; the record is written without --part")
         return 0
     given = [shlex.quote(Path(a).name if "/" in a else a) for a in argv or sys.argv[1:]]
+    name = args.partner if args.wordings == "first" else f"{args.partner}-{args.wordings}"
     record = Record(
-        record=f"maritime/live-{args.partner}",
+        record=f"maritime/live-{name}",
         claim="In live exchanges with a scripted coast station 90 % of replies are of the right kind and change no "
         "fact.",
         command=" ".join(["python -m benchmarks.maritime.live", *given]),
         rows=found,
         notes=[
             NOTICE,
-            "The composer's ear was written before the script and not changed after it, but by the same author.",
+            _NEW if args.wordings == list(SETS)[-1] else _READ,
             "Kinds of reply and changed facts are told by words and patterns, not by a reader.",
         ],
         verdict="; ".join(said),
         **environment(args.device),
     )
-    record.write(args.out or RECORDS / f"live-{args.partner}.json")
+    record.write(args.out or RECORDS / f"live-{name}.json")
     print(record.verdict)
     return 0
 

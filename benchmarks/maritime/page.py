@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HARDLY
+from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HARDLY, NAMES
 from benchmarks.maritime.live import ALL as ALL_MOVES
 from benchmarks.maritime.partner import KINDS
 from benchmarks.maritime.slots import page as slots
@@ -32,17 +33,17 @@ def _totals(record: Record) -> list[list[str]]:
     ]
 
 
-def blind() -> str:
-    """The totals of the first measurement."""
-    record = _known("filter-quality-blind")
+def totals(name: str = "filter-quality-blind") -> str:
+    """The totals of a measurement of filters that have changed since."""
+    record = _known(name)
     groups = [r.variant for r in record.find(case=ALL, metric="recall")]  # fewer than there are now
     table = markdown(["kind of fault", "cases", *groups], _totals(record))
     return f"{table}\n\n{record.verdict}"
 
 
-def recall() -> str:
+def recall(name: str = "first") -> str:
     """Shares of faults found by kind and set, the totals first; then the clean dialogues that are refused."""
-    record = _known()
+    record = _known(NAMES[name])
     kinds = list(dict.fromkeys(r.case for r in record.rows if r.metric == "recall"))
     rows = _totals(record)
     for kind in kinds:
@@ -53,9 +54,9 @@ def recall() -> str:
     return markdown(["kind of fault", "cases", *GROUPS], rows) + f"\n\n{record.verdict}"
 
 
-def alarms() -> str:
+def alarms(name: str = "first") -> str:
     """Each filter that found or refused something: faults found, clean dialogues refused."""
-    record = _known()
+    record = _known(NAMES[name])
     rows = []
     for row in record.rows:
         if row.metric == "faults found":
@@ -110,9 +111,12 @@ def _rate(row: Row | None) -> str:
 
 
 GENERATORS = {
-    "maritime/blind": blind,
+    "maritime/blind": totals,
+    "maritime/before-second": partial(totals, "filter-quality-second-before"),
     "maritime/recall": recall,
     "maritime/alarms": alarms,
+    "maritime/recall-second": partial(recall, "second"),
+    "maritime/alarms-second": partial(alarms, "second"),
     "maritime/live": live,
     "maritime/throughput": throughput,
     **slots.GENERATORS,

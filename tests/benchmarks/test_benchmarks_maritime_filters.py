@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.maritime import filter_quality, page
 from graftwork_maritime.filters.case import Finding
 from graftwork_runs import validate_record
@@ -13,17 +15,19 @@ def test_what_the_parent_has_too_is_not_found() -> None:
     assert filter_quality.new({old, late}, {old}) == {"mayday"}
 
 
-def test_the_record_is_what_the_filters_do() -> None:
-    known = validate_record(filter_quality.TARGET)
-    rows = filter_quality.measure()
+@pytest.mark.parametrize("name", filter_quality.PARTS)
+def test_the_record_is_what_the_filters_do(name: str) -> None:
+    known = validate_record(filter_quality.RECORDS / f"{filter_quality.NAMES[name]}.json")
+    rows = filter_quality.measure(name)
     assert list(known.rows) == rows
     assert known.verdict == filter_quality.verdict(rows)
 
 
-def test_the_tables_show_totals_and_clean_dialogues_first() -> None:
-    lines = page.recall().splitlines()
+@pytest.mark.parametrize("name", filter_quality.PARTS)
+def test_the_tables_show_totals_and_clean_dialogues_first(name: str) -> None:
+    lines = page.recall(name).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:6]] == [
         "**kinds for filters**", "**kinds without a filter**", "**all kinds**",
         "**clean dialogues refused**",
     ]  # fmt: skip
-    assert "`mmsi_form`" in page.alarms()
+    assert "`mmsi_form`" in page.alarms(name)

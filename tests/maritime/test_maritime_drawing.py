@@ -106,7 +106,7 @@ def test_a_register_of_ones_own(tmp_path: Path, capsys) -> None:
         ("", "holds no scenario"),
         ("{", "line 1: not JSON"),
         ("[]", "line 1: a scenario must be an object"),
-        ('{"id": "a"}', "line 1: a scenario"),
+        ('{"id": "a"}', "line 1: seed is missing"),
     ],
 )
 def test_broken_scenario_files(tmp_path: Path, text: str, reason: str, capsys) -> None:

@@ -113,6 +113,7 @@ FAILS: dict[str, Case] = {
         ("coast", "Seelonce Mayday. This is Amber Rescue."),
         ("other", "Amber Rescue, this is Silver Tern. Radio check."),
     ),
+    "speaker_part": swap("received Mayday.", "received Mayday, my engine room is on fire."),
     "relay": swap("Mayday, Mayday, Mayday. This", "Mayday Relay, Mayday Relay, Mayday Relay. This"),
     "acknowledgement": others(
         ("coast", "Quiet Meridian, this is Amber Rescue. Received Mayday."),

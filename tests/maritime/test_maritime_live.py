@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -84,6 +85,61 @@ def test_what_is_said_wrongly_is_found() -> None:
     )
 
 
+def test_the_name_of_a_port_is_no_side() -> None:
+    scenario = one("list")
+    port = replace(scenario.station, name="Port Amber Rescue")
+    there = replace(scenario, station=port, facts={**scenario.facts, "side": "starboard"})
+    assert truth.wrong("Port Amber Rescue, this is the vessel in distress.", there) == []
+    assert truth.wrong("The list is to port.", there) == ["side"]
+    assert (
+        truth.said("Received, we report again soon.", replace(there, facts={"side": "port"}))
+        == set()
+    )
+
+
+WAYS = (
+    ("Might I trouble you for your coordinates? Over.", "question", "position"),
+    ("You souls, how many? Over.", "question", "persons"),
+    ("Kindly provide the letters and figures of your call sign. Over.", "question", "call_sign"),
+    ("Advise what aid would serve you best. Over.", "question", "help"),
+    ("Explain the trouble. Over.", "question", "nature"),
+    ("Whereabouts, please? Over.", "question", "position"),
+    ("What is the weight of your cargo? Over.", "question", None),
+    ("Who is the master? Over.", "question", None),
+    ("Tell me the colour of your funnel. Over.", "question", None),
+    ("Fire a red flare when the lifeboat is near. Over.", "statement", None),
+    ("Report when you see what comes. Over.", "statement", None),
+    ("Let the crew know what to do. Over.", "statement", None),
+    ("I repeat, keep your radio on. Over.", "statement", None),
+    ("Sorry, I did not catch that. Over.", "again", None),
+    ("Send that again, please. Over.", "again", None),
+    ("How many miles are you from land? Over.", "question", "place"),
+    ("Do you want a tug, or what? Over.", "question", "help"),
+    ("What has befallen you? Over.", "question", "nature"),
+    ("You are breaking up. Over.", "again", None),
+)
+
+
+@pytest.mark.parametrize(("text", "act", "key"), WAYS)
+def test_the_ear_hears_plain_and_involved_english(text: str, act: str, key: str | None) -> None:
+    found = listen(text, one("fire"))
+    assert (found.act, found.key) == (act, key)
+
+
+def test_a_question_for_the_trouble_tells_nature_and_cause() -> None:
+    session = begun(one("engine"))
+    done = session.hear("What is the trouble with your engine? Over.")
+    assert done.reply and {"nature", "failure"} <= truth.said(done.reply.text, session.scenario)
+
+
+def test_a_vessel_in_distress_that_nobody_hears_asks_for_a_relay() -> None:
+    session = begun(one("sinking"))
+    told = [session.hear("").reply for _ in range(3)]
+    assert told[0] == told[1] and told[2] and "relay my Mayday" in told[2].text
+    session.hear("Received Mayday. Over.")
+    assert session.hear("").reply == told[0]
+
+
 def test_the_composer_answers_what_was_asked() -> None:
     session = begun(one("fire"))
     scenario = session.scenario
@@ -106,6 +162,25 @@ def test_a_misheard_digit_is_corrected_and_a_right_one_confirmed() -> None:
     assert done.kind == "correct" and "persons" in truth.said(done.reply.text, session.scenario)  # type: ignore[union-attr]
     assert "readback-wrong" in [v.rule for v in done.violations]
     assert session.hear(f"I understand {persons} persons on board. Over.").kind == "confirm"
+
+
+def test_a_bare_figure_is_a_read_back_too() -> None:
+    session = begun(one("fire", kind="distress"))
+    vessel = session.scenario.vessel
+    assert vessel.mmsi
+    wrong = vessel.mmsi[:-1] + str((int(vessel.mmsi[-1]) + 1) % 10)
+    for text, kind in (
+        (f"MMSI {spell(wrong)}, that is what I wrote down. Over.", "correct"),
+        (f"MMSI {spell(vessel.mmsi)}, that is what I wrote down. Over.", "confirm"),
+        (f"Copied, {cardinal(vessel.persons + 1)} persons. Over.", "correct"),
+        (f"Copied, {cardinal(vessel.persons)} persons. Over.", "confirm"),
+        (f"Let me repeat that, MMSI {spell(wrong)}. Over.", "correct"),
+        (f"I count {cardinal(vessel.persons + 1)} persons on board, yes? Over.", "correct"),
+        (f"{cardinal(vessel.persons)} on board, understood. Over.", "confirm"),
+        ("You need to put on lifejackets. Over.", "acknowledge"),
+        ("We will call you again. Over.", "acknowledge"),
+    ):
+        assert session.hear(text).kind == kind, text
 
 
 def test_the_vessel_calls_again_and_says_again() -> None:

@@ -10,7 +10,11 @@ from graftwork_maritime.grammar import PHRASES, RULES, parse, phrasing
 from tests.maritime.world_kit import composed
 
 FOUND = {
-    "ambiguous-word": ["You should alter course.", "Can you see the lights?", "We may need a tug."],
+    "ambiguous-word": [
+        "You should alter course.",
+        "Can I enter the fairway?",
+        "We may need a tug.",
+    ],
     "bare-answer": ["Yes. Over.", "Solwin Radio, Orsanna Star. No.", "Affirmative, over."],
     "off-standard-word": ["Okay, I turn now.", "Do you copy? Over.", "Hang on, mate."],
     "figures-as-numbers": ["Twenty five persons on board.", "My speed is fourteen knots."],
@@ -25,6 +29,12 @@ KEPT = [
     "Mayday, Mayday, Mayday. This is Orsanna Star.",
     "The date is 4 May 2026. I cannot stop.",
     "Distance one two nautical miles. Visibility two miles.",
+    "Can you proceed without assistance?",  # phrases of the phrase book
+    "Yes, I can stop flooding.",
+    "Starboard fifteen. Port ten.",
+    "My chief mate is injured. There is no problem with the engine.",
+    "Sorry for the delay. Two persons are injured.",
+    "I left port on the fourth of May.",
 ]
 
 

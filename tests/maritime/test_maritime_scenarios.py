@@ -149,7 +149,7 @@ def test_invented_names_hold_no_word_of_the_radio() -> None:
         ({"kind": "party"}, "kind is 'party'"),
         ({"category": "gale"}, "distress has fire"),
         ({"vessel": {"nam": "x"}}, "vessel.nam"),
-        ({"vessel": {}}, "vessel: "),
+        ({"vessel": {}}, "vessel.name is missing"),
         ({"position": {"lat": 91, "lon": 0}}, "position.lat"),
         ({"place": "Dover"}, "place must be an object"),
         ({"colour": 1}, "colour is no key"),

@@ -16,9 +16,22 @@ def _phrased(rule: str, case: Case) -> list[Told]:
     return [(v.line, f"{v.text}; {v.remedy}") for v in case.phrasing if v.rule == rule]
 
 
+def _never(case: Case) -> bool:
+    return False
+
+
 GRAMMAR = tuple(
     Filter(rule, f"not so: {summary}", partial(_broken, rule)) for rule, summary in RULES.items()
 )
+
+
+def _whole_numbers(case: Case) -> bool:
+    """Whether the scenario has its figures said as whole numbers."""
+    return (case.scenario.get("position") or {}).get("digit_by_digit") is False
+
+
+_MASKED = {"figures-as-numbers": _whole_numbers}
 PHRASING = tuple(
-    Filter(rule, f"not so: {summary}", partial(_phrased, rule)) for rule, summary in PHRASES.items()
+    Filter(rule, f"not so: {summary}", partial(_phrased, rule), masked=_MASKED.get(rule, _never))
+    for rule, summary in PHRASES.items()
 )

@@ -7,7 +7,7 @@ turns = compose(scenario, seed=0)           # parses without a violation and kee
 from .compose import FORMS, compose
 from .parse import parse
 from .phrasing import PHRASES, phrasing
-from .rules import RULES
+from .rules import RULES, part_of_distress
 from .state import Message, State, Violation
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "Violation",
     "compose",
     "parse",
+    "part_of_distress",
     "phrasing",
 ]

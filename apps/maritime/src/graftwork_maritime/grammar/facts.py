@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from ..scenario.model import Scenario
 from . import lexicon
+from .items import Item
 from .state import Message, State, Violation
 
 _NAMES = {
@@ -35,18 +37,27 @@ def changed(state: State) -> Iterator[Violation]:
     """Own facts that a station says differently later on, and facts read back wrongly."""
     for key, name in _NAMES.items():
         known: list[Any] = []
+        parts: list[int] = []
         for message in state.messages:
             values = _values(message, key)
+            own = message.speaker == "ship"
+            some = key == "persons" and lexicon.SOME.search(message.text)
+            if own and some:  # of those who stay or leave
+                parts += [
+                    int(i.value) for i in message.items if i.kind == key and i.value.isdigit()
+                ]
             if not values:
                 continue
-            own = message.speaker == "ship"
+            moves = lexicon.UPDATES.search(message.text) or some
             free = "correction" in message.acts or (
-                key in ("positions", "persons") and own and lexicon.UPDATES.search(message.text)
+                key in ("positions", "persons") and own and bool(moves)
             )
             if own and (not known or free):
                 known.extend(values)
                 continue
-            wrong = [v for v in values if known and not any(_same(key, v, k) for k in known)]
+            wrong = [
+                v for v in values if known and not any(_same(key, v, k) for k in (*known, *parts))
+            ]
             if not wrong or free:
                 continue
             text = f"the {name} was {_show(known[0])} and is {_show(wrong[0])}"
@@ -54,8 +65,60 @@ def changed(state: State) -> Iterator[Violation]:
                 yield Violation(
                     "fact-changed", message.line, text, "repeat the same, or say CORRECTION"
                 )
-            elif message.speaker == "coast" and lexicon.CONFIRMS.search(message.text):
+            elif message.speaker == "coast" and _confirmed(message, key):
                 yield Violation("readback-wrong", message.line, text, "read back what was said")
+
+
+_ITEM = {"positions": "position", "call_signs": "call_sign"}
+
+
+def _confirmed(message: Message, key: str) -> bool:
+    """Whether a sentence that says the fact reads it back; other stations have positions and persons, too."""
+    for item in message.items:
+        if item.kind != _ITEM.get(key, key):
+            continue
+        begin = max(message.text.rfind(mark, 0, item.start) for mark in ".?!") + 1
+        if lexicon.CONFIRMS.search(message.text[begin : item.end]):
+            return True
+    return False
+
+
+def echoes(state: State) -> Iterator[Violation]:
+    """Times, waits, counts and speeds that a station repeats otherwise than it was just told them."""
+    said: dict[str, set[str]] = {kind: set() for kind in _ECHOED}
+    just: dict[str, set[str]] = {}
+    for before, message in zip([None, *state.messages], state.messages, strict=False):
+        answers = before is not None and before.speaker != message.speaker
+        for begin, part in _parts(message.text):
+            held = [i for i in message.items if begin <= i.start < begin + len(part)]
+            eta = before is not None and _ETA.search(before.text) and _ETA.match(part.strip())
+            if not (answers and (_ECHO.search(part) or eta)) or _RECEIPT_AT.search(part):
+                continue
+            for kind in _ECHOED:
+                here = {_plain(i) for i in held if i.kind == kind and i.value}
+                new = here - said[kind]
+                if new and just.get(kind) and not here & just[kind]:
+                    text = f"{sorted(new)[0]} ({kind}) is repeated, and {sorted(just[kind])[0]} was said"
+                    yield Violation("readback-wrong", message.line, text, "read back what was said")
+        just = {k: {_plain(i) for i in message.items if i.kind == k and i.value} for k in _ECHOED}
+        for kind, values in just.items():
+            said[kind] |= values
+
+
+_ECHOED = ("time", "minutes", "knots", "miles", "persons", "bearing_degrees", "degrees")
+_ECHO = re.compile(r"\b(understood|you said|read(ing)? back|copied)\b", re.IGNORECASE)
+_ETA = re.compile(r"\b(received, )?(the )?eta\b", re.IGNORECASE)
+_RECEIPT_AT = re.compile(r"received (your )?(may ?day|pan|call|alert|message)", re.IGNORECASE)
+
+
+def _parts(text: str) -> Iterator[tuple[int, str]]:
+    """Sentences, and where they begin."""
+    for found in re.finditer(r"[^.?!]+[.?!]*", text):
+        yield found.start(), found[0]
+
+
+def _plain(item: Item) -> str:
+    return str(item.value).lstrip("0") or "0"
 
 
 def against_scenario(state: State, scenario: Scenario) -> Iterator[Violation]:
@@ -71,8 +134,9 @@ def against_scenario(state: State, scenario: Scenario) -> Iterator[Violation]:
     first = next((m for m in state.messages if m.speaker == "ship"), None)
     if first is None or scenario.kind in ("safety", "sar"):
         return
+    others = scenario.kind == "relay" and vessel.name.lower() in (first.sender or "").lower()
     for key, truth in truths.items():
-        values = _values(first, key)
+        values = _values(first, key) if not (others and key == "persons") else ()
         if values and not any(_same(key, truth, value) for value in values):
             text = f"the {_NAMES[key]} is {_show(truth)}, not {_show(values[0])}"
             yield Violation("fact-wrong", first.line, text, "say the scenario's")

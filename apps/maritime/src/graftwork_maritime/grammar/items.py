@@ -80,6 +80,8 @@ def _first_pass(child: Token | Tree[Token]) -> Iterator[Item]:
     number = _number(tokens)
     if not isinstance(unit, Token):
         yield Item("number", number, start, end)
+    elif unit.type == "UTC" and str(unit).lower() == "hours" and len(number) != 4:
+        yield Item("number", number, start, end)  # a while, no time of day
     elif unit.type == "UTC":
         yield _time(number, start, _span(unit)[1])
     else:
@@ -102,7 +104,7 @@ def _number(tokens: list[Token]) -> str:
     said = ""
     words: list[str] = []
     for token in tokens:
-        word = token.lower()
+        word = _word(token)
         if token.type == "NUMERAL" or word in DECIMAL:
             said += (read_number(words) if words else "") + ("." if word in DECIMAL else word)
             words = []
@@ -114,10 +116,15 @@ def _number(tokens: list[Token]) -> str:
 def _characters(tokens: list[Token]) -> str:
     return "".join(
         LETTER_OF.get(token.lower())
-        or (token if token.type == "NUMERAL" else read_number([token.lower()]))
+        or (token if token.type == "NUMERAL" else read_number([_word(token)]))
         for token in tokens
         if token.lower() not in DECIMAL
     )
+
+
+def _word(token: Token) -> str:
+    """A figure's word, without the "and" of "one hundred and ten"."""
+    return re.split(r"[ -]+and$", token.lower())[0]
 
 
 def _time(number: str, start: int, end: int) -> Item:
@@ -163,13 +170,25 @@ def _axes(items: list[Item]) -> list[Item]:
         if side is not None and items[side].kind == "side":
             out.append(_axis(item, minutes, items[side]))
             place = side + 1
-        elif any(x.kind == "bearing" for x in out[-4:]):
+        elif _is_course(out[-4:]) and not _turns(items, place + 1):
             out.append(_bearing(item))
             place += 1
         else:
             out.append(item)
             place += 1
     return out
+
+
+def _is_course(before: list[Item]) -> bool:
+    """Whether degrees follow a word for a course or bearing in their sentence."""
+    kinds = [x.kind for x in before]
+    return "bearing" in kinds and "stop" not in kinds[kinds.index("bearing") :]
+
+
+def _turns(items: list[Item], place: int) -> bool:
+    """Whether degrees are to a side of the ship: an alteration of course, or the wind's direction."""
+    following = [str(i.value).lower() for i in items[place : place + 4]]
+    return "port" in following or "starboard" in following
 
 
 def _kind(items: list[Item], place: int) -> str | None:
@@ -329,7 +348,10 @@ def _counted(items: list[Item]) -> list[Item]:
         item = items[place]
         if item.kind == "persons" and not item.value[:1].isdigit():
             found = _skip(items, place + 1, *_BETWEEN)
-            if found is not None and found <= place + 3 and items[found].kind == "number":
+            paused = any(i.kind == "pause" for i in items[place + 1 : found])
+            ends = found is not None and _kind(items, found + 1) in (None, "stop", "pause")
+            near = found is not None and found <= place + 3 and items[found].kind == "number"
+            if found is not None and near and (ends or not paused):
                 out.append(Item("persons", items[found].value, item.start, items[found].end))
                 place = found + 1
                 continue

@@ -49,16 +49,28 @@ CANCEL = _words(r"cancel|false (alert|alarm|distress)")
 CONFIRMS = _words(
     r"read ?back|correct\b|your |you are|you have|received|confirm|understand|understood|copied|copy|roger"
 )
+RELAYED = _words(
+    r"from\b|of the following|following|(motor |fishing |sailing )?(vessel|yacht|craft|boat|ship)s? |sighted|seen\b|"
+    r"observed|overdue|missing|reported|flares?\b|epirb|person in|persons? over ?board|liferaft"
+)
+SOME = _words(
+    r"remain|left\b|leave|still|stay|will\b|picked up|recover|rescued|transfer|evacuat|survivors?|taken off|"
+    r"life(boat|raft)s?|tender|missing|found"
+)
 UPDATES = _words(r"now\b|new position|updated?|drifted|currently|has changed|moved")
 DURING_SILENCE = _words(
     r"may ?day|seelonce|silence|assist|proceed|search|rescue|rendezvous|eta\b|standing by|stand by|sorry|understood|"
-    r"received|roger|distress|casualty|survivors?"
+    r"received|roger|distress|casualty|survivors?|persons? (is|are|in)|picked up|recovered|liferaft|lifeboat|on scene|"
+    r"in sight|lookout"
 )
 RECEIPT = _words(
     r"receiv|roger|acknowledg|copied|copy\b|understood|read you|have your|got your|hear you"
 )
+_HOUR = r"\d{1,2}|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|thirty|forty-five"
 CLOCK = _words(
-    r"o'?clock|half past|quarter (past|to)|(\d|one|two|three|six|nine|ten|eleven|twelve) (a\.?m|p\.?m)\b"
+    r"o'?clock|half past(?! (each|every|the hour))|quarter (past|to)(?! (each|every|the hour))"
+    rf"|({_HOUR})( ({_HOUR}))? ?([ap]\.? ?m\b|local\b|(in the|this) (morning|afternoon|evening))"
+    rf"|({_HOUR}) (to|past) ({_HOUR})( local| in the| this|[,.?!]? ?(over|out)?[.]?$)"
 )
 LAST = re.compile(r"\b(and|or|but|the|a|an|of|to|with|my|our|your|from)[^\w?]*$", re.IGNORECASE)
 TYPES = _words(

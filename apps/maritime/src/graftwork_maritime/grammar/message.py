@@ -78,6 +78,38 @@ _NO_NAME = {
 }
 
 
+_PARTICLES = {
+    "of",
+    "the",
+    "and",
+    "de",
+    "del",
+    "della",
+    "di",
+    "da",
+    "do",
+    "la",
+    "le",
+    "el",
+    "du",
+    "van",
+    "von",
+}
+_TYPE_WORDS = {
+    "vessel",
+    "yacht",
+    "ship",
+    "boat",
+    "carrier",
+    "craft",
+    "tanker",
+    "trawler",
+    "ferry",
+    "tug",
+    "motor",
+}
+
+
 def read_message(line: int, speaker: str, text: str, name: str | None = None) -> Message:
     """The message of a turn; `line` counts from 1."""
     items = read_items(text)
@@ -140,11 +172,13 @@ def read_message(line: int, speaker: str, text: str, name: str | None = None) ->
 
 def _on_board(items: list[Item], text: str) -> list[str]:
     """Counts of all persons on board: those said with "on board", or of the whole crew."""
+    apart = re.search(r"passengers?\b", text, re.IGNORECASE)  # then the crew are not all
     return [
         item.value
         for item in items
         if item.kind == "persons"
         and item.value.isdigit()
+        and not (apart and re.search(r"crew(?!.*passenger)", text[item.start : item.end], re.I))
         and re.search(
             r"on ?board|aboard|p\.?o\.?b", text[item.start : item.end + 10], re.IGNORECASE
         )
@@ -179,7 +213,7 @@ def _span(items: list[Item], first: int) -> tuple[int, int] | None:
 
 def _station(text: str) -> str | None:
     """A station's name without article and vessel type, or None when the words are no name."""
-    name = _AFTER_NAME.sub("", text.strip())
+    name = _AFTER_NAME.sub("", _capitals(text.strip()))
     while found := lexicon.TYPES.match(name + " "):
         rest = name[found.end() :]
         if rest and not rest[0].isspace():
@@ -198,6 +232,17 @@ def _station(text: str) -> str | None:
         if words == words[:size] * (len(words) // size):
             return " ".join(words[:size])
     return name
+
+
+def _capitals(text: str) -> str:
+    """Up to the first word that no name has: small letters, but in a type before it and in names like Isle of Man."""
+    type_ = lexicon.TYPES.match(text + " ")
+    begin = type_.end() if type_ else 0
+    for word in re.finditer(r"\S+", text[begin:]):
+        plain = word[0].strip(",.")
+        if plain[:1].islower() and plain not in _PARTICLES and plain.lower() not in _TYPE_WORDS:
+            return text[: begin + word.start()].rstrip(" ,") if word.start() else text
+    return text
 
 
 def _sender(items: list[Item], text: str, opened: int, coast: bool) -> tuple[str | None, int]:

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 
 from . import lexicon
 from .state import Message, State, Violation
 
+_VOCATIVE = re.compile(r"(?:^|[.?!] )((?:[A-Z][\w'-]+ ){1,3}[A-Z][\w'-]+|[A-Z][\w'-]{5,})(?=[,.])")
 _LIKE = 0.75  # share of equal letters from which another name is a slip, not another station
 
 
 def names(state: State) -> Iterator[Violation]:
     """Stations that change their names, take another's, or are called by a name that is almost theirs."""
     known: dict[str, set[str]] = {"ship": set(), "coast": set(), "other": set()}
+    relayed = {n for m in state.messages if (n := _plain(m.about))}
     for message in state.messages:
         own = _plain(message.sender)
         if own and message.line > 1:
             others = set().union(*(v for k, v in known.items() if k != message.speaker))
-            if _in(own, others) and not _in(own, known[message.speaker]):
+            free = message.speaker == "other" and _in(own, relayed)  # the casualty itself
+            if _in(own, others) and not _in(own, known[message.speaker]) and not free:
                 yield _broken("speaker-name", message, f"{message.sender} is another station")
             elif message.speaker == "ship" and _slip(own, known["ship"]):
                 yield _broken("name-changed", message, f"{message.sender} had another name before")
-        called = _plain(message.addressed)
         everyone = set().union(*known.values(), {n for n in (own, _plain(message.about)) if n})
-        if called and message.line > 1 and _slip(called, everyone):
-            yield _broken("name-changed", message, f"nobody here is called {message.addressed}")
+        called = [message.addressed, *_called(message)]
+        for name in called if message.line > 1 else ():
+            plain = _plain(name)
+            if plain and plain != own and _slip(plain, everyone):
+                yield _broken("name-changed", message, f"nobody here is called {name}")
+                break
         known[message.speaker] |= {n for n in (own, _plain(message.about)) if n}
+
+
+def _called(message: Message) -> Iterator[str]:
+    """Names that begin the turn or a sentence of it, before a comma or full stop: "Orsanna Star, Solwin Radio."."""
+    for found in _VOCATIVE.finditer(message.text):
+        if not lexicon.COAST.search(found[1]):
+            yield found[1]
 
 
 def _plain(name: str | None) -> str | None:
@@ -42,7 +56,8 @@ def _plain(name: str | None) -> str | None:
 
 
 def _in(name: str, names: set[str]) -> bool:
-    return any(name in other or other in name for other in names)
+    words = set(_own_words(name))
+    return any(name in o or o in name or (words and words == set(_own_words(o))) for o in names)
 
 
 def _slip(name: str, names: set[str]) -> bool:

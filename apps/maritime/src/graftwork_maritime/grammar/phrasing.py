@@ -21,27 +21,40 @@ PHRASES: Mapping[str, str] = {
     "unit-missing": "distances and speeds have a unit",
     "correction-form": "a mistake is corrected with MISTAKE or CORRECTION",
 }
+# Of what somebody is able to do the phrase book itself says "can you" and "I can"; of what is allowed it does not.
 _AMBIGUOUS = re.compile(
-    r"\b(might|should|could|can|may)\b(?! ?day\b)(?!not\b)(?! \d)", re.IGNORECASE
+    r"(?<!\bof )(?<!\bin )(?<!\bsince )\b(might|should|could|may)\b(?! ?day\b)(?!not\b)(?! \d)"
+    r"|\bcan (i|we)\b|\b(you|all|every\w*|nobody|vessels?|ships?|persons?) can\b(?!not)",
+    re.IGNORECASE,
 )
 _ANSWER = re.compile(
     r"^(yes|no|yeah|yep|nope|affirmative|negative|correct)\b[ ,.!]*((over|out)\b)?[ .!]*$",
     re.IGNORECASE,
 )
 _SLANG = re.compile(
-    r"\b(ok(ay)?|ten[- ]?four|10-4|breaker,? breaker|wilco|come in,? please|do you copy|over to you|"
-    r"no problem|no worries|guys|mate|buddy|gonna|wanna|yeah|yep|nope|asap|hang on|hold on|big time)\b",
+    r"\b(ok(ay|ey)?|ten[- ]?four|10-4|breaker,? breaker|wilco|come in,? please|do you copy|over to you|"
+    r"no problem(?! (with|of|in|on))|no worries|guys|lads|folks|(?<!chief )(?<!first )(?<!second )(?<!third )(?<!the )"
+    r"(?<!my )(?<!our )(?<!a )mate|buddy|gonna|wanna|gotta|yeah|yep|yup|nope|nah|asap|hang on|hold on(?! to)|big time|"
+    r"roger that|copy (that|all)|righto|gotcha|got it|cheers|dokey|kaput|sure thing|you bet|alright|hiya|pronto|"
+    r"bloody|damn|in a jiffy|see ya|no sweat)\b",
     re.IGNORECASE,
 )
-_WHOLE = re.compile(rf"\b({'|'.join([*list(TEENS)[1:], *TENS, 'hundred'])})\b", re.IGNORECASE)
+_FIGURE = r"(?:zero|one|two|three|four|five|six|seven|eight|nine|\d+)"
+# Rudder angles are the one exception: "port fifteen".
+_WHOLE = re.compile(
+    rf"(?<!\bport )(?<!\bstarboard )\b({'|'.join([*list(TEENS)[1:], *TENS, 'hundred'])})\b|\b{_FIGURE} ten\b",
+    re.IGNORECASE,
+)
 _MEASURED = re.compile(
-    r"\b(distance|speed|draught|draft|visibility|range)\b[ ,]*(is |of |about )*"
-    r"((zero|one|two|three|four|five|six|seven|eight|nine|\d+)[ -]?)+(?=[,.!?]|$)",
+    r"\b(distance|speed|draught|draft|visibility|depth|length|capacity)\b[ ,]*((to|at|of|from) ([\w-]+ ){1,5}?)?"
+    rf"(is |was |of |about )*({_FIGURE}[ -]?)+(?=[,.!?]|$)|\bis ({_FIGURE} )+from (you|me|us)\b",
     re.IGNORECASE,
 )
+_VALUE = r"(?:zero|one|two|three|four|five|six|seven|eight|nine|\d+|degrees|north|south|east|west|port|starboard)"
 _SLIP = re.compile(
-    r"\b(sorry|i mean|no,? wait|wait,? no|scratch that|my bad|i meant|or rather)\b[^.?!]*"
-    r"\b(zero|one|two|three|four|five|six|seven|eight|nine|\d+|degrees|north|south|east|west|port|starboard)\b",
+    rf"\b(i mean|no,? wait|wait,? no|scratch that|my bad|i meant|or rather)\b[^.?!]*\b{_VALUE}\b"
+    rf"|\b{_VALUE},? (sorry|er+|ah|u[hm]+|oops|rather|well|or actually|actually|pardon|make that|no),?"
+    rf" (the |about )?{_VALUE}\b",
     re.IGNORECASE,
 )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from ..scenario.model import Scenario
 from . import lexicon
-from .facts import against_scenario, changed
+from .facts import against_scenario, changed, echoes
 from .names import names
 from .state import Message, State, Violation
 
@@ -53,6 +54,11 @@ RULES: Mapping[str, str] = {
 CHANNELS = {str(n) for n in (*range(1, 29), *range(60, 89), *range(1001, 1089), *range(2001, 2089))}
 
 
+_SOURCE = re.compile(
+    r"\b(mayday|distress|alert|message|call)\b(?! relay)[^.?!]{0,24}\b(from|of|by)\b", re.IGNORECASE
+)
+
+
 def check(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     """Every violation, in no order."""
     if not state.messages:
@@ -69,6 +75,7 @@ def check(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     yield from _silence(state)
     yield from names(state)
     yield from changed(state)
+    yield from echoes(state)
     if scenario is not None:
         yield from against_scenario(state, scenario)
 
@@ -87,7 +94,7 @@ def _forms(state: State) -> Iterator[Violation]:
                 "say four figures and UTC",
                 f"{clock[0]!r} is no time on the radio",
             )
-        if lexicon.LAST.search(message.text):
+        if lexicon.LAST.search(message.text) or _breaks_off(message, state.messages):
             yield _break("cut-off", message, "say the message to its end")
         for channel in set(message.channels) - CHANNELS:
             yield _break(
@@ -95,13 +102,29 @@ def _forms(state: State) -> Iterator[Violation]:
             )
         if "over_and_out" in message.acts:
             yield _break("over-and-out", message, "say OVER or OUT alone")
-        if "70" in message.channels and not _mentions(message, "dsc", "alert", "digital"):
+        if "70" in message.channels and not _mentions(message, "dsc", "alert", "digital", "watch"):
             yield _break("channel-70", message, "call on channel 16, or on a working channel")
         for place, item in enumerate(message.items):
             if item.kind == "marker" and item.value.lower() == "question":
                 ends = [i for i in message.items[place + 2 :] if i.kind == "stop"]
                 if not ends or "?" not in ends[0].value:
                     yield _break("question-marker", message, "ask, or use another marker")
+
+
+def _breaks_off(message: Message, messages: list[Message]) -> bool:
+    """A turn that ends in mid-sentence, where the others end with a full stop."""
+    ended = [m.text.rstrip()[-1:] in ".?!" for m in messages if m is not message]
+    return len(ended) > 1 and all(ended) and message.text.rstrip()[-1:].isalnum()
+
+
+def part_of_distress(state: State, message: Message) -> bool:
+    """Whether a station may say this while silence is imposed: it is the casualty, names it, or helps."""
+    text = message.text
+    if state.name and state.name.lower() in text.lower():
+        return True
+    for name in filter(None, (message.addressed, message.sender)):  # "Amber Rescue"
+        text = text.replace(name, " ")
+    return lexicon.DURING_SILENCE.search(text) is not None
 
 
 def _mentions(message: Message, *words: str) -> bool:
@@ -174,18 +197,21 @@ def _answer(state: State) -> Iterator[Violation]:
 
 
 def _content(state: State) -> Iterator[Violation]:
-    own = [m for m in state.messages if m.speaker != "coast"]
-    last = own[-1] if own else state.messages[-1]
+    own = [m for m in state.messages if m.speaker == "ship" or m.signal == "relay"]
+    if not own:
+        return
+    last = own[-1]
     if not any(m.positions or "position" in m.offsets or "place" in m.acts for m in own):
         yield _break(
             "position-missing",
             last,
             "say latitude and longitude, or bearing and distance from a mark",
         )
-    told = any(m.natures or "help" in m.acts for m in own)
-    if not told:
+    called = any(m.signal == "relay" and m.speaker == "coast" for m in own)  # asks all who hear it
+    told = any(m.natures or "help" in m.acts or lexicon.RELAYED.search(m.text) for m in own)
+    if not (told if called else any(m.natures or "help" in m.acts for m in own)):
         yield _break("nature-missing", last, "say what is wrong")
-    if not any("help" in m.acts for m in own):
+    if not called and not any("help" in m.acts for m in own):
         yield _break("help-missing", last, "say which assistance is required")
 
 
@@ -203,23 +229,24 @@ def _cancellation(state: State) -> Iterator[Violation]:
 
 def _relay(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     message = next(m for m in state.messages if m.signal == "relay")
-    names = [scenario.vessel.name] if scenario else []
-    told = any(name.lower() in message.text.lower() for name in names) or (
-        not names
-        and (
-            "received" in message.acts
-            or _mentions(message, "from", "following", "vessel", "sighted")
-        )
-    )
-    if not told:
+    other = scenario.other_vessel if scenario else None
+    names = {n.lower() for n in (scenario and scenario.vessel.name, other and other.name) if n}
+    sender = (message.sender or "").lower()
+    of_ship = scenario is not None and scenario.kind == "relay"  # that is known by name
+    about = any(n in message.text.lower() and n not in sender for n in names)
+    told = message.about and _SOURCE.search(message.text)
+    named = about or told or (not of_ship and lexicon.RELAYED.search(message.text))
+    if not named:
         yield _break("relay-source", message, "name the vessel in distress, or what was seen")
-    if scenario and message.sender and message.sender.lower() == scenario.vessel.name.lower():
+    own = scenario is not None and sender == scenario.vessel.name.lower()
+    another = told and message.about and message.about.lower() not in sender
+    if own and not another and not about:
         yield _break("relay-self", message, "say MAYDAY")
 
 
 def _silence(state: State) -> Iterator[Violation]:
     controller: str | None = None
-    distress = False
+    distress = ended = False
     for message in state.messages:
         distress = (
             distress
@@ -227,7 +254,7 @@ def _silence(state: State) -> Iterator[Violation]:
             or _mentions(message, "mayday", "distress")
         )
         if "silence" in message.acts:
-            if message.speaker == "other":
+            if message.speaker == "other" and not _mentions(message, "distress"):
                 yield _break("silence-by", message, "leave it to them, or say SEELONCE DISTRESS")
             before = [m for m in state.messages if m.line < message.line]
             if not any(
@@ -238,16 +265,16 @@ def _silence(state: State) -> Iterator[Violation]:
                     message,
                     "impose silence during distress traffic alone",
                 )
-            controller = controller or message.speaker
+            controller, ended = controller or message.speaker, False
         elif "silence_end" in message.acts:
-            if not distress or message.speaker not in (controller, "coast"):
+            if "all_stations" not in message.acts:
+                yield _break("silence-end", message, "say it to ALL STATIONS, in a call of its own")
+            elif ended or not distress or message.speaker not in (controller, "coast"):
                 yield _break(
                     "silence-end",
                     message,
                     "leave it to the station in control of the distress traffic",
                 )
-            controller = None
-        elif controller and message.speaker == "other":
-            named = state.name and state.name.lower() in message.text.lower()
-            if not named and not lexicon.DURING_SILENCE.search(message.text):
-                yield _break("silence-broken", message, "keep silent until SEELONCE FEENEE")
+            controller, ended = None, True
+        elif controller and message.speaker == "other" and not part_of_distress(state, message):
+            yield _break("silence-broken", message, "keep silent until SEELONCE FEENEE")

@@ -30,6 +30,7 @@ class Composer:
         self.voice = Voice(scenario, draw, scenario.station.name)
         self.watch = coast.Watch(scenario, self.voice)
         self.silenced = False
+        self.unheard = 0  # calls in a row that nobody has answered
 
     def reply(self, scene: Scene) -> str | None:
         """The next turn of the role in the scene."""
@@ -49,7 +50,13 @@ class Composer:
         ):
             return None
         if heard.act == "nothing":
-            return self._call() or f"{self.scenario.station.name}, this is {self._name()}. Over."
+            self.unheard += 1
+            return (
+                self._unanswered()
+                or self._call()
+                or f"{self.scenario.station.name}, this is {self._name()}. Over."
+            )
+        self.unheard = 0
         return self._answered(heard, scene)
 
     def _name(self) -> str:
@@ -59,18 +66,32 @@ class Composer:
         first = compose(self.scenario, self.seed)[0]
         return first.text if first.speaker == "ship" else None
 
+    def _unanswered(self) -> str | None:
+        """After the call was repeated twice, a vessel in distress asks any station that hears it to answer or relay."""
+        call = self._call()
+        if call is None or self.unheard < 3 or self.scenario.kind != "distress":
+            return None
+        return f"{call.removesuffix(' Over.')} Any station receiving me, answer or relay my Mayday. Over."
+
     def _answered(self, heard: Heard, scene: Scene) -> str:
-        voice, lead = self.voice, self.voice.say("ship_lead")
+        lead = self.voice.say("ship_lead")
         if heard.act == "readback":
             wrong = [self.statement(key) for key in heard.wrong]
             parts = ["Negative. Correction.", *wrong] if wrong else ["That is correct."]
         elif heard.act == "again":
             parts = [f"I say again. {self._again(heard, scene)}"]
         elif heard.act == "question":
-            parts = [self.statement(heard.key) if heard.key else "No information."]
+            keys = [key for key in (heard.key, heard.also) if key]
+            parts = [self.statement(key) for key in keys] or ["No information."]
         else:
-            parts = [voice.say("agree")]
+            parts = [self._agreed()]
         return " ".join(part for part in (lead, *parts, "Over.") if part)
+
+    def _agreed(self) -> str:
+        """An acknowledgement, that begins as the procedure has it."""
+        said = self.voice.say("agree")
+        understood = ("Received", "Understood", "All received", "Message received", "We understand")
+        return said if said.startswith(understood) else f"Received. {said}"
 
     def _again(self, heard: Heard, scene: Scene) -> str:
         if heard.key:

@@ -1,62 +1,60 @@
-"""What a station wants that one hears: a question and of what, a read-back and whether it is right, silence, and more.
-
-Questions are matched by their content words with the words of what can be asked; a word that belongs to several keys
-counts less. A question with as many unknown words as understood ones is not answered with a guess.
-"""
+"""What a station that one hears wants: a question and of what, a read-back and whether it is right, silence, more."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 
 from ..grammar.message import read_message
-from ..grammar.phrases import categories
 from ..scenario.model import Scenario
 from . import truth
+from .topics import known, named, plain, topics
 
 ACTS = (
     "nothing", "seelonce", "feenee", "elsewhere", "again", "readback", "question", "statement",
 )  # fmt: skip
-_GENERAL = {
-    "position": "position latitude longitude coordinates where located location gps fix whereabouts lat lon",
-    "place": "bearing distance nearest landmark place far land closest miles from off",
-    "persons": "persons person people souls crew passengers many number aboard board men pob total complement",
-    "mmsi": "mmsi identity number maritime mobile digits nine",
-    "call_sign": "call sign callsign",
-    "name": "name vessel ship called who",
-    "type": "type kind vessel ship craft",
-    "nature": "nature distress happened happening trouble problem wrong matter emergency situation",
-    "help": "help assistance require required need want assist",
-    "cargo": "cargo carry carrying load loaded freight",
-    "weather": "weather wind sea visibility force waves conditions",
-}
-_EMPTY = """
-what which whom whose is are was were be been the your you yours of a an do does did please can could would
-will tell me us give report say again said on to in at any there and it its it's have has had over out this that
-station i we our my kindly sir madam repeat confirm advise for with now or received understood roger mayday
-pan thank copy so all about if by no not exact exactly precise present currently question request how much
-let know ask inform correct read back mistake negative affirmative vessel's ship's
-"""
-_STOP = set(_EMPTY.split())
-_FIXED = (
-    (r"\bwhere (are|is) (you|your (vessel|ship))\b", "position"),
-    (r"\bwho are you\b", "name"),
-)
 _AGAIN = re.compile(
-    r"say (all |it )?again|repeat|did not (hear|receive|read|copy)|cannot (hear|read)|unreadable|broken( up)?\b(?! \w)"
-    r"|not (readable|clear)|pardon",
+    r"say (all |it |that )?again|(?<!\bi )(?<!\bwe )repeat"
+    r"|((did|do|could|can) ?not|didn't|don't|couldn't|can't|cannot) (hear|receive|read|copy|catch|understand|get\b)"
+    r"|unreadable|broken( up)?\b(?! \w)"
+    r"|not (readable|clear|received|understood)|pardon|garbled|(once|one) more\b|come again|missed (that|your|the|it)"
+    r"|lost you|breaking up|what did you say|\b(transmit|send|give|read|tell)\b[\w ]{0,24}\bagain\b|what was that"
+    r"|(?<!call )(?<!you )(?<!report )(?<!back )\bagain,?( please)?\W*(over\W*)?$|negative copy|make (that|it|you) out"
+    r"|\b(copied|received|heard|read|got) (nothing|only (part|half))|(signal|voice|transmission) is (too |very )?weak",
     re.IGNORECASE,
 )
+_WANTS = (
+    r"tell|give|say|let|describe|state|report|advise|request|indicate|specify|furnish|provide|inform|apprise|explain|elaborate"
+    r"|acquaint|enlighten|supply|pass|send|name|share|confirm|spell|read"
+)
+# A question: a mark, a question word at the head of a clause or after a verb of asking, or a wish for what can be told.
 _ASKS = re.compile(
-    r"\?|\b(what|which|where|who|how (many|much|far|long|fast|old)|when|why|tell (me|us)|give (me|us|your)|(state|"
-    r"report|advise) (your|the|how|what|if|whether)|request your|(need|want|like) to know|furnish"
-    r"|let (me|us) (know|have))\b",
+    r"\?|(^|[.,;:!] ?)(and |so |now |but )?(where|whom|whose|how|when|why)\b|\b(what|which|who)\b"
+    r"|\b(tell|know|say|state|report|advise|inform|learn|ask|indicate|explain)( me| us)? "
+    r"(how|where|when|why|if|whether)\b|\b(tell|give|inform|furnish|provide|supply) (me|us)\b"
+    r"|\b(need|want|like|wish) to know\b|let (me|us) (know|have)\b",
     re.IGNORECASE,
 )
+_WISHES = re.compile(
+    rf"(^|[.,;:!] ?)(please,? |and |now |kindly )?({_WANTS})\b"
+    r"|\b(request|please|pls|tell|grateful|obliged|appreciate|kindly|want to|need)\b"
+    r"|\b(we|i) (should|would|need|require|want|must|like|await|miss|lack)\b[^.?!]*\byour\b"
+    rf"|\b(to|you|would|could|might) ({_WANTS})\b"
+    r"|\b(ascertain|learn|establish|determine|find out|be told|hear of|enquire|inquire)\b",
+    re.IGNORECASE,
+)
+# What a station is to do, whatever is named in it.
+_ORDERS = re.compile(
+    r"(^|[.,;:!] ?)(please,? )?(keep|put|let (the|your|all)|fire|show|switch|prepare|stand|stay|proceed|launch|muster|"
+    r"remain|maintain|stop|start|steer|alter|anchor|drop|close|open|use|wait|watch|do not|report (when|any|every|"
+    r"immediately|on|if)|call(?! ?sign)|inform (the|your|all)|tell (the|your|all)|advise (the|your|all)|make|turn|"
+    r"activate|display|abandon)\b",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[^.?!]+[.?!]*")
 _READS = re.compile(
     r"\b(read(ing)? back|i (read|understand|have|copied|copy|received|repeat)|understood|confirm|"
-    r"is that (correct|right)|correct\?|you are|your)\b",
+    r"is that (correct|right)|correct|you are|your|noted|i make it)\b",
     re.IGNORECASE,
 )
 
@@ -68,11 +66,13 @@ class Heard:
     Args:
         act: one of `ACTS`; a statement is an instruction, an information or a receipt.
         key: of the fact that is asked for or read back; None where it is not understood.
+        also: a second one that the question is about.
         wrong: keys that were read back wrongly.
     """
 
     act: str
     key: str | None = None
+    also: str | None = None
     wrong: tuple[str, ...] = ()
 
 
@@ -87,68 +87,61 @@ def listen(text: str, scenario: Scenario, speaker: str = "coast") -> Heard:
         return Heard("feenee")
     if _for_another(text, message.addressed, scenario):
         return Heard("elsewhere")
-    asks = _ASKS.search(text) is not None
+    asks = _asks(text, scenario)
+    told = " ".join(s for s in _SENTENCE.findall(text) if not _ORDERS.match(s.strip()))
+    read = _read_back(told, scenario)
+    if set(read) & set(_FIGURES):  # however it is put, what is said wrongly is corrected
+        return Heard("readback", read[0], wrong=tuple(truth.wrong(told, scenario, speaker)))
     if _AGAIN.search(text):
-        return Heard("again", topic(text, scenario))
-    read = _read_back(text, scenario)
-    if read and (_READS.search(text) or not asks):
-        return Heard("readback", read[0], tuple(truth.wrong(text, scenario, speaker)))
-    return Heard("question", topic(text, scenario)) if asks else Heard("statement")
+        return _about("again", topic(text, scenario))
+    if read and (_READS.search(told) or "?" not in told):
+        return Heard("readback", read[0], wrong=tuple(truth.wrong(told, scenario, speaker)))
+    if (persons := _count(told)) is not None:
+        wrong = ("persons",) if persons != scenario.vessel.persons else ()
+        return Heard("readback", "persons", wrong=wrong)
+    return _about("question", topic(text, scenario)) if asks else Heard("statement")
 
 
-def topic(text: str, scenario: Scenario) -> str | None:
-    """The key that a question is about, or None when it is understood too little."""
-    fixed = next((key for words, key in _FIXED if re.search(words, text, re.IGNORECASE)), None)
-    if fixed:
-        return fixed
-    content = _content(_plain(text, scenario))
-    if not content:
-        return None
-    vocabulary = _vocabulary(scenario)
-    owners = Counter(word for known in vocabulary.values() for word in known)
-    scores = {
-        key: sum(1 / owners[word] for word in content if word in known)
-        for key, known in vocabulary.items()
-    }
-    first = {
-        key: -min((n for n, w in enumerate(content) if w in known), default=99)
-        for key, known in vocabulary.items()
-    }
-    best = max(scores, key=lambda key: (scores[key], key in scenario.facts, first[key]))
-    explained = sum(word in vocabulary[best] for word in content)
-    strange = sum(word not in owners for word in content)
-    return best if explained > strange else None
+_FIGURES = ("mmsi", "call_sign", "position", "persons")
+_COUNT = re.compile(
+    r"\b(copied|copy|roger|understood|received|noted|i have|so)\b[^.?!]{0,30}\b(persons|people|souls)\W*"
+    r"(over\W*|correct\W*)?$",
+    re.IGNORECASE,
+)
+_ABOARD = re.compile(r"\W*(all told|in all|in total)?\W*(on ?board|aboard)\b", re.IGNORECASE)
 
 
-def _vocabulary(scenario: Scenario) -> dict[str, set[str]]:
-    asked = categories()[scenario.category]
-    known = truth.keys(scenario)
-    found = {
-        key: {_stem(w) for w in line.split()} for key, line in _GENERAL.items() if key in known
-    }
-    for key in scenario.facts:
-        lines = " ".join([*asked[key]["ask"], *asked[key]["say"], key.replace("_utc", "")])
-        found[key] = set(_content(re.sub(r"\{\w+\}", " ", lines)))
-    return found
+def _count(text: str) -> int | None:
+    """The number of "Copied, five persons.": of all, for nothing more is said of them."""
+    for sentence in _SENTENCE.findall(re.sub(r"\bover\W*$", "", text, flags=re.IGNORECASE)):
+        items = read_message(1, "coast", sentence).items
+        counts = [i.value for i in items if i.kind == "persons" and str(i.value).isdigit()]
+        if len(counts) == 1 and _COUNT.search(sentence):
+            return int(counts[0])
+        for item in items:
+            if item.kind == "number" and _ABOARD.match(sentence, item.end) and item.value.isdigit():
+                return int(item.value)
+    return None
 
 
-def _plain(text: str, scenario: Scenario) -> str:
-    """The sentences that ask, where there are such, without who calls whom and whom they are about."""
-    asking = [s for s in re.findall(r"[^.?!]+[.?!]*", text) if "?" in s]
-    text = " ".join(asking) or text
-    text = re.sub(r"\b(state|report)( your| the| how| if)", r"\2", text, flags=re.IGNORECASE)
-    text = re.sub(r"^.*?\bthis is [^.?!]*[.,]", " ", text, flags=re.IGNORECASE)
-    for name in (scenario.vessel.name, scenario.station.name):
-        text = re.sub(re.escape(name), " ", text, flags=re.IGNORECASE)
-    return text
+def _about(act: str, keys: tuple[str, ...]) -> Heard:
+    first, second = (*keys, None, None)[:2]
+    return Heard(act, first, second)
 
 
-def _content(text: str) -> list[str]:
-    return [_stem(w) for w in re.findall(r"[a-z']+", text.lower()) if w not in _STOP and len(w) > 1]
+def _asks(text: str, scenario: Scenario) -> bool:
+    """Whether a turn asks; what orders something and has no question mark does not."""
+    if "?" in text:
+        return True
+    said = plain(text, scenario).strip()
+    if _ORDERS.search(said):
+        return False
+    return bool(_ASKS.search(said) or (_WISHES.search(said) and named(said)))
 
 
-def _stem(word: str) -> str:
-    return word.replace("'s", "")[:5].rstrip("s")
+def topic(text: str, scenario: Scenario) -> tuple[str, ...]:
+    """The keys that a question is about and of which something is known."""
+    return known(topics(text, scenario), scenario)
 
 
 def _for_another(text: str, addressed: str | None, scenario: Scenario) -> bool:

@@ -63,7 +63,7 @@ def said(text: str, scenario: Scenario) -> set[str]:
     if weather and weather.wind in low and weather.force in numbers:
         found.add("weather")
     for key, value in scenario.facts.items():
-        if _fact(key, value).lower() in low or (isinstance(value, int) and value in numbers):
+        if _whole(_fact(key, value), low) or (isinstance(value, int) and value in numbers):
             found.add(key)
     return found
 
@@ -85,7 +85,8 @@ def wrong(text: str, scenario: Scenario, speaker: str = "ship") -> list[str]:
         found.append("name")
     phrases = {_fact(k, v).lower() for k, v in scenario.facts.items()}
     plain = " ".join(s for s in _SENTENCE.findall(low) if "?" not in s or _CONFIRMS.search(s))
-    plain = plain.replace(scenario.vessel.name.lower(), " ")
+    for name in _named(scenario):  # "Port Amber" is no side
+        plain = plain.replace(name.lower(), " ")
     for phrase in phrases:
         plain = plain.replace(phrase, " ")
     natures = lexicon.natures(plain)
@@ -99,6 +100,14 @@ def wrong(text: str, scenario: Scenario, speaker: str = "ship") -> list[str]:
         if any(_whole(c, plain) for c in others) and str(value).lower() not in low:
             found.append(key)
     return found
+
+
+def _named(scenario: Scenario) -> list[str]:
+    """Stations and places of the scenario, the longest first."""
+    parts = (
+        scenario.vessel, scenario.station, scenario.other_vessel, scenario.place, scenario.port, scenario.harbour
+    )  # fmt: skip
+    return sorted((part.name for part in parts if part is not None), key=len, reverse=True)
 
 
 def words(key: str, scenario: Scenario) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from graftwork.errors import GraftError
@@ -173,6 +173,9 @@ def _build(kind: type, values: Any, prefix: str) -> Any:
     unknown = sorted(set(values) - known)
     if unknown:
         raise GraftError(f"{prefix}{unknown[0]} is no key of a scenario; take it out")
+    needed = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
+    if missing := next((name for name in needed if name not in values), None):
+        raise GraftError(f"{prefix}{missing} is missing; `maritime scenario` writes whole ones")
     try:
         return kind(**values)
     except TypeError as error:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 from graftwork.errors import GraftError
 
+from ...dialogues import Turn
 from ...scenario.identities import EXERCISE_MIDS, countries, mmsi_class
 from ..case import Case, Filter, Told
 from .said import Said, after, figures, spelled
+from .whose import names
 
 # What stands before the country's three digits, in the kinds that have them.
 _BEFORE_MID = {
@@ -78,7 +80,7 @@ def _matches(case: Case) -> list[Told]:
         (n, f"MMSI {one.value} is none of the scenario's: {', '.join(sorted(known)) or 'it has none'}")
         for n, turn in enumerate(case.dialogue.turns, 1)
         for one in said_mmsis(turn.text)
-        if one.value not in known
+        if one.value not in known and turn.speaker != "other"
     ]  # fmt: skip
 
 
@@ -92,6 +94,8 @@ def _call_signs(case: Case) -> list[Told]:
         rows = spelled(turn.text)
         named = list(after(turn.text, r"\bcall ?sign\b", rows))
         for one in rows:
+            if turn.speaker == "other":  # a third station has its own
+                continue
             if (one in named or len(one.value) > 3) and one.value not in known:
                 told.append((n, f"call sign {one.value} is not the scenario's"))
     return told
@@ -111,23 +115,33 @@ _TO_ALL = re.compile(
 _SIGNALS = re.compile(r"may ?day|pan[ -]?pan|s[ée]curit[ée]|relay|seelonce|feenee", re.IGNORECASE)
 
 
+def _turned(turn: Turn, known: list[str]) -> bool:
+    """A short call in which the caller names itself first and then the station that it calls."""
+    own = (turn.name or "").lower()
+    parts = re.split(r"[.?!]\s", turn.text, maxsplit=1)[0].lower().split(", ")
+    if not own or len(parts) != 2 or parts[0] != own:
+        return False
+    return any(parts[1] == k for k in known if k != own)
+
+
 def _called(case: Case) -> list[Told]:
     """Of those who are called: a name that no station of the scenario has, or the caller's own."""
-    known = [
-        str((case.scenario.get(key) or {}).get("name") or "").lower()
-        for key in ("vessel", "station", "other_vessel")
-    ]
-    names = [k for k in known if k] + [t.name.lower() for t in case.dialogue.turns if t.name]
+    known = [name.lower() for name in names(case)]
     told: list[Told] = []
     for n, turn in enumerate(case.dialogue.turns, 1):
+        if _turned(turn, known):
+            told.append((n, f"{(turn.name or '')!r} calls itself"))
         call = _CALL.match(turn.text)
         if not call:
             continue
         to = re.sub(r"[\W_]+", " ", _SIGNALS.sub(" ", call["to"])).strip().lower()
         by = call["by"].lower()
-        if to and not _TO_ALL.search(to) and names and not any(k in to for k in names):
+        rest = " ".join(t.text.lower() for m, t in enumerate(case.dialogue.turns, 1) if m != n)
+        there = any(k in to or re.search(rf"\b{re.escape(to)}\b", k) for k in known)
+        new = turn.speaker == "coast" or to in rest  # a coast station calls whom it knows
+        if to and not _TO_ALL.search(to) and known and not there and not new:
             told.append((n, f"calls {to!r}, which is no station of the scenario"))
-        same = [k for k in names if k in to and re.search(rf"\b{re.escape(k)}\b", by)]
+        same = [k for k in known if k in to and re.search(rf"\b{re.escape(k)}\b", by)]
         if same:
             told.append((n, f"{same[0]!r} calls itself"))
     return told

@@ -5,14 +5,30 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+from ...grammar import lexicon, part_of_distress
 from ..case import Case, Filter, Told
 from .order import MAYDAY, PAN, RELAY
-from .said import after, before, numbers
+from .said import after, before, numbers, spelled
+from .whose import relays, sentences
 
-_PERSONS = r"(?:persons?|people|souls|crew(?: members)?|passengers and crew)\b(?:\W+\w+){0,2}?\W+(?:on ?board|aboard)\b"
+_ALL = r"(?:persons?|people|souls|crew(?: members)?|passengers and crew|crew and passengers)\b"
+_PERSONS = (
+    rf"{_ALL}(?:,? (?:are|is|we|have|all|now|safe|still|here|in all|in total)){{0,2}}\W+(?:on ?board|aboard)\b"
+    r"(?! (?:the|a|my|our|her|his|its|this) )"
+)
+_ENDS = re.compile(r"\s*(?:$|[.,;!?]|in all\b|in total\b|all told\b)")
+_SOME = re.compile(
+    r"\b(?:will|remain|stay|stayed|left|leave|leaves|missing|transferred|taken off|picked up|recovered|rescued|"
+    r"evacuated|survivors?|now|still)\b",
+    re.IGNORECASE,
+)
 _SILENCE, _FINISHED = r"\bseelonce (?:may ?day|distress)\b", r"\bseelonce fee?nee\b|\bpru-?donce\b"
 _NO_ANSWER = (
     r"no information|not known|unknown|stand ?by|say again|do not know|cannot say|repeat your"
+)
+_BECOMES = re.compile(
+    r"\b(?:if|when|now|not|instead|becomes?|upgraded?|downgraded?|changed?|cancel\w*|ended|follow\w*|earlier)\b",
+    re.IGNORECASE,
 )
 _RECEIVED = r"\breceived\W+(?:your\W+)?may ?day\b"
 # What is asked, by words of the question, and what an answer to it holds.
@@ -22,8 +38,8 @@ _ASKED = (
     (r"what is your (?:MMSI|call ?sign)", "an identity"),
 )
 _ANSWER = {
-    "a number": r"\b(?:no|nobody|none|all|alone|only)\b",
-    "a position": r"degrees?|miles?|cables?|bearing",
+    "a number": r"\b(?:no|nobody|none|all|alone|only|every\w*|both|several|some|many|few|single|dozen)\b",
+    "a position": r"degrees?|miles?|cables?|metres|bearing|\b(?:off|same|unchanged|given|anchor\w*|alongside|moored)\b",
     "an identity": r"mmsi|call ?sign",
 }
 
@@ -33,14 +49,24 @@ def _turns(case: Case) -> list[tuple[int, str, str]]:
 
 
 def _on_board(text: str) -> list[int]:
-    """Numbers of persons: "five persons on board", "persons on board, five"."""
-    behind = [int(one.value) for one in after(text, _PERSONS, numbers(text), words=0)]
-    return [*before(text, _PERSONS), *behind]
+    """Numbers of all persons: "five persons on board", "persons on board, five"; not of some who stay or leave."""
+    found: list[int] = []
+    for part in sentences(text):
+        if _SOME.search(part):
+            continue
+        apart = "passenger" in part.lower()  # then the crew are not all
+        words = _PERSONS.replace("crew(?: members)?|", "") if apart else _PERSONS
+        behind = after(part, words, numbers(part), words=0)
+        found += [int(one.value) for one in behind if _ENDS.match(part, one.end)]
+        found += before(part, words)
+    return found
 
 
 def _persons(case: Case) -> list[Told]:
     wanted = (case.scenario.get("vessel") or {}).get("persons")
     told: list[Told] = []
+    if case.scenario.get("kind") in ("sar", "safety") or relays(case):
+        return told  # they speak of others
     seen: dict[int, int] = {}
     for n, speaker, text in _turns(case):
         for count in _on_board(text) if speaker == "ship" else ():
@@ -56,13 +82,17 @@ def _persons(case: Case) -> list[Told]:
 def _copied(case: Case) -> list[Told]:
     """The coast station repeats another number of persons than the ship said."""
     said: set[int] = set()
+    some: set[int] = set()  # other numbers that the ship said
     told: list[Told] = []
     for n, speaker, text in _turns(case):
         found = set(_on_board(re.sub(r"[^.?!]*\?", " ", text)))
         if speaker == "ship":
             said |= found
-        elif speaker == "coast" and said and found - said:
-            told.append((n, f"repeats {min(found - said)} persons, and the ship said {max(said)}"))
+        elif speaker == "coast" and said and found - said - some:
+            new = found - said - some
+            told.append((n, f"repeats {min(new)} persons, and the ship said {max(said)}"))
+        if speaker == "ship":
+            some |= {int(one.value) for one in numbers(text)}
     return told
 
 
@@ -76,23 +106,47 @@ def _silence(case: Case) -> list[Told]:
                 told.append((n, "distress traffic is ended, and there was none"))
             imposed = False
             continue
-        if imposed and speaker == "other" and not re.search(MAYDAY, text, re.IGNORECASE):
+        ours = re.search(MAYDAY, text, re.IGNORECASE) or part_of_distress(
+            case.state, case.state.messages[n - 1]
+        )
+        if imposed and speaker == "other" and not ours:
             told.append((n, "speaks although silence is imposed"))
         imposed = imposed or bool(re.search(_SILENCE, text, re.IGNORECASE))
     return told
 
 
 def _relay(case: Case) -> list[Told]:
-    """The vessel in distress relays itself, or a relay does not say whose distress it is."""
-    name = str((case.scenario.get("vessel") or {}).get("name") or "").lower()
+    """The vessel in distress relays itself, or a relay tells nothing of whose distress it is."""
+    vessel, other = (case.scenario.get(key) or {} for key in ("vessel", "other_vessel"))
+    known = [str(part.get("name") or "").lower() for part in (vessel, other)]
     told: list[Told] = []
     for n, speaker, text in _turns(case):
         relay = len(re.findall(RELAY, text, re.IGNORECASE)) >= 3  # once, it is received
+        sender = (case.state.messages[n - 1].sender or "").lower()
+        casualties = [k for k in known if k and k not in sender]
+        named = any(k in text.lower() for k in casualties) or lexicon.RELAYED.search(text)
         if relay and speaker == "ship" and case.scenario.get("kind") == "distress":
             told.append((n, "the vessel in distress relays its own distress"))
-        elif relay and name and name not in text.lower():
+        elif relay and not named:
             told.append((n, "a relay that does not name the vessel in distress"))
     return told
+
+
+# What only a ship has: a coast station that speaks of its own speaks the ship's part.
+_ABOARD = re.compile(
+    r"\bmy (?:(?!patrol|rescue|duty|watch)\w+ ){0,2}(?:vessel|ship|crew|engines?|anchors?|hull|rudder|cargo|holds?|"
+    r"propeller|bow|stern|steering|part|mast|cabin|passengers)\b|\bi (?:have run|ran) aground\b"
+    r"|\bi am (?:aground|sinking|flooding|adrift|on fire)\b",
+    re.IGNORECASE,
+)
+
+
+def _part(case: Case) -> list[Told]:
+    return [
+        (n, f"{found[0]!r}: a coast station has none")
+        for n, speaker, text in _turns(case)
+        if speaker == "coast" and (found := _ABOARD.search(text))
+    ]
 
 
 def _received(case: Case) -> list[Told]:
@@ -132,6 +186,8 @@ def _holds(answer: str, what: str) -> bool:
     """Whether an answer has what is asked for; figures answer for a number and an identity, "none" for a number."""
     if what != "a position" and numbers(answer):
         return True
+    if what == "an identity" and spelled(answer):
+        return True
     return bool(re.search(_ANSWER[what], answer, re.IGNORECASE))
 
 
@@ -159,10 +215,14 @@ def _alarm(case: Case) -> list[Told]:
 
 
 def _both(case: Case) -> list[Told]:
+    """In one sentence, unless it tells that one becomes the other."""
     return [
         (n, "Mayday and Pan-pan in one call")
         for n, _, text in _turns(case)
-        if re.search(MAYDAY, text, re.IGNORECASE) and re.search(PAN, text, re.IGNORECASE)
+        for part in sentences(text)
+        if re.search(MAYDAY, part, re.IGNORECASE)
+        and re.search(PAN, part, re.IGNORECASE)
+        and not _BECOMES.search(part)
     ]
 
 
@@ -170,6 +230,7 @@ LOGIC = (
     Filter("persons_match", "another number of persons on board than before, or than the scenario's", _persons),
     Filter("persons_repeated", "the coast station repeats another number of persons", _copied),
     Filter("silence", "traffic during imposed silence, or its end without distress", _silence),
+    Filter("speaker_part", "a coast station speaks of its own ship", _part),
     Filter("relay", "a relay by the vessel itself, or of nobody", _relay, ("scenario",)),
     Filter("acknowledgement", "received Mayday without one, or by its own sender", _received),
     Filter("answers", "an answer without what was asked", _answers),

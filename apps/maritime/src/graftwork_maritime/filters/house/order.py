@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+from ...grammar import lexicon
 from ..case import Case, Filter, Told
+from .whose import without_names
 
 MAYDAY, PAN, SECURITE = r"\bmay ?day\b", r"\bpan[ -]?pan\b", r"\bs[ée]curit[ée]\b"
 RELAY = r"\bmay ?day[\s-]+relay\b"
@@ -61,22 +63,26 @@ def _nature(case: Case) -> int | None:
     words = NATURE.get(str(case.category or case.scenario.get("category")), ())
     _, text = opening(case)
     begin = len(_head(text))
-    return _first("|".join(words), text, begin) if words else None
+    return _first("|".join(words), without_names(case, text), begin) if words else None
 
 
 # Words of each distress in the SMCP's phrases and common variants.
 NATURE: dict[str, tuple[str, ...]] = {
-    "fire": (r"\bfire\b", r"\bexplosion\b", r"\bexploded\b", r"\bburn", r"\bsmoke\b"),
-    "flooding": (r"\bflood", r"\b(?:taking|took|taken|making) (?:on |in )?water\b", r"\bleak", r"\bingress\b"),
-    "collision": (r"\bcollision\b", r"\bcollided\b", r"\bstruck\b", r"\bhit\b", r"\brammed\b"),
-    "grounding": (r"\baground\b", r"\bgrounded\b", r"\bgrounding\b", r"\bstranded\b", r"\bon (?:the )?rocks\b"),
-    "list": (r"\blist(?:ing|ed)?\b", r"\bcapsiz", r"\bheel"),
-    "sinking": (r"\bsink(?:ing)?\b", r"\bsank\b", r"\bgoing down\b", r"\bfoundering\b"),
+    "fire": (r"\bfires?\b", r"\bexplo(?:sion|ded)\b", r"\bburn", r"\bsmoke\b", r"\bablaze\b", r"\bflames?\b"),
+    "flooding": (r"\bflood", r"\b(?:tak|took|mak|shipp)\w* (?:on |in )?water\b", r"\bleak", r"\bingress\b",
+                 r"\bholed\b", r"\bwater (?:is )?(?:coming|entering|rising|in the)\b", r"\b(?:hole|breach)\b"),
+    "collision": (r"\bcollision\b", r"\bcollid", r"\bstruck\b", r"\bhit\b", r"\brammed\b", r"\bran into\b"),
+    "grounding": (r"\bagrounds?\b", r"\bground(?:ed|ing)\b", r"\bstranded\b", r"\bashore\b", r"\bbeached\b",
+                  r"\bon (?:the |a )?(?:rocks?|reef|sandbank|shoal|bottom)\b"),
+    "list": (r"\blist(?:ing|ed)?\b", r"\bcapsiz", r"\bheel", r"\blean", r"\bon (?:her|my|its) side\b"),
+    "sinking": (r"\bsink(?:ing)?\b", r"\bsank\b", r"\bsunk\b", r"\bgoing (?:down|under)\b", r"\bfounder"),
     "adrift": (r"\badrift\b", r"\bdrift", r"\bdisabled\b", r"\bnot under command\b", r"\bbreakdown\b",
                r"\bengines? (?:failed|failure|trouble|stopped|(?:is|are) out)|\bno (?:engine|propulsion)\b"),
-    "attack": (r"\battack", r"\bpirat", r"\barmed\b", r"\bhijack", r"\bboarded by\b", r"\bgunfire\b"),
+    "attack": (r"\battack", r"\bpira", r"\barmed\b", r"\bhijack", r"\bboarded by\b", r"\bgun", r"\brobber", r"\bweapon",
+               r"\bshots?\b", r"\bshooting\b", r"\bboarders\b"),
     "abandoning": (r"\babandon",),
-    "overboard": (r"\boverboard\b", r"\bfell\b", r"\bfallen\b", r"\bin the water\b", r"\blost (?:a )?person"),
+    "overboard": (r"\bover ?(?:board|the side)\b", r"\bfell\b", r"\bfallen\b", r"\bin the (?:water|sea)\b",
+                  r"\blost (?:a )?\w+", r"\bwashed\b", r"\bmissing\b"),
 }  # fmt: skip
 
 
@@ -92,16 +98,17 @@ def _order(case: Case) -> list[Told]:
         "assistance": _first(_HELP, text, begin),
     }
     there = [(name, at) for name, at in parts.items() if at is not None]
+    swapped = {"position", "nature"}  # either is first in what the regulations print
     return [
         (line, f"{late} is told before {early}")
         for (early, a), (late, b) in pairwise(there)
-        if b < a
+        if b < a and {early, late} != swapped
     ]
 
 
 def _nature_told(case: Case) -> list[Told]:
     category = str(case.category or case.scenario.get("category"))
-    text = case.text
+    text = without_names(case, case.text)
     if re.search("|".join(NATURE[category]), text, re.IGNORECASE):
         return []
     return [(None, f"nothing tells of the {category}")]
@@ -111,8 +118,9 @@ def _unlike(case: Case) -> list[Told]:
     """In the opening, another distress is told and the scenario's is not."""
     category = str(case.category or case.scenario.get("category"))
     line, text = opening(case)
-    told = [k for k, w in NATURE.items() if re.search("|".join(w), text, re.IGNORECASE)]
-    own = category in told or (category == "undesignated" and not told)
+    text = without_names(case, text)
+    told = lexicon.natures(text)
+    own = category in told or re.search("|".join(NATURE.get(category, ("$^",))), text, re.I)
     if own or not told:
         return []
     return [(line, f"the opening tells of {' and '.join(told)}, and the scenario is {category}")]
@@ -124,6 +132,8 @@ def _over(case: Case) -> list[Told]:
     for n, turn in enumerate(turns, 1):
         if re.search(r"\bover and out\b", turn.text, re.IGNORECASE):
             told.append((n, '"over and out" says two things: over awaits an answer, out ends'))
+        elif re.search(r"\b(?:over,? out|out,? over)\W*$", turn.text, re.IGNORECASE):
+            told.append((n, "over awaits an answer and out ends: say one of them"))
         elif n < len(turns) and re.search(r"\?\W*out\W*$", turn.text, re.IGNORECASE):
             told.append((n, "asks, and ends with out"))
     return told

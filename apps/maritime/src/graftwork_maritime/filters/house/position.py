@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
+from ...grammar import lexicon
 from ...scenario.sea import CELLS, is_sea
 from ..case import Case, Filter, Told
 from .said import Said, after, figures, numbers
+from .whose import own_place, without_names
 
 _SIDE = re.compile(r"\W*(north|south|east|west)\b(?!\s*(?:east|west))", re.IGNORECASE)
 _OF = re.compile(r"\b((?:north|south|east|west)[\s-]?(?:east|west)?)\W+(?:of|from)\W*(?:the )?$")
+_COURSE = r"\bbearing\b|(?<!\bof )\bcourse\b|\bheading\b(?! for\b)|\bsteer(?:ing)?\b(?! gear\b)"
+_NO_COURSE = re.compile(
+    r"\W+(?:degrees )?(?:more )?(?:to |of )?"
+    r"(?:port|starboard|rudder|knots?|miles?|cables?|minutes?|metres?|persons?)\b",
+    re.IGNORECASE,
+)
 _MILES = re.compile(r"\W+(?:nautical )?miles?\b", re.IGNORECASE)
 
 
@@ -84,7 +92,7 @@ def _no_position(case: Case) -> bool:
 
 def _matches(case: Case) -> list[Told]:
     place, told = case.scenario["position"], list[Told]()
-    for n, axis, words in said_axes(case):
+    for n, axis, words in ((n, *found) for n, part in own_place(case) for found in axes(part)):
         wanted = float(place["lat"] if axis.side in ("north", "south") else place["lon"])
         off = abs(axis.value - wanted)
         if off > (1.01 if axis.minutes is None else 0.02):
@@ -108,10 +116,14 @@ def _at_sea(case: Case) -> list[Told]:
 
 
 def _said(case: Case) -> list[Told]:
-    """Neither degrees nor a bearing and distance from somewhere."""
-    text = case.text.lower()
-    if any(True for _ in said_axes(case)) or re.search(r"\b(mile|miles|cable|cables)\b", text):
-        return []
+    """Neither degrees nor a bearing, a distance or a place, by the one who calls."""
+    caller = case.dialogue.turns[0].speaker
+    for turn in case.dialogue.turns:
+        where = any(True for _ in axes(turn.text)) or lexicon.POSITION.search(
+            without_names(case, turn.text)
+        )
+        if where and turn.speaker in (caller, "ship"):
+            return []
     return [(None, "no position is said, neither degrees nor a distance from a place")]
 
 
@@ -125,8 +137,8 @@ def _direction(case: Case) -> list[Told]:
     place = case.scenario["place"]
     name, wanted = str(place["name"]), _letters(str(place["bearing"]))
     told: list[Told] = []
-    for n, turn in enumerate(case.dialogue.turns, 1):
-        part = _near(turn.text, name).lower()
+    for n, sentence in own_place(case):
+        part = _near(sentence, name).lower()
         lead = _OF.search(part[: max(part.find(name.lower()), 0)])
         if lead and _letters(lead[1]) != wanted:
             told.append((n, f"{lead[1]} of {name}, and the scenario has {place['bearing']}"))
@@ -140,8 +152,8 @@ def _letters(text: str) -> str:
 def _distance(key: str, case: Case) -> list[Told]:
     name, wanted = str(case.scenario[key]["name"]), int(case.scenario[key]["distance_nm"])
     told: list[Told] = []
-    for n, turn in enumerate(case.dialogue.turns, 1):
-        part = _near(turn.text, name)
+    for n, sentence in own_place(case):
+        part = _near(sentence, name)
         said = {int(one.value) for one in numbers(part) if _MILES.match(part, one.end)}
         if said and wanted not in said:
             told.append((n, f"{min(said)} miles from {name}, and the scenario has {wanted}"))
@@ -152,11 +164,24 @@ def _without(key: str, field: str, case: Case) -> bool:
     return not (case.scenario.get(key) or {}).get(field)
 
 
+def _rows(text: str) -> list[Said]:
+    """Figures said one by one, or a whole number where that is longer: "one hundred and ten"."""
+    whole = {one.start: one for one in numbers(text)}
+    rows = figures(text)
+    longer = [w if (w := whole.get(r.start)) and w.end > r.end else r for r in rows]
+    begun = {r.start for r in longer}
+    return sorted(
+        [*longer, *(w for s, w in whole.items() if s not in begun)], key=lambda s: s.start
+    )
+
+
 def _bearings(case: Case) -> list[Told]:
-    """Courses and bearings: three figures, at most 360."""
+    """Courses and bearings: three figures, at most 360; not how far a course is altered."""
     told: list[Told] = []
     for n, turn in enumerate(case.dialogue.turns, 1):
-        for one in after(turn.text, r"\b(?:bearing|course|heading)\b", figures(turn.text), words=1):
+        for one in after(turn.text, _COURSE, _rows(turn.text), words=1):
+            if _NO_COURSE.match(turn.text, one.end):
+                continue
             if len(one.value) != 3:
                 told.append((n, f"bearing or course {one.value} is not said in three figures"))
             elif int(one.value) > 360:
@@ -166,8 +191,8 @@ def _bearings(case: Case) -> list[Told]:
 
 POSITION = (
     Filter("position_form", "degrees or minutes out of range", _form),
-    Filter("position_said", "no position in a distress or urgency message", _said, ("scenario",),
-           lambda c: c.scenario.get("kind") not in ("distress", "urgency")),
+    Filter("position_said", "no position in a distress, urgency or medical message", _said, ("scenario",),
+           lambda c: c.scenario.get("kind") not in ("distress", "urgency", "medical")),
     Filter("position_at_sea", "a position on land", _at_sea),
     Filter("position_matches", "a position that is not the scenario's", _matches, ("scenario",), _no_position),
     Filter("direction_matches", "another direction from the named place", _direction, ("scenario",),

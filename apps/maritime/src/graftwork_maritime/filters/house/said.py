@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...spoken.alphabet import FIGURE_OF, LETTER_OF, PRONOUNCED
-from ...spoken.numbers import NUMBER_WORDS, read_number
+from ...spoken.numbers import NUMBER_WORDS, SCALES, read_number
 
 _TOKEN = re.compile(r"x-ray|[a-z]+|\d+")
 _GAP = re.compile(r"[\s,-]{1,3}")
+_AND = re.compile(r"[\s-]+and[\s-]+")  # one hundred and ten
+_NEW_SENTENCE = re.compile(r"[.?!]\s")
 _FIGURES = FIGURE_OF | PRONOUNCED
 
 
@@ -32,7 +34,10 @@ def _runs(text: str, belongs: dict[str, str] | set[str]) -> Iterator[list[re.Mat
     row: list[re.Match[str]] = []
     low = text.lower()
     for token in _tokens(text):
-        near = not row or _GAP.fullmatch(low[row[-1].end() : token.start()])
+        if token[0] == "and" and row and row[-1][0] in SCALES:
+            continue
+        gap = low[row[-1].end() : token.start()] if row else ""
+        near = not row or _GAP.fullmatch(gap) or (row[-1][0] in SCALES and _AND.fullmatch(gap))
         fits = token[0] in belongs or token[0].isdigit()
         if row and not (near and fits):
             yield row
@@ -91,10 +96,11 @@ def before(text: str, word: str) -> Iterator[int]:
 
 
 def after(text: str, word: str, found: list[Said], words: int = 2) -> Iterator[Said]:
-    """Of `found`, what follows a pattern with at most some words between."""
+    """Of `found`, what follows a pattern in its sentence with at most some words between."""
     for lead in re.finditer(word, text, re.IGNORECASE):
         between = re.compile(rf"\W*(?:\w+\W+){{0,{words}}}$")
         close = (s for s in found if s.start >= lead.end())
         first = next(close, None)
-        if first and between.match(text[lead.end() : first.start]):
+        gap = text[lead.end() : first.start] if first else ""
+        if first and between.match(gap) and not _NEW_SENTENCE.search(gap):
             yield first

@@ -6,14 +6,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ...grammar import lexicon
 from ...scenario.kinds import CARRIES_CARGO, TYPES
-from ...spoken.alphabet import FIGURE_OF
-from ...spoken.numbers import TEENS
 from ..case import Case, Filter, Told
 from .said import figures
+from .whose import relays, sentences, without_names
 
-_HOUR = "|".join([r"\d{1,2}", *FIGURE_OF, *TEENS])
-_CLOCK = rf"\b(?:(?:{_HOUR}) ?[ap]\.? ?m\b|o'?clock|half past|quarter (?:to|past)|this (?:morning|afternoon|evening))"
 _MARKS = r"[()\[\]{}<>*#_|]|\.\.\."
 _TYPE = re.compile("|".join(sorted((re.escape(t) for t in TYPES), key=len, reverse=True)), re.IGNORECASE)  # fmt: skip
 
@@ -36,6 +34,13 @@ def _sentences(text: str) -> list[str]:
     return [s.strip() for s in re.split(r"[.?!]+(?:\s|$)", text) if s.strip()]
 
 
+# Calls and the listening watch are said again and again.
+_CALLS = (
+    r"\bthis is\b|\bseelonce\b|\ball (?:stations|ships)\b|\bmay ?day\b|\bpan pan\b|\bsecurite\b"
+    r"|\bstand(?:ing)? by on\b|\b(?:keep|keeping) (?:listening )?watch on\b|\blistening on\b"
+)
+
+
 def _repeated(case: Case) -> list[Told]:
     seen: dict[tuple[str, str], int] = {}
     told: list[Told] = []
@@ -43,7 +48,10 @@ def _repeated(case: Case) -> list[Told]:
         announced = False
         for sentence in _sentences(turn.text):
             said = " ".join(re.findall(r"\w+", sentence.lower()))
-            call = re.search(r"\bthis is\b|\bseelonce\b|\ball stations\b|\bmay ?day\b", said)
+            call = (
+                re.search(_CALLS, said)
+                or len(re.findall(r"\w+", without_names(case, sentence))) < 4
+            )
             if len(said.split()) > 3 and not call:
                 if (turn.speaker, said) in seen and not announced:
                     told.append((n, f"said in turn {seen[turn.speaker, said]} already: {sentence!r}"))  # fmt: skip
@@ -72,25 +80,46 @@ def _longitude(case: Case) -> list[Told]:
     return told
 
 
+_ANY_TYPE = ("motor vessel", "other")
+_TYPE_ALONE = re.compile(rf"^({_TYPE.pattern})(?: in position\b| with\b|[.,])", re.IGNORECASE)
+
+
 def _type(case: Case) -> list[Told]:
-    """Right before the vessel's name, another type than the vessel's."""
+    """Right before the vessel's name, or alone in its first call, another type than the vessel's."""
     vessel: dict[str, Any] = case.scenario["vessel"]
     name, own = str(vessel["name"]), str(vessel["type"])
     told: list[Told] = []
     for n, turn in enumerate(case.dialogue.turns, 1):
         for found in _TYPE.finditer(turn.text):
             before = re.compile(rf"\W+{re.escape(name)}", re.IGNORECASE).match(turn.text, found.end())  # fmt: skip
-            if before and found[0].lower() != own.lower():
+            other = found[0].lower() not in (own.lower(), *_ANY_TYPE)
+            if before and other:
                 told.append((n, f"{found[0]} {name}, and the scenario has a {own}"))
+    first = case.dialogue.turns[0]
+    if first.speaker == "ship" and not relays(case):
+        for part in sentences(first.text):
+            alone = _TYPE_ALONE.match(part)
+            if alone and alone[1].lower() not in (own.lower(), *_ANY_TYPE):
+                told.append((1, f"{alone[1]}, and the scenario has a {own}"))
     return told
 
 
+_OWN_CARGO = re.compile(
+    r"\b(?:our|my|the|loading|\w+) cargo\b(?! (?:vessels?|ships?|carrier))|^cargo of\b|\bfull of cargo\b",
+    re.IGNORECASE,
+)
+_NO_CARGO = re.compile(
+    r"\b(?:no|not|without|her|his|their|its|your|any|that|dangerous) cargo\b|\bnot\b|\bvessel\b|\bship\b",
+    re.IGNORECASE,
+)
+
+
 def _cargo(case: Case) -> list[Told]:
-    own = re.compile(r"\b(?:our|my|the) cargo\b(?! (?:vessel|ship))", re.IGNORECASE)
     return [
         (n, f"cargo of a {case.scenario['vessel']['type']}, which carries none")
         for n, turn in enumerate(case.dialogue.turns, 1)
-        if turn.speaker == "ship" and own.search(turn.text)
+        if turn.speaker == "ship"
+        and any(_OWN_CARGO.search(s) and not _NO_CARGO.search(s) for s in sentences(turn.text))
     ]
 
 
@@ -100,7 +129,8 @@ def _laden(case: Case) -> bool:
 
 
 WORDING = (
-    Filter("clock_words", "a time that is not UTC in four figures", _lines(_CLOCK, "say UTC in four figures")),
+    Filter("clock_words", "a time that is not UTC in four figures",
+           _lines(lexicon.CLOCK.pattern, "say UTC in four figures")),
     Filter("written_marks", "brackets or other marks that nobody can say", _lines(_MARKS, "cannot be said")),
     Filter("repeated_sentence", "a sentence comes again without being announced", _repeated),
     Filter("axis_figures", "degrees of latitude not in two figures, or of longitude not in three", _longitude,
