@@ -83,13 +83,19 @@ def listed() -> list[Job]:
     return [Job(arm, seed) for seed in SEEDS for arm in ARMS]
 
 
+def has_graft(out: Path, job: Job) -> bool:
+    """Whether an earlier run left the job's graft, whole, and what is known of its training."""
+    note = out / "grafts" / f"{job.graft}.json"
+    return note.is_file() and (out / "grafts" / job.graft / "adapter.safetensors").is_file()
+
+
 def again(out: Path) -> list[Job]:
     """The constrained jobs for which a graft is in `out`, and at last those of the base.
 
     Raises GraftError when there is no graft.
     """
     jobs = [Job(j.arm, j.seed, constrained=True) for j in listed()]
-    ready = [j for j in jobs if (out / "grafts" / f"{j.graft}.json").is_file()]
+    ready = [j for j in jobs if has_graft(out, j)]
     if not ready:
         raise GraftError(
             f"--out {out}: holds no graft; give the command without --constrained first"
@@ -158,7 +164,7 @@ class Work:
 
         folder = self.out / "grafts" / job.graft
         note = self.out / "grafts" / f"{job.graft}.json"
-        if note.is_file():
+        if has_graft(self.out, job):
             model, words = self._load()
             return gw.load(model, folder), words, json.loads(note.read_text())
         begun = time.perf_counter()

@@ -93,6 +93,9 @@ def test_grafts_that_are_there_write_again_under_the_constraint(
     assert [j.name for j in again(work.out)] == [
         "LoRA-0-constrained", *(f"frozen-base-{s}-constrained" for s in headline.SEEDS),
     ]  # fmt: skip
+    (work.out / "grafts" / "DiaBlo-0").mkdir()
+    (work.out / "grafts" / "DiaBlo-0.json").write_text("{}")  # without its tensors
+    assert "DiaBlo-0-constrained" not in [j.name for j in again(work.out)]
     monkeypatch.setattr(work, "_fit", lambda *a: pytest.fail("trained again"))
     assert run(work, again(work.out)[:1], None) == 0
     known = json.loads((work.out / "LoRA-0-constrained.json").read_text())

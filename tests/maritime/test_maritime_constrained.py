@@ -82,7 +82,10 @@ def allowed(text: str, scenario: Scenario, words: Any, pieces: Pieces) -> tuple[
         ("SHIP: My position is ", "nine nine degrees", lambda s: s.position.words()),
         ("SHIP: We lie in ", "one one degrees one", lambda s: ""),
         ("SHIP: Persons on board, ", "nine nine", lambda s: digits(s.vessel.persons)),
-        ("SHIP: We are nine nine nine persons on ", "board", lambda s: ""),
+        ("SHIP: We are nine nine nine crew on ", "board", lambda s: ""),
+        ("SHIP: There are ", "Elev", lambda s: digits(s.vessel.persons)),
+        ("SHIP: It is over. ", "nine nine", lambda s: digits(s.vessel.persons).capitalize()),
+        ("COAST: You have nine nine nine ", "persons", lambda s: ""),
         ("SHIP: The alert was sent at ", "nine nine", lambda s: clock(s.facts["alert_utc"])),
         ("SHIP: It is nine nine one ", "one", lambda s: ""),
         ("SHIP: It is nine nine nine ", "UTC", lambda s: ""),
@@ -135,8 +138,19 @@ def test_what_the_scenario_lacks_is_not_said(
     for text in ("SHIP: MMSI two", "SHIP: call sign Quebec", "SHIP: We are Quebec Zulu"):
         got, wanted = allowed(text, bare, words, pieces)
         assert len(got) < len(text) and not wanted
-    for text in ("COAST: What is your MMSI? Over.", "SHIP: No call sign. Two tugs are near. Over."):
+    for text in ("COAST: What is your MMSI? Over.", "SHIP: No call sign. We see two tugs. Over."):
         assert allowed(text, bare, words, pieces)[0] == text
+
+
+def test_counts_of_the_scenario_may_be_said_of_persons_but_not_on_board(
+    words: Any, pieces: Pieces
+) -> None:
+    engine = Engine("distress", exercise=True)
+    found = (engine.scenario(0, n) for n in range(200))
+    one = next(s for s in found if s.facts.get("injured") == 2 and s.vessel.persons not in (2, 20))
+    assert allowed("SHIP: Two persons are hurt. Over.", one, words, pieces)[0].endswith("Over.")
+    text = "SHIP: Two persons on board. Over."
+    assert allowed(text, one, words, pieces)[0] == "SHIP: Two persons on boar"
 
 
 def test_other_figures_and_names_are_free(scenario: Scenario, words: Any, pieces: Pieces) -> None:
@@ -146,7 +160,7 @@ def test_other_figures_and_names_are_free(scenario: Scenario, words: Any, pieces
         "COAST: Keep watch on channel one six. Out.",
         "SHIP: Wind from west, force one zero. Heel three three degrees. Course zero four five degrees. Over.",
         "OTHER (Tern): This is Motor Vessel Hartwell Crossing. Over.",
-        "SHIP: Two persons are injured. How many persons are on board? Over.",
+        "COAST: How many persons are on board, and is anybody injured? Over.",
     ):
         assert allowed(text, scenario, words, pieces) == (text, [])
 

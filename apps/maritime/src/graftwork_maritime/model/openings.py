@@ -18,7 +18,7 @@ from graftwork_llm.pieces import raw
 from ..scenario import Scenario
 from ..spoken import cardinal, clock, digits, spell
 from ..spoken.alphabet import FIGURE_OF, LETTER_OF, PRONOUNCED
-from ..spoken.numbers import NUMBER_WORDS
+from ..spoken.numbers import NUMBER_WORDS, TEENS, TENS
 
 WINDOW = 160  # characters of a line that are looked at; longer than any cue with its words
 _BETWEEN = (
@@ -115,7 +115,12 @@ def fields(scenario: Scenario) -> tuple[Field, ...]:
     persons = _numbers(vessel.persons, position.digit_by_digit)
     facts_utc = [str(v) for k, v in scenario.facts.items() if k.endswith("_utc")]
     times = tuple(dict.fromkeys(clock(t) for t in (*facts_utc, *_utc(scenario))))
+    counts = [
+        _numbers(v, position.digit_by_digit) for v in scenario.facts.values() if isinstance(v, int)
+    ]
+    others = (*persons, *(text for pair in counts for text in pair))
     longer = [digits(v) for v in scenario.facts.values() if isinstance(v, int) and v > 999]
+    long = (*mmsi, *station, *(t.removesuffix(" UTC") for t in times), *longer, *persons)
     made = [
         Field("mmsi", _cue("MMSI", _run(_NUMBER)), mmsi, speakers=("SHIP", "OTHER")),
         Field("mmsi", _cue("MMSI", _run(_NUMBER)), (*mmsi, *station), speakers=("COAST",)),
@@ -130,9 +135,15 @@ def fields(scenario: Scenario) -> tuple[Field, ...]:
               persons),
         Field("persons", _after(rf"{_PERSONS}(?: are)?[ ,-]+{_ABOARD}"), persons, whole=True),
         Field("persons", _cue(_PERSONS, _run(_NUMBER), rf"[ ,]+{_ABOARD}"), persons, whole=True),
+        # what else there can be so many of: what the scenario counts
+        Field("persons", _after("persons|people|souls"), others, whole=True),
+        Field("persons", _cue(_TOTAL, _run(_NUMBER)), others, speakers=("SHIP",)),
+        Field("persons", re.compile(rf"(?:^SHIP:|[.?!]) (?P<said>{_run(_NUMBER)})$", re.IGNORECASE),
+              (*others, *_distances(scenario), words, words.capitalize(), *scenario.help,
+               *(h.capitalize() for h in scenario.help)), speakers=("SHIP",)),
         Field("time", _after("UTC"), tuple(t.removesuffix(" UTC") for t in times), whole=True),
-        Field("figures", _bare(rf"(?:(?:{_FIGURE}|\d)[ -]+){{3,}}(?:{_FIGURE}|\d+)|\d{{4,}}"),
-              (*mmsi, *station, *(t.removesuffix(" UTC") for t in times), *longer, *persons)),
+        Field("figures", _figures(4), long, speakers=("SHIP", "OTHER")),
+        Field("figures", _figures(5), long, speakers=("COAST",)),  # minutes until help comes have four
     ]  # fmt: skip
     if facts_utc:
         cue = "at|since|from|sighting|alert|time"
@@ -202,17 +213,28 @@ _CODE = (
 )
 _NAMED = "vessel'?s? name|name of (?:the|our|my|this) (?:vessel|ship)"
 _PERSONS = "(?:persons?|people|souls?|crew members?|crew|passengers?)"
+_TOTAL = "total(?: of)?|all together|altogether|in all|there are|crew and passengers"
 _ABOARD = "(?:on ?board|aboard)"
 _KNOWN = (*_OPENERS.split(), *(w.capitalize() for w in LETTER_OF))
+# Beginnings of number words that are none of other words that one says.
+_OTHERS = {"thi", "thir", "for", "fort", "fou", "sev", "seve"}
+_BEGUN = {w[:n] for w in (*FIGURE_OF, *TEENS, *TENS) for n in range(3, len(w))} - _OTHERS
 _LAST_WORDS = {w for k in (*NUMBER_WORDS, *LETTER_OF) for w in k.split("-")[-1:]} | {
-    "utc", "board", "aboard", "degree", "degrees", "north", "south", "east", "west",
+    *_BEGUN, "utc", "board", "aboard", "degree", "degrees", "north", "south", "east", "west", "persons", "people",
+    "souls",
 }  # fmt: skip
 _CAPITAL = re.compile(r"(?<![\w'-])[A-Z][\w'-]*$")
 
 
 def _run(words: str) -> str:
-    """Words or numerals in a row."""
-    return rf"(?:(?:{words}|\d+)[ ,-]+)*(?:{words}|\d+)"
+    """Words or numerals in a row, the last one perhaps begun."""
+    return rf"(?:(?:{words}|\d+)[ ,-]+)*(?:{words}|\d+|{_words(_BEGUN)})"
+
+
+@cache
+def _figures(least: int) -> re.Pattern[str]:
+    """So many figures in a row."""
+    return _bare(rf"(?:(?:{_FIGURE}|\d)[ -]+){{{least - 1},}}(?:{_FIGURE}|\d+)|\d{{{least},}}")
 
 
 @cache
