@@ -277,13 +277,8 @@ class AppCLI(LightningCLI):
             self._scratch = tempfile.TemporaryDirectory(prefix=f"{self.app.name}-{self.verb}-")
             self.run_dir = Path(self._scratch.name)
         else:
-            self.run_dir = run_folder.choose(
-                self._setting("run_dir"),
-                self.app.name,
-                self.verb,
-                self.resume,
-                self.resumes_from(),
-            )
+            wanted, goes_on = self._setting("run_dir"), self.resumes_from()
+            self.run_dir = run_folder.choose(wanted, self.app.name, self.verb, self.resume, goes_on)
         processes.share_folder(self.run_dir)
 
     @starting.paused()
@@ -306,27 +301,25 @@ class AppCLI(LightningCLI):
         callbacks = [
             *(given if isinstance(given, list) else [given]),
             *overrides.pop("callbacks", []),
+            processes.SeveralProcesses(),
+            ExactResume(int(self._setting("seed_everything"))),
+            *([Recorded(tell=self.say)] if self._setting("graphs") else []),
         ]
-        seed = int(self._setting("seed_everything"))
-        callbacks += [processes.SeveralProcesses(), ExactResume(seed)]
-        callbacks += [Recorded(tell=self.say)] if self._setting("graphs") else []
         folder = overrides.pop("checkpoints", self.run_dir / run_folder.CHECKPOINT.parent)
         every = overrides.pop("checkpoint_every", self.checkpoint_every)
         if {**config, **overrides}.get("enable_checkpointing") is not False:
             callbacks.append(StepCheckpoint(folder, every=every))
+        bar = config.get("enable_progress_bar") is not False and not self.quiet
         settings = {
             "callbacks": callbacks,
             "default_root_dir": self.run_dir,
-            "enable_progress_bar": config.get("enable_progress_bar") is not False
-            and not self.quiet
-            and sys.stderr.isatty(),
+            "enable_progress_bar": bar and sys.stderr.isatty(),
         }
         if {**config, **overrides}.get("logger") in (None, True):
             settings["logger"] = self._loggers()
+        settings |= {**(DRY_RUN if self.dry_run else {}), **overrides}
         try:
-            return super().instantiate_trainer(
-                **{**settings, **(DRY_RUN if self.dry_run else {}), **overrides}
-            )
+            return super().instantiate_trainer(**settings)
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise GraftError(f"trainer: {error}") from None
 
