@@ -28,7 +28,7 @@ def test_a_graft_is_trained_measured_and_writes(capsys: pytest.CaptureFixture[st
     record = validate_record(Path("a/record.json"))
     assert record.details["data"]["form"] == "paper" and NOTICE in record.notes
     card = json.loads(Path("a/graft/graft.json").read_text())
-    assert card["app"]["maritime"] == {"base": "tiny", "notice": NOTICE}
+    assert card["app"]["maritime"] == {"base": "tiny", "form": "paper", "notice": NOTICE}
     assert main(["predict", "--run_dir", "p", "--adapter", "a/graft", *QUICK]) == 0
     losses = [json.loads(line) for line in Path("p/predictions.jsonl").read_text().splitlines()]
     assert len(losses) == 2 and all(line["loss"] > 0 for line in losses)

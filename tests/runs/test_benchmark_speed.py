@@ -136,10 +136,10 @@ def test_the_verdict_counts_the_limits_that_hold() -> None:
 
     said = limits.verdict("llama", rows(1.12, 1.36))
     assert said.startswith(
-        "partly: 1 of 3 limits hold: hidden, graftwork LoRA 16: 1.12 (limit 1.13)"
+        "partly: 1 of 4 limits hold: hidden, graftwork LoRA 16: 1.12 (limit 1.13)"
     )
     assert "DiaBlo 64: not measured" in said
-    assert limits.verdict("llama", rows(1.14, 1.36)).startswith("not seen at this scale: 0 of 3")
+    assert limits.verdict("llama", rows(1.14, 1.36)).startswith("not seen at this scale: 0 of 4")
     assert limits.verdict("llama", []).startswith("not testable here: ")
     told = limits.verdict("llama", rows(1.12, 1.36), "cpu")
     assert told.startswith("not testable here: the limits are for a GPU") and "1.36" in told

@@ -59,8 +59,11 @@ def test_failures_of_a_measured_command_are_not_timed(
     with pytest.raises(RuntimeError, match="a snippet failed"):
         import_cost.inner("raise SystemExit(3)")
     with pytest.raises(RuntimeError, match="began with"):
-        import_cost.first_line("sh", "-c", "echo 'error: no such verb'; sleep 1")
-    assert import_cost.first_line("sh", "-c", "echo ready; sleep 60") < 30
+        import_cost.first_line(["-c", "print('error: no such verb', flush=True); input()"])
+    assert (
+        import_cost.first_line(["-c", "import time; print('ready', flush=True); time.sleep(60)"])
+        < 30
+    )
     monkeypatch.setattr(import_cost.sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(GraftError, match="is not installed"):
         import_cost.command("medseg")
