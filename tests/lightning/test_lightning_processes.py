@@ -185,7 +185,17 @@ def test_the_command_line_starts_two_and_writes_once(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_both(tmp_path: Path) -> None:
     running = subprocess.Popen(
-        command(*TWO, "ddp", "--trainer.max_epochs", "100000", "--run_dir", "run"),
+        # during validation Ctrl-C ends at once, without a checkpoint
+        command(
+            *TWO,
+            "ddp",
+            "--trainer.max_epochs",
+            "100000",
+            "--trainer.limit_val_batches",
+            "0",
+            "--run_dir",
+            "run",
+        ),  # fmt: skip
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -69,13 +69,16 @@ def test_generated_cases_in_each_form(
 def check_float32_gradients(
     method: gw.LoRA, case: LayerCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against plain autograd in float64 from the same float32 numbers: at most 1e-5 of the largest."""
+    """Against plain autograd in float64 from the same float32 numbers: at most 1e-5 of the largest.
+
+    A gradient whose sum cancels is known no better than plain autograd in float32 knows it.
+    """
     values = values_for(method, case)
     assert values is not None
     layer = case.build().float()
     x = case.pooled(case.build()).float()
     found = []
-    for dtype, plain in ((torch.float32, False), (torch.float64, True)):
+    for dtype, plain in ((torch.float32, False), (torch.float32, True), (torch.float64, True)):
         model = copy.deepcopy(layer)
         made = graft(model, method, case)
         move(made, case, values)
@@ -84,8 +87,8 @@ def check_float32_gradients(
             if plain:
                 patch.setattr(conv_sites.FastConv, "call", lambda *args: None)
             found.append(_gradients(model, gw.get(model), x.to(dtype), case))
-    for ours, theirs in zip(*found, strict=True):
-        assert error([ours], [theirs]) <= 1e-5
+    for ours, plainly, theirs in zip(*found, strict=True):
+        assert error([ours], [theirs]) <= max(1e-5, 2 * error([plainly], [theirs]))
 
 
 def _gradients(model: nn.Module, made: gw.Graft, x: Tensor, case: LayerCase) -> list[Tensor]:
