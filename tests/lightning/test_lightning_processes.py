@@ -195,7 +195,7 @@ def test_ctrl_c_ends_both(tmp_path: Path) -> None:
             "0",
             "--run_dir",
             "run",
-        ),  # fmt: skip
+        ),
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
