@@ -36,7 +36,7 @@ NOTES = [
     "error: of outputs and gradients against plain autograd in float64, over the largest number of each; worst of all.",
     "times plain: the error over that of plain autograd in the same half precision; at most 4.",
     "one read: with the Triton kernel forced on wherever its shapes allow it, however small.",
-    "changed weight: layers that run alone, through W + s B A, in half precision too.",
+    "changed weight: layers that run alone, through W + s B A, which is kept; weight made once: made for each product.",
     "recorded: a step replayed from a CUDA graph after the factors have changed.",
 ]
 #: of an error in float32; in half precision, times plain autograd's
@@ -122,7 +122,19 @@ def changed_weight() -> Iterator[None]:
         yield
 
 
-BLOCKS = {"one read": one_read, "changed weight": changed_weight}
+@contextlib.contextmanager
+def made_once() -> Iterator[None]:
+    """A changed weight for every product, made for it and dropped."""
+    with (
+        mock.patch.object(linear, "pays", lambda x, weight: False),
+        mock.patch.object(linear, "pays_once", lambda rows, columns, weight: True),
+    ):
+        yield
+
+
+#: ways through the changed weight
+CHANGED = {"changed weight": changed_weight, "weight made once": made_once}
+BLOCKS = {"one read": one_read, **CHANGED}
 
 
 def error(found: list[Tensor], exact: list[Tensor]) -> float:
@@ -188,9 +200,7 @@ def check(options: argparse.Namespace, command: str) -> Record:
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     seeds = range(2 if options.tiny else 6)
     # what fails while it is recorded may take what follows with it, so that comes last
-    ways = (
-        ("fast", "one read", "changed weight", "recorded") if cuda else ("fast", "changed weight")
-    )
+    ways = ("fast", "one read", *CHANGED, "recorded") if cuda else ("fast", *CHANGED)
     named, precisions = methods(options.tiny).items(), PRECISIONS.items()
     for way in ways:
         for (name, method), (precision, dtype) in itertools.product(named, precisions):
@@ -198,7 +208,7 @@ def check(options: argparse.Namespace, command: str) -> Record:
                 continue
             if way == "one read" and not _has_one_read(method, dtype):
                 continue
-            if way == "changed weight" and type(method) is not gw.LoRA:
+            if way in CHANGED and type(method) is not gw.LoRA:
                 continue
             case = f"{name}, {precision}"
             for row in _worst([_row(case, way, seed, method, dtype, options) for seed in seeds]):

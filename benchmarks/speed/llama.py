@@ -11,13 +11,14 @@ import copy
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 import graftwork as gw
 from benchmarks.speed.measure import ENDS, FLOOR, Build, Case, Step, graphed
-from graftwork.fast import reads
+from graftwork.fast import changed, reads
 
 CLAIM = "A step of LoRA, DoRA and DiaBlo stays within its limit over the frozen floor on a Llama-shaped model."
 NOTES = [
@@ -29,12 +30,15 @@ LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 #: rows that differ from others on a half-precision base alone
 HALF = (
     "graftwork LoRA 16, bf16 factors",
+    "graftwork LoRA 16, without changed weights",
     "peft LoRA 16, autocast_adapter_dtype=False",
     "full fine-tuning, pure bf16",
     "full fine-tuning, fp32 masters",
 )
 #: ends the name of the row that leaves out the one pass over dy
 ONE_READ = ", one read of dy"
+#: rows without a weight that is changed for one product
+BRANCH = ", without changed weights"
 Model = nn.Module
 Change = Callable[[Model], tuple[Model, Iterable[Tensor]]]
 
@@ -93,6 +97,7 @@ def variants(base: Callable[[], Model], kind: str, options: argparse.Namespace) 
     changes: dict[str, Change] = {
         **{f"graftwork LoRA {r}": ours(gw.LoRA(r)) for r in (16, 8, 64)},
         f"graftwork LoRA 16{ONE_READ}": ours(gw.LoRA(16)),
+        f"graftwork LoRA 16{BRANCH}": ours(gw.LoRA(16)),
         "graftwork LoRA 16, bf16 factors": ours(gw.LoRA(16), torch.bfloat16),
         "graftwork LoRA 16, dropout 0.05": ours(gw.LoRA(16, dropout=0.05)),
         "graftwork DoRA 16": ours(gw.DoRA(16)),
@@ -193,7 +198,9 @@ def _training(
     work = _pass(model, kind, options, mode)
     trained = list(parameters)
     if name.endswith(ONE_READ):
-        work = _with_one_read(work)
+        work = _with(reads, "allowed", True, work)
+    if name.endswith(BRANCH):
+        work = _with(changed, "allowed_in_half", False, work)
     if name.endswith("fp32 masters"):
         return _with_masters(work, trained)
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
@@ -206,13 +213,12 @@ def _training(
     return step
 
 
-def _with_one_read(work: Step) -> Step:
+def _with(module: Any, switch: str, value: bool, work: Step) -> Step:
+    """Steps under another value of a module's switch."""
+
     def run() -> None:
-        reads.allowed = True
-        try:
+        with mock.patch.object(module, switch, value):
             work()
-        finally:
-            reads.allowed = False
 
     return run
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from graftwork.fast import changed, linear
-from graftwork.fast.changed import changed_matrix, pays
+from graftwork.fast.changed import changed_matrix, pays, pays_once
 
 METHODS = [gw.LoRA(3, alpha=4.5), gw.LoRA(2), gw.PiSSA(2)]
 WIDE = torch.float64
@@ -69,6 +69,56 @@ def test_a_new_graft_is_the_base_bit_for_bit(
         assert torch.equal(model(rows(n, dtype=dtype)), base(rows(n, dtype=dtype)))
 
 
+class Readers(nn.Module):
+    """Layers that read one input, and one that reads what they give."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.q, self.k = nn.Linear(6, 8, bias=bias), nn.Linear(6, 5, bias=bias)
+        self.out = nn.Linear(13, 4, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.cat([self.q(x), self.k(x)], -1).tanh())
+
+
+@pytest.fixture
+def made_for_one_product(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """W' is never kept, and made for every product; the list takes the sizes that were asked for."""
+    asked: list[tuple[int, int]] = []
+
+    def once(rows: int, columns: int, weight: Tensor) -> bool:
+        asked.append((rows, columns))
+        return True
+
+    monkeypatch.setattr(linear, "pays", lambda x, weight: False)
+    monkeypatch.setattr(linear, "pays_once", once)
+    return asked
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("make", [Two, Readers])
+@pytest.mark.parametrize(("dtype", "near"), [(WIDE, 1e-10), (torch.float32, 1e-5)])
+def test_a_weight_made_for_one_product_gives_the_same(
+    make: type, bias: bool, dtype: torch.dtype, near: float, made_for_one_product: Any
+) -> None:
+    torch.manual_seed(0)
+    model = make(bias)
+    base = copy.deepcopy(model).to(dtype)
+    x = rows(2, 50, dtype=dtype)
+    fresh = copy.deepcopy(base)
+    gw.graft(fresh, METHODS[0], seed=0)
+    graft = trained(model, METHODS[0], dtype)
+    with plain_form():
+        expected = results(model, graft, x)
+    made_for_one_product.clear()
+    for _ in range(5):  # alone, then as a family
+        assert torch.equal(fresh(x), base(x))
+        for one, two in zip(results(model, graft, x), expected, strict=True):
+            assert (one - two).abs().max() <= near * two.abs().max()
+    width = (60, 6) if make is Two else (13, 4)
+    assert {(100, 6), (100, width[0]), (100, width[1])} <= set(made_for_one_product)
+
+
 def test_half_precision_gradients_are_as_exact_as_the_branchs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -79,10 +129,12 @@ def test_half_precision_gradients_are_as_exact_as_the_branchs(
     exact_model = copy.deepcopy(model).double()
     exact = results(exact_model, gw.get(exact_model), x.double())
     branch = results(model, graft, x)
-    monkeypatch.setattr(linear, "pays", lambda x, weight: True)
-    for found, other, true in zip(results(model, graft, x), branch, exact, strict=True):
-        error, usual = (float((t.double() - true).norm() / true.norm()) for t in (found, other))
-        assert error <= 2 * usual + 2**-9
+    for kept in (True, False):
+        monkeypatch.setattr(linear, "pays", lambda x, weight, kept=kept: kept)
+        monkeypatch.setattr(linear, "pays_once", lambda rows, columns, weight: True)
+        for found, other, true in zip(results(model, graft, x), branch, exact, strict=True):
+            error, usual = (float((t.double() - true).norm() / true.norm()) for t in (found, other))
+            assert error <= 2 * usual + 2**-9
 
 
 def test_frozen_factors_inputs_and_second_derivatives() -> None:
@@ -154,13 +206,16 @@ def test_updates_far_below_a_step_move_a_matrix_by_what_they_should(dtype: torch
     assert gap < 0.5 * lost and gap < 0.3
 
 
-def test_half_precision_waits_for_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_needs_the_kernel_and_long_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.zeros(64, 8, dtype=torch.bfloat16), torch.zeros(8, 8, dtype=torch.bfloat16)
     assert pays(x.float(), weight.float()) and not pays(x[:31].float(), weight.float())
-    assert not pays(x, weight)
-    monkeypatch.setattr(changed, "allowed_in_half", True)
     assert not pays(x, weight)  # without a GPU the sum takes too many passes
     monkeypatch.setattr(changed, "one_pass", lambda weight: True)
     wide = torch.zeros(16, 16, dtype=torch.bfloat16)
     assert pays(torch.zeros(64, 16, dtype=torch.bfloat16), wide)
+    assert pays_once(48, 16, wide) and not pays_once(47, 16, wide)
+    assert not pays_once(48, 16, wide.float())
+    monkeypatch.setattr(changed, "allowed_in_half", False)
+    assert not pays(torch.zeros(64, 16, dtype=torch.bfloat16), wide)
+    monkeypatch.setattr(changed, "allowed_in_half", True)
     assert not pays(x, weight)  # the rounding of a short row's few elements does not even out

@@ -14,10 +14,12 @@ from torch import Tensor
 from graftwork.fast.conv_weight import DROPPED, SPREAD_FROM, golden, spread_over
 from graftwork.fast.reads import has_triton
 
-#: whether half-precision layers may take this form. Off until its gain is measured on a card
-allowed_in_half = False
+#: whether half-precision layers may take this form
+allowed_in_half = True
 #: elements of x for each of W from which on W' costs less than passes over x and y do
 WIDE = 4
+#: rows for each column of what W' is multiplied by, from which on it costs less than a second pass over the product
+LONG = 3
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -26,6 +28,19 @@ def pays(x: Tensor, weight: Tensor) -> bool:
         return False
     if weight.dtype not in DROPPED:
         return weight.dtype is not torch.float32 or not weight.is_cuda or _unrounded()
+    return _in_half(weight)
+
+
+def pays_once(rows: int, columns: int, weight: Tensor) -> bool:
+    """Whether one product of (rows, columns) with W is cheaper with a W' that is made for it and dropped.
+
+    The branch's own small product is another pass over the output; W' is one over W. In half precision alone: a
+    float32 product hides more of that pass.
+    """
+    return rows >= LONG * columns and weight.dtype in DROPPED and _in_half(weight)
+
+
+def _in_half(weight: Tensor) -> bool:
     return allowed_in_half and weight.shape[1] >= SPREAD_FROM and one_pass(weight)
 
 

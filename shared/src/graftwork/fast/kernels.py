@@ -94,6 +94,7 @@ def _add(  # type: ignore[no-untyped-def]
     multiplier,
     half,
     rank: tl.constexpr,
+    share: tl.constexpr,
     rows: tl.constexpr,
     columns: tl.constexpr,
 ) -> None:
@@ -102,10 +103,15 @@ def _add(  # type: ignore[no-untyped-def]
     here, there = o < out, n < in_
     both = here[:, None] & there[None, :]
     total = tl.zeros([rows, columns], dtype=tl.float32)
-    for r in range(rank):
-        up = tl.load(b + o * rank + r, mask=here, other=0.0)
-        down = tl.load(a + r * in_ + n, mask=there, other=0.0)
-        total += up[:, None] * down[None, :]
+    for start in range(0, rank, share):
+        r = start + tl.arange(0, share)
+        inside = r < rank
+        place = b + o[:, None] * rank + r[None, :]
+        up = tl.load(place, mask=here[:, None] & inside[None, :], other=0.0).to(tl.float32)
+        place = a + r[:, None] * in_ + n[None, :]
+        down = tl.load(place, mask=inside[:, None] & there[None, :], other=0.0).to(tl.float32)
+        # TF32 keeps three more bits of the factors than their copies in bfloat16, which the branch multiplies, do
+        total = tl.dot(up, down, total, input_precision="tf32")
     place = o[:, None] * in_ + n[None, :]
     total = tl.load(weight + place, mask=both, other=0.0).to(tl.float32) + scale * total
     steps = (n * multiplier + half) & (2 * half - 1)
@@ -130,7 +136,8 @@ def change(
     """
     to = torch.empty_like(weight)
     out, in_ = weight.shape
-    grid = (triton.cdiv(out, 32), triton.cdiv(in_, COLUMNS))
-    half = 2 ** (bits - 1)
-    _sum[grid](weight, a, b, to, out, in_, scale, multiplier, half, a.shape[0], 32, COLUMNS)
+    grid = (triton.cdiv(out, ROWS), triton.cdiv(in_, COLUMNS))
+    half, rank = 2 ** (bits - 1), a.shape[0]
+    share = 16 if rank <= 16 else 32
+    _sum[grid](weight, a, b, to, out, in_, scale, multiplier, half, rank, share, ROWS, COLUMNS)
     return to

@@ -19,7 +19,9 @@ Where W is small beside x and y, a layer alone without a gain runs with the chan
 
     y = x W'^T + b,   dx = dy W',   p = x A^T and dp in the backward pass alone
 
-which passes over y and dx once where the branch does two or three times, and keeps W' in place of p.
+which passes over y and dx once where the branch does two or three times, and keeps W' in place of p. Where W is too
+large to be kept a second time, but rows are many beside what it is multiplied by, W' is made for y, and again for dx,
+and dropped; that is so for layers that share their input, too.
 
 In the backward pass a gain multiplies the weight where that is smaller than dy. With a bias y is g t + (1 - g) b for
 the output t without the gain, which is t where g is 1.
@@ -39,7 +41,7 @@ from torch.nn.functional import linear
 
 from graftwork.algebra.products import mm
 from graftwork.fast.blocks import owned
-from graftwork.fast.changed import changed_matrix, pays
+from graftwork.fast.changed import changed_matrix, pays, pays_once
 from graftwork.fast.channels import column_dots, scaled, scaled_rows
 from graftwork.fast.reads import both
 from graftwork.fast.twins import Gain, Twin, stacked
@@ -101,7 +103,7 @@ class _One(torch.autograd.Function):
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         a_t = twin.turned[0]
         p = rows.mm(twin.copies[0].t() if a_t is None else a_t)
-        y, kept = _output(x, rows, c, p, twin)
+        y, kept = _output(x, rows, c, p, twin, fa, fb)
         if m is None:
             ctx.save_for_backward(x, p, fa, fb)
         else:
@@ -134,7 +136,11 @@ class _One(torch.autograd.Function):
         if need_a:
             da = mm(dp.t(), rows, fa.dtype)
         if need_x:
-            dx = dy.mm(weight) if ctx.changed else dp.mm(a).addmm_(dy, weight)
+            if not ctx.changed and _once(c, dy.shape[0], c.weight.shape[0]):
+                weight = changed_matrix(c.weight, fa, fb, c.scale)
+                dx = dy.mm(weight)
+            else:
+                dx = dy.mm(weight) if ctx.changed else dp.mm(a).addmm_(dy, weight)
             if x.dim() != 2:
                 dx = dx.view(x.shape)
         return dx, None, da, db, d_m
@@ -152,8 +158,8 @@ class _Several(torch.autograd.Function):
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         p = rows.mm(a_t)
         ys, kept = [], []
-        for c, part in zip(branches, _columns(p, branches), strict=True):
-            y, k = _output(x, rows, c, part, c.twin)
+        for i, (c, part) in enumerate(zip(branches, _columns(p, branches), strict=True)):
+            y, k = _output(x, rows, c, part, c.twin, *tensors[3 * i : 3 * i + 2])
             ys.append(y)
             kept.append(k)
         ctx.branches, ctx.a, ctx.bs, ctx.gains = branches, a, bs, gains
@@ -215,10 +221,20 @@ def direct(x: Tensor, bias: Tensor | None) -> bool:
     return x.is_cuda and (bias is None or x.dim() == 2 or (x.dim() == 3 and x.is_contiguous()))
 
 
+def _once(c: Branch, rows: int, columns: int) -> bool:
+    """Whether the branch's product with (rows, columns) runs with a W' that is made for it alone."""
+    return c.plain and c.twin.gain is None and pays_once(rows, columns, c.weight)
+
+
 def _output(
-    x: Tensor, rows: Tensor, c: Branch, p: Tensor, twin: Twin
+    x: Tensor, rows: Tensor, c: Branch, p: Tensor, twin: Twin, fa: Any, fb: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """One branch's output, fresh memory and no view, and what its gain multiplies (`None`: no gain)."""
+    """One branch's output, fresh memory and no view, and what its gain multiplies (`None`: no gain).
+
+    p is x A^T in x's dtype; fa and fb are A and B as they are trained.
+    """
+    if _once(c, rows.shape[0], rows.shape[1]):
+        return owned(linear(x, changed_matrix(c.weight, fa, fb, c.scale), c.bias)), None
     gain, b_t = twin.gain, twin.turned[1]
     if b_t is None:
         b_t = twin.copies[1].t()
