@@ -11,13 +11,12 @@ import copy
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 import graftwork as gw
-from benchmarks.speed.measure import ENDS, FLOOR, Build, Case, Step, graphed
+from benchmarks.speed.measure import BRANCH, ENDS, FLOOR, Build, Case, Step, graphed, under
 from graftwork.fast import changed, reads
 
 CLAIM = "A step of LoRA, DoRA and DiaBlo stays within its limit over the frozen floor on a Llama-shaped model."
@@ -37,8 +36,6 @@ HALF = (
 )
 #: ends the name of the row that leaves out the one pass over dy
 ONE_READ = ", one read of dy"
-#: rows without a weight that is changed for one product
-BRANCH = ", without changed weights"
 Model = nn.Module
 Change = Callable[[Model], tuple[Model, Iterable[Tensor]]]
 
@@ -198,9 +195,9 @@ def _training(
     work = _pass(model, kind, options, mode)
     trained = list(parameters)
     if name.endswith(ONE_READ):
-        work = _with(reads, "allowed", True, work)
+        work = under(reads, "allowed", True, work)
     if name.endswith(BRANCH):
-        work = _with(changed, "allowed_in_half", False, work)
+        work = under(changed, "allowed_in_half", False, work)
     if name.endswith("fp32 masters"):
         return _with_masters(work, trained)
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
@@ -211,16 +208,6 @@ def _training(
         optimizer.step()
 
     return step
-
-
-def _with(module: Any, switch: str, value: bool, work: Step) -> Step:
-    """Steps under another value of a module's switch."""
-
-    def run() -> None:
-        with mock.patch.object(module, switch, value):
-            work()
-
-    return run
 
 
 def _with_masters(work: Step, trained: list[Tensor]) -> Step:

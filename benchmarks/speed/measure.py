@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -25,6 +26,8 @@ from graftwork_runs import Row
 
 Step = Callable[[], object]
 Build = Callable[[], Step]
+#: ends the names of rows in which no linear layer runs with a changed weight
+BRANCH = ", without changed weights"
 FLOOR, COMPILED, GRAPHED = "floor", ", compiled", ", cuda graph"
 #: how the names of a mode's variants end
 ENDS = {"eager": "", "compiled": COMPILED, "graphed": GRAPHED}
@@ -90,6 +93,16 @@ def graphed(model: nn.Module) -> Any:
 
 def _refuse(line: str) -> None:
     raise RuntimeError(line)
+
+
+def under(module: Any, switch: str, value: bool, work: Step) -> Step:
+    """Steps under another value of a module's switch."""
+
+    def run() -> object:
+        with mock.patch.object(module, switch, value):
+            return work()
+
+    return run
 
 
 def floor_of(name: str) -> str:

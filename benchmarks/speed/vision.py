@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from benchmarks.speed.llama import twin
-from benchmarks.speed.measure import ENDS, FLOOR, Build, Case, Step, graphed
+from benchmarks.speed.measure import BRANCH, ENDS, FLOOR, Build, Case, Step, graphed, under
 from graftwork.fast import changed
 
 CLAIM = (
@@ -32,8 +32,6 @@ NOTES = [
     "peft adapts 3 x 3 x 3 convolutions alone (it crashes on kernel 1), so all rows do.",
     "Adapters are float32 unless the row says otherwise; full fine-tuning trains weights in their own dtype.",
 ]
-#: ends the name of the row whose linear layers run with their changed weight
-CHANGED = ", changed weight"
 Network = tuple[nn.Module, Tensor]
 Change = Callable[[nn.Module, "Setting"], tuple[nn.Module, Iterable[Tensor]]]
 
@@ -147,7 +145,7 @@ def variants(
         "full fine-tuning": lambda model, setting: (model, model.parameters()),
     }
     if setting.precision == "bf16":
-        changes[f"graftwork{CHANGED}"] = ours
+        changes[f"graftwork{BRANCH}"] = ours
         changes["graftwork, bf16 factors"] = functools.partial(ours, dtype=torch.bfloat16)
         changes["peft, autocast_adapter_dtype=False"] = functools.partial(peft, autocast=False)
     out: dict[str, Build] = {}
@@ -157,22 +155,16 @@ def variants(
         for name, change in changes.items():
             full = name.startswith("full")
             build = functools.partial(_training, base, change, setting, full, mode, options.tiny)
-            out[name + end] = functools.partial(_with_changed, build) if CHANGED in name else build
+            out[name + end] = (
+                functools.partial(_without_changed, build) if BRANCH in name else build
+            )
     return out
 
 
-def _with_changed(build: Build) -> Step:
-    """A step whose wide linear layers run with their changed weight, in half precision too."""
-
-    def inside(work: Callable[[], Any]) -> Any:
-        changed.allowed_in_half = True
-        try:
-            return work()
-        finally:
-            changed.allowed_in_half = False
-
-    step = inside(build)
-    return lambda: inside(step)
+def _without_changed(build: Build) -> Step:
+    """A step that is built and run without changed weights."""
+    step: Any = under(changed, "allowed_in_half", False, build)()
+    return under(changed, "allowed_in_half", False, step)
 
 
 def sites(model: nn.Module, setting: Setting) -> list[str]:
