@@ -51,7 +51,7 @@ def test_default_sites_leave_embeddings_and_norms_and_say_why() -> None:
 def test_default_sites_leave_layers_that_the_graft_would_outgrow() -> None:
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 2))
     assert sites_of(gw.graft(model, gw.LoRA(8))) == ["0"]
-    assert sites_of(gw.graft(nn.Sequential(nn.Linear(4, 2)), gw.LoRA(2))) == ["0"]  # none is larger
+    assert sites_of(gw.graft(nn.Sequential(nn.Linear(4, 2)), gw.LoRA(8))) == ["0"]  # none is larger
 
 
 def test_a_bare_layer_is_a_model() -> None:

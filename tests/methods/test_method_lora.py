@@ -255,16 +255,18 @@ def test_a_rank_above_the_layers_is_refused_with_the_largest(
 
 def test_a_shared_a_may_have_more_rows_than_a_group_of_channels() -> None:
     depthwise = nn.Conv2d(8, 8, 3, groups=8)  # the change of all groups is one (8, 9) matrix
-    gw.graft(copy.deepcopy(depthwise), gw.LoRA(7))
+    gw.graft(copy.deepcopy(depthwise), gw.LoRA(7), sites=["*"])
     with pytest.raises(gw.GraftError, match="own, 8;"):
-        gw.graft(copy.deepcopy(depthwise), gw.LoRA(9))
+        gw.graft(copy.deepcopy(depthwise), gw.LoRA(9), sites=["*"])
 
 
-def test_of_tiny_layers_only_those_with_room_for_the_rank_are_sites() -> None:
-    g = gw.graft(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), gw.LoRA(4))
-    assert names(g) == ["0"]
+def test_default_sites_of_tiny_layers_only_serve_any_rank_but_named_ones_do_not() -> None:
+    tiny = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    assert names(gw.graft(copy.deepcopy(tiny), gw.LoRA(5))) == ["0", "1"]
     with pytest.raises(gw.GraftError, match=r"0 \(linear, in 4, out 4\): LoRA.rank = 5"):
-        gw.graft(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), gw.LoRA(5))
+        gw.graft(copy.deepcopy(tiny), gw.LoRA(5), sites=["0"])
+    with pytest.raises(gw.GraftError, match=r"1 \(linear, in 4, out 2\): LoRA.rank = 3"):
+        gw.graft(copy.deepcopy(tiny), gw.LoRA(1), overrides={"1": {"rank": 3}})
 
 
 def test_a_file_with_a_rank_above_the_layers_still_loads(tmp_path: Path) -> None:

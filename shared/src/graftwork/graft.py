@@ -63,7 +63,7 @@ def graft(
 
     Raises:
         GraftError: bad name, pattern without a match, a layer that cannot be served exactly, a rank above
-            a layer's own, a name already in use. Nothing has changed then.
+            that of a layer named in `sites` or `overrides`, a name already in use. Nothing has changed then.
     """
     if not isinstance(model, nn.Module):
         raise GraftError(f"model: pass a torch.nn.Module, not {type(model).__name__}")
@@ -73,7 +73,8 @@ def graft(
     outside = {b.name for b in beside if b.new is None}
     chosen, left = select(model, method, sites, outside)
     pairs = _with_overrides(model, chosen, method, overrides or {})
-    _check_new(pairs)
+    # default sites of a model of tiny layers only serve any rank; what somebody names must fit
+    _check_new([(s, own) for s, own in pairs if sites is not None or own != method])
     pairs, method = _fitted(pairs, method)
     return attach_entry(model, name, Entry(method, pairs, beside, left), seed)
 

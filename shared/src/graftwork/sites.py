@@ -275,9 +275,9 @@ def _default_sites(
             left[name] = "the graft would be larger than the layer"
         else:
             chosen.append(served)
-    if not chosen and small:
-        # a model of tiny layers only: then size is no reason to leave them out, but a rank above theirs is
-        small = [s for s in small if s.geo is None or not method.refuses_new(s.geo)] or small
+    if (
+        not chosen and small
+    ):  # a model of tiny layers only: then size is no reason to leave them out
         return small, {n: r for n, r in left.items() if n not in {s.name for s in small}}
     if not chosen:
         why = next((f"; {n or 'the model'}: {r}" for n, r in left.items()), "")

@@ -176,7 +176,7 @@ class Method:
         return None
 
     def refuses_new(self, geo: Geometry) -> str | None:
-        """Why no new graft of this layer is made, although a file that holds one loads, or `None`."""
+        """Why no new graft of this named layer is made, although a file that holds one loads, or `None`."""
         return None
 
     def refuses_merge(self) -> str | None:

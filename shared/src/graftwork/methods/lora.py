@@ -16,8 +16,8 @@ On an embedding A is zero and B standard normal, because gradients reach A one t
 
 Departures: none for linear layers; convolutions and embeddings as in Hugging Face PEFT, plus
 dilation, padding modes, groups and transposed convolutions, which it lacks.
-Refuses: a rank above the layer's own in a new graft, min(out, in k), of a group times the groups where these divide r
-(files that hold one load); Embedding(max_norm) and Embedding(sparse) (the algebra does); dropout > 0 where a fused
+Refuses: a rank above a named layer's own in a new graft (files that hold one load), min(out, in k), of a group times
+the groups where these divide r; Embedding(max_norm) and Embedding(sparse) (the algebra does); dropout > 0 where a fused
 owner reads the weight without calling the layer, because dropout acts on an input nobody passes in.
 
 Invariants:
