@@ -17,7 +17,7 @@ from benchmarks.contamination import page as contamination
 from benchmarks.fewshot import page as fewshot
 from benchmarks.maritime import headline_page
 from benchmarks.maritime import page as maritime
-from benchmarks.methods.page import experiments
+from benchmarks.methods.page import experiments, verdict_of
 from benchmarks.speed import page as speed
 from benchmarks.tenants import page as tenants
 from benchmarks.trees import page as trees
@@ -32,11 +32,11 @@ PAGES = ("README.md", "docs/**/*.md", "*/README.md", "apps/*/README.md", "packag
 
 
 def methods() -> str:
-    """Every registered method, from its card."""
+    """Every registered method, from its card, with the verdict of its experiment."""
     return markdown(
         [
             *("method", "kind", "changes", "merges", "trained per layer", "layer kinds", "paper"),
-            "choose it for",
+            *("choose it for", "paper's effect here"),
         ],
         [
             [
@@ -48,6 +48,7 @@ def methods() -> str:
                 _families(card["layer_kinds"]),
                 card["paper"],
                 card["choose"],
+                verdict_of(card["id"]),
             ]
             for card in cards()
         ],

@@ -42,7 +42,7 @@ from benchmarks.methods.harness import (
     versus,
 )
 from benchmarks.methods.transformer import Decoder
-from graftwork.methods.noble import pretrain
+from graftwork.pretraining import pretrain
 from graftwork_runs import Row
 
 TOKENS, HEADS, POINTS, WARMUP = 128, 4, 10, 20

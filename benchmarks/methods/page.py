@@ -12,6 +12,8 @@ from graftwork_runs.tables import figure, markdown
 
 #: seeds below which a spread says little
 SEEDS = 5
+#: methods that are measured in the experiment of another name
+INSIDE = {"direft": "loreft", "lora": "sfed_lora"}
 
 
 def experiments(folder: Path = RECORDS) -> str:
@@ -26,6 +28,23 @@ def experiments(folder: Path = RECORDS) -> str:
         raise GraftError(f"{folder}: no record of an experiment.")
     columns = ["experiment", "what the paper expects", "measured here, and on what", "verdict"]
     return markdown(columns, [_line(record) for record in records])
+
+
+def verdict_of(method_id: str, folder: Path = RECORDS) -> str:
+    """The word of a method's experiment, linked to its row in the page of experiments; "none" without one."""
+    path = folder / f"{INSIDE.get(method_id, method_id)}.json"
+    if not path.exists():
+        return "none"
+    record = validate_record(path)
+    return f"[{_word(record)}](experiments.md#{_anchor(record)})"
+
+
+def _word(record: Record) -> str:
+    return next(word for word in VERDICTS if str(record.verdict).startswith(word))
+
+
+def _anchor(record: Record) -> str:
+    return record.record.replace("/", "-")
 
 
 def _line(record: Record) -> list[str]:
@@ -44,6 +63,7 @@ def _line(record: Record) -> list[str]:
         figures.setdefault(f"{case}, {metric}", []).append(f"{variant} {figure(row)}")
     where = f"*On: {about['model']}; {about['data']}; {len(record.seeds)} seeds.*"
     lines = [f"{what}: {'; '.join(found)}" for what, found in figures.items()]
-    word = next(word for word in VERDICTS if str(record.verdict).startswith(word))
+    word = _word(record)
     verdict = f"**{word}**{str(record.verdict).removeprefix(word)}"
-    return [f"`{record.record}`", record.claim, "<br>".join([*lines, where]), verdict]
+    name = f'<a id="{_anchor(record)}"></a>`{record.record}`'
+    return [name, record.claim, "<br>".join([*lines, where]), verdict]

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from benchmarks.methods import harness, page
 from benchmarks.methods.harness import RATE, RECORDS, SWEEP, Experiment, compare, only, versus
 from graftwork import GraftError
+from graftwork.cards import cards
 from graftwork_runs import Row, validate_record
 
 MODULES = sorted(
@@ -182,6 +184,19 @@ def test_every_experiment_has_a_record_and_a_line_on_the_page() -> None:
     assert names == set(MODULES) == {p.stem for p in RECORDS.glob("*.json")} and len(names) >= 10
     table = page.experiments()
     assert all(f"`methods/{name}`" in table for name in names)
+
+
+def test_every_method_has_a_verdict_that_links_to_a_row(tmp_path: Path) -> None:
+    table = page.experiments()
+    for card in cards():
+        link = re.fullmatch(r"\[(.+)\]\(experiments.md#(.+)\)", page.verdict_of(card["id"]))
+        assert link is not None, card["id"]
+        word, anchor = link.groups()
+        [row] = [line for line in table.splitlines() if f'<a id="{anchor}"></a>' in line]
+        assert f"**{word}**" in row
+    assert page.verdict_of("new", tmp_path) == "none"
+    made_up().main(["--seeds", "5", "--out", str(tmp_path / "new.json")])
+    assert page.verdict_of("new", tmp_path) == "[seen](experiments.md#methods-made_up)"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -12,7 +12,7 @@ from method_invariants import invariant
 from torch import nn
 
 import graftwork as gw
-from graftwork.methods.noble import pretrain
+from graftwork.pretraining import pretrain
 
 ACTS = ("cos", "gelu", "silu", "tanh", "leaky_relu")
 

@@ -28,8 +28,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from graftwork.activations import ACTIVATIONS
 from graftwork.algebra.geometry import Geometry
 from graftwork.cards import expand_kinds
 from graftwork.methods.base import Call, Method, Params, setting, work_dtype
@@ -85,6 +85,6 @@ class AdaptFormer(Method):
         if not geo.splits(self.bottleneck):  # every group has its own copy of the shared bottleneck
             down_bias = down_bias.repeat(geo.groups)
         h = h + geo.channels(down_bias, c.y)
-        h = F.relu(h) if self.act == "relu" else F.gelu(h)
+        h = ACTIVATIONS[self.act](h)
         # scaled while it is small: the output is passed over once
         return geo.up(h, self.scale * p["up"], self.scale * p["up_bias"])

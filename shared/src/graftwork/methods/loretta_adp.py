@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from graftwork import trains
+from graftwork.activations import ACTIVATIONS
 from graftwork.algebra.geometry import Geometry
 from graftwork.cards import expand_kinds
 from graftwork.methods.base import Call, Method, Params, setting, work_dtype
@@ -95,5 +96,5 @@ class LoRETTAAdapter(Method):
         down, up = self.built(p)
         # wide from the first product on, as in AdaptFormer
         h = geo.up(c.y, down.to(c.y.dtype)) + p["down_bias"]
-        h = torch.relu(h) if self.act == "relu" else torch.tanh(h)
+        h = ACTIVATIONS[self.act](h)
         return geo.up(h, self.scale * up, self.scale * p["up_bias"])

@@ -5,8 +5,9 @@
     other f: act(z), or act(M act(z) + c) with two layers; cos, GELU, SiLU, tanh, leaky ReLU, none (linear control)
 
 The paper trains branch and weight together, from scratch, and keeps the branch for good: it is a part of the network
-and no adapter, and it costs at inference, 2 r (in + out) + 2 r^2 operations and 2 r cosines a token. `pretrain` makes
-a graft and its base such a network. On a frozen base the branch trains alone; the paper makes no claim for that.
+and no adapter, and it costs at inference, 2 r (in + out) + 2 r^2 operations and 2 r cosines a token. `pretrain`, of
+`graftwork.pretraining`, makes a graft and its base such a network. On a frozen base the branch trains alone; the paper
+makes no claim for that.
 
 Shapes: down D `(r, in)`, down_bias d `(r,)`, up U `(out, r)`; with two layers mix M `(r, r)`, mix_bias c `(r,)`; under
 cos freq1, phase1, freq2, phase2 `(r,)`. Initialisation: D normal (1/sqrt(in)), U zero: the start is the base. The
@@ -33,15 +34,15 @@ Invariants:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftwork.activations import ACTIVATIONS
 from graftwork.algebra.geometry import Geometry
 from graftwork.cards import expand_kinds
 from graftwork.errors import GraftError
@@ -56,9 +57,6 @@ from graftwork.methods.base import (
     work_dtype,
 )
 
-if TYPE_CHECKING:
-    from graftwork.handle import Graft
-
 CARD: dict[str, Any] = {
     "id": "noble",
     "class": "NOBLE",
@@ -70,13 +68,8 @@ CARD: dict[str, Any] = {
     "paper": "arXiv 2603.06492",
     "choose": "pre-training from scratch: a branch that stays, no adapter",
 }
-_ACTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-    "leaky_relu": F.leaky_relu,
-    "none": torch.clone,
-}
+#: beside the cosine
+_ACTS = ("gelu", "silu", "tanh", "leaky_relu", "none")
 
 
 @dataclass(frozen=True)
@@ -144,7 +137,7 @@ class NOBLE(Method):
         """The activation of one of the two layers."""
         if self.act == "cos":
             return torch.cos(p[f"freq{layer}"] * z + p[f"phase{layer}"])
-        return _ACTS[self.act](z)
+        return ACTIVATIONS[self.act](z)
 
     def hidden(self, p: Params, z: Tensor) -> Tensor:
         """f `(..., r)` of the bottleneck's input without its bias, in float32 or wider."""
@@ -160,25 +153,3 @@ class NOBLE(Method):
 
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
         return Delta(weight=geo.product(p["down"], p["up"]), bias=p["up"] @ p["down_bias"])
-
-
-def pretrain(graft: Graft) -> None:
-    """Make a graft of NOBLE and its base one network that trains from scratch: the paper's use.
-
-    Under each site the weight is drawn anew, from half the usual spread, and the bias is zero; what trained in the
-    base before the graft trains again. Save the whole with `state_dict` and `gw.save`; give an optimizer
-    `gw.paced(model, lr)`.
-    """
-    from graftwork.ledger import ledger_of
-
-    for site, _ in graft.entry.sites:
-        tensors = graft.model.get_submodule(site.module)._parameters
-        weight, bias = tensors[site.weight], tensors.get(site.bias)
-        assert weight is not None and site.geo is not None
-        with torch.no_grad():
-            weight.normal_(std=0.5 / math.sqrt(site.geo.in_))
-            if bias is not None:
-                bias.zero_()
-    named = dict(graft.model.named_parameters())
-    for name in ledger_of(graft.model).trained:
-        named[name].requires_grad_(True)

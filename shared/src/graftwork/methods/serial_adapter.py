@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftwork.activations import ACTIVATIONS
 from graftwork.algebra.geometry import Geometry
 from graftwork.cards import expand_kinds
 from graftwork.methods.base import Call, Method, Params, setting, work_dtype
@@ -79,6 +80,6 @@ class SerialAdapter(Method):
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
         # wide from the first product on, as in AdaptFormer
         h = F.linear(c.y.movedim(geo.axis, -1), p["down"].to(c.y.dtype)) + p["down_bias"]
-        h = F.relu(h) if self.act == "relu" else F.gelu(h)
+        h = ACTIVATIONS[self.act](h)
         y = F.linear(h, self.scale * p["up"], self.scale * p["up_bias"])
         return y.movedim(-1, geo.axis)
