@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import graftwork as gw
-from benchmarks.speed.measure import BRANCH, ENDS, FLOOR, Build, Case, Step, graphed, under
+from benchmarks.speed.measure import CHANGED, ENDS, FLOOR, Build, Case, Step, graphed, under
 from graftwork.fast import changed, reads
 
 CLAIM = "A step of LoRA, DoRA and DiaBlo stays within its limit over the frozen floor on a Llama-shaped model."
@@ -29,7 +29,7 @@ LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 #: rows that differ from others on a half-precision base alone
 HALF = (
     "graftwork LoRA 16, bf16 factors",
-    "graftwork LoRA 16, without changed weights",
+    "graftwork LoRA 16, changed weights",
     "peft LoRA 16, autocast_adapter_dtype=False",
     "full fine-tuning, pure bf16",
     "full fine-tuning, fp32 masters",
@@ -94,7 +94,7 @@ def variants(base: Callable[[], Model], kind: str, options: argparse.Namespace) 
     changes: dict[str, Change] = {
         **{f"graftwork LoRA {r}": ours(gw.LoRA(r)) for r in (16, 8, 64)},
         f"graftwork LoRA 16{ONE_READ}": ours(gw.LoRA(16)),
-        f"graftwork LoRA 16{BRANCH}": ours(gw.LoRA(16)),
+        f"graftwork LoRA 16{CHANGED}": ours(gw.LoRA(16)),
         "graftwork LoRA 16, bf16 factors": ours(gw.LoRA(16), torch.bfloat16),
         "graftwork LoRA 16, dropout 0.05": ours(gw.LoRA(16, dropout=0.05)),
         "graftwork DoRA 16": ours(gw.DoRA(16)),
@@ -196,8 +196,8 @@ def _training(
     trained = list(parameters)
     if name.endswith(ONE_READ):
         work = under(reads, "allowed", True, work)
-    if name.endswith(BRANCH):
-        work = under(changed, "allowed_in_half", False, work)
+    if name.endswith(CHANGED):
+        work = under(changed, "allowed_in_half", True, work)
     if name.endswith("fp32 masters"):
         return _with_masters(work, trained)
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)

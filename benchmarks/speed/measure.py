@@ -26,8 +26,8 @@ from graftwork_runs import Row
 
 Step = Callable[[], object]
 Build = Callable[[], Step]
-#: ends the names of rows in which no linear layer runs with a changed weight
-BRANCH = ", without changed weights"
+#: ends the names of rows whose linear layers may run with changed weights in half precision
+CHANGED = ", changed weights"
 FLOOR, COMPILED, GRAPHED = "floor", ", compiled", ", cuda graph"
 #: how the names of a mode's variants end
 ENDS = {"eager": "", "compiled": COMPILED, "graphed": GRAPHED}

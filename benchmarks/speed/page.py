@@ -42,10 +42,25 @@ def table(record: Record) -> str:
     return "\n\n".join([*parts, " ".join([source(record), *record.notes])]) + "\n"
 
 
+def products() -> str:
+    """Microseconds of each form of each product, a column for each layer."""
+    record = validate_record(RECORDS / "products.json")
+    timed = [row for row in record.rows if row.unit == "us"]
+    cases = list(dict.fromkeys(row.case for row in timed))
+    rows = []
+    for variant in dict.fromkeys(row.variant for row in timed):
+        found = {row.case: row.value for row in timed if row.variant == variant}
+        cells = ["–" if found.get(c) is None else f"{found[c]:.1f}" for c in cases]
+        rows.append([variant, *cells])
+    head = [case.partition(":")[0] for case in cases]
+    return "\n\n".join([markdown(["us", *head], rows), source(record)]) + "\n"
+
+
 def _table_of(name: str) -> Callable[[], str]:
     return lambda: table(validate_record(RECORDS / f"{name}.json"))
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
-    f"speed-{name}": _table_of(name) for name in ("llama", "llama-cpu", "vision")
+    f"speed-{name}": _table_of(name) for name in ("llama", "llama-h200", "llama-cpu", "vision")
 }
+GENERATORS["speed-products"] = products

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from benchmarks.speed.llama import twin
-from benchmarks.speed.measure import BRANCH, ENDS, FLOOR, Build, Case, Step, graphed, under
+from benchmarks.speed.measure import CHANGED, ENDS, FLOOR, Build, Case, Step, graphed, under
 from graftwork.fast import changed
 
 CLAIM = (
@@ -145,7 +145,8 @@ def variants(
         "full fine-tuning": lambda model, setting: (model, model.parameters()),
     }
     if setting.precision == "bf16":
-        changes[f"graftwork{BRANCH}"] = ours
+        if setting.layers is nn.Linear:
+            changes[f"graftwork{CHANGED}"] = ours
         changes["graftwork, bf16 factors"] = functools.partial(ours, dtype=torch.bfloat16)
         changes["peft, autocast_adapter_dtype=False"] = functools.partial(peft, autocast=False)
     out: dict[str, Build] = {}
@@ -155,16 +156,14 @@ def variants(
         for name, change in changes.items():
             full = name.startswith("full")
             build = functools.partial(_training, base, change, setting, full, mode, options.tiny)
-            out[name + end] = (
-                functools.partial(_without_changed, build) if BRANCH in name else build
-            )
+            out[name + end] = functools.partial(_with_changed, build) if CHANGED in name else build
     return out
 
 
-def _without_changed(build: Build) -> Step:
-    """A step that is built and run without changed weights."""
-    step: Any = under(changed, "allowed_in_half", False, build)()
-    return under(changed, "allowed_in_half", False, step)
+def _with_changed(build: Build) -> Step:
+    """A step that is built and run with changed weights in half precision."""
+    step: Any = under(changed, "allowed_in_half", True, build)()
+    return under(changed, "allowed_in_half", True, step)
 
 
 def sites(model: nn.Module, setting: Setting) -> list[str]:

@@ -206,16 +206,20 @@ def test_updates_far_below_a_step_move_a_matrix_by_what_they_should(dtype: torch
     assert gap < 0.5 * lost and gap < 0.3
 
 
-def test_half_precision_needs_the_kernel_and_long_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight = torch.zeros(64, 8, dtype=torch.bfloat16), torch.zeros(8, 8, dtype=torch.bfloat16)
-    assert pays(x.float(), weight.float()) and not pays(x[:31].float(), weight.float())
-    assert not pays(x, weight)  # without a GPU the sum takes too many passes
+def test_half_precision_is_switched_on_and_needs_the_kernel_and_long_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, weight = torch.zeros(64, 8), torch.zeros(8, 8)
+    assert pays(x, weight) and not pays(x[:31], weight)
+    assert not pays(x.bfloat16(), weight.bfloat16())  # never kept
+    wide, short = (torch.zeros(16, n, dtype=torch.bfloat16) for n in (16, 8))
     monkeypatch.setattr(changed, "one_pass", lambda weight: True)
-    wide = torch.zeros(16, 16, dtype=torch.bfloat16)
-    assert pays(torch.zeros(64, 16, dtype=torch.bfloat16), wide)
+    assert not pays_once(48, 16, wide)
+    monkeypatch.setattr(changed, "allowed_in_half", True)
     assert pays_once(48, 16, wide) and not pays_once(47, 16, wide)
     assert not pays_once(48, 16, wide.float())
-    monkeypatch.setattr(changed, "allowed_in_half", False)
-    assert not pays(torch.zeros(64, 16, dtype=torch.bfloat16), wide)
-    monkeypatch.setattr(changed, "allowed_in_half", True)
-    assert not pays(x, weight)  # the rounding of a short row's few elements does not even out
+    assert not pays_once(
+        48, 8, short
+    )  # the rounding of a short row's few elements does not even out
+    monkeypatch.setattr(changed, "one_pass", lambda weight: False)
+    assert not pays_once(48, 16, wide)  # without the kernel the sum takes too many passes

@@ -102,3 +102,16 @@ def test_another_file_than_the_packages_is_refused(tmp_path: Path) -> None:
     fake.write_bytes(b"GGUF")
     with pytest.raises(GraftError, match="SHA-256"):
         smollm2.prepare(smollm2.package_file(tmp_path), tmp_path / "m")
+
+
+def test_a_tokenizer_without_a_token_that_pads_pads_with_the_one_that_ends(tmp_path: Path) -> None:
+    model, words = tiny(width=32, layers=1)
+    words.pad_token = None
+    model.save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    assert words.pad_token_id is None
+    assert bases.load(str(tmp_path), "float32")[1].pad_token_id == words.eos_token_id
+    assert smollm2._read(tmp_path, "cpu", torch.float32)[1].pad_token_id == words.eos_token_id
+    words.eos_token = None
+    with pytest.raises(GraftError, match="here: its tokenizer has no token that ends a text"):
+        bases.padding(words, "here")

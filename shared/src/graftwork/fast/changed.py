@@ -14,8 +14,9 @@ from torch import Tensor
 from graftwork.fast.conv_weight import DROPPED, SPREAD_FROM, golden, spread_over
 from graftwork.fast.reads import has_triton
 
-#: whether half-precision layers may take this form
-allowed_in_half = True
+#: whether half-precision layers may take this form: less time, at errors of the branch's size in outputs and
+#: gradients, but W' is rounded alike for all rows, which moves a loss curve by more than two runs differ
+allowed_in_half = False
 #: elements of x for each of W from which on W' costs less than passes over x and y do
 WIDE = 4
 #: rows for each column of what W' is multiplied by, from which on it costs less than a second pass over the product
@@ -23,25 +24,25 @@ LONG = 3
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether W' is small beside x (.., in), for a matrix W (out, in) of x's dtype."""
-    if x.numel() < WIDE * weight.numel():
+    """Whether to keep W' of a matrix W (out, in) of x's dtype for the backward pass too: where it is small beside x."""
+    if weight.dtype in DROPPED or x.numel() < WIDE * weight.numel():
         return False
-    if weight.dtype not in DROPPED:
-        return weight.dtype is not torch.float32 or not weight.is_cuda or _unrounded()
-    return _in_half(weight)
+    return weight.dtype is not torch.float32 or not weight.is_cuda or _unrounded()
 
 
 def pays_once(rows: int, columns: int, weight: Tensor) -> bool:
     """Whether one product of (rows, columns) with W is cheaper with a W' that is made for it and dropped.
 
-    The branch's own small product is another pass over the output; W' is one over W. In half precision alone: a
-    float32 product hides more of that pass.
+    The branch's own small product is another pass over the output; W' is one over W. In half precision alone, in
+    which W' is made so fast that it is made again for the backward pass.
     """
-    return rows >= LONG * columns and weight.dtype in DROPPED and _in_half(weight)
-
-
-def _in_half(weight: Tensor) -> bool:
-    return allowed_in_half and weight.shape[1] >= SPREAD_FROM and one_pass(weight)
+    return (
+        allowed_in_half
+        and rows >= LONG * columns
+        and weight.dtype in DROPPED
+        and weight.shape[1] >= SPREAD_FROM
+        and one_pass(weight)
+    )
 
 
 def _unrounded() -> bool:

@@ -19,9 +19,9 @@ Where W is small beside x and y, a layer alone without a gain runs with the chan
 
     y = x W'^T + b,   dx = dy W',   p = x A^T and dp in the backward pass alone
 
-which passes over y and dx once where the branch does two or three times, and keeps W' in place of p. Where W is too
-large to be kept a second time, but rows are many beside what it is multiplied by, W' is made for y, and again for dx,
-and dropped; that is so for layers that share their input, too.
+which passes over y and dx once where the branch does two or three times, and keeps W' in place of p. In half
+precision, where that is switched on and rows are many beside what W is multiplied by, W' is made for y, and again for
+dx, and dropped; for layers that share their input, for y alone.
 
 In the backward pass a gain multiplies the weight where that is smaller than dy. With a bias y is g t + (1 - g) b for
 the output t without the gain, which is t where g is 1.
