@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.speed import arithmetic
 from benchmarks.speed.limits import EAGER
 from graftwork_runs import Record, validate_record
 from graftwork_runs.tables import markdown, source
@@ -64,3 +65,4 @@ GENERATORS: dict[str, Callable[[], str]] = {
     f"speed-{name}": _table_of(name) for name in ("llama", "llama-h200", "llama-cpu", "vision")
 }
 GENERATORS["speed-products"] = products
+GENERATORS["speed-arithmetic"] = arithmetic.page
