@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import graftwork as gw
-from benchmarks.methods import geometry, loft
+from benchmarks.methods import geometry, loft, loft_ranks
 from graftwork_runs import Record, validate_record
 
 
-@pytest.mark.parametrize("command", [loft, geometry])
+@pytest.mark.parametrize("command", [loft, loft_ranks, geometry])
 def test_a_command_writes_a_record(
     command: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,3 +73,31 @@ def test_the_transposed_transport_leaves_adamw_and_loft_does_not() -> None:
     few, many = (loft.drift(loft.TransposedTransport, 0, steps) for steps in (5, 40))
     assert 1e-4 < few < many
     assert loft.drift(gw.LoFT, 0, 40) < 1e-9
+
+
+def test_the_verdict_on_ranks_needs_an_interval_that_leaves_nought_out() -> None:
+    record = validate_record(loft_ranks.EXPERIMENT.target)
+    assert loft_ranks.judge(record.rows) == record.verdict
+
+    def judged(spread: tuple[float, float], away: tuple[float, float]) -> str:
+        bounds = {loft_ranks.SPREAD: spread, loft_ranks.AWAY: away}
+        rows = []
+        for row in record.rows:
+            for metric, (lo, hi) in bounds.items():
+                if row.metric == f"{metric}, {loft_ranks.BEYOND}":
+                    row = row.model_copy(update={"lo": lo, "hi": hi, "value": (lo + hi) / 2})
+            rows.append(row)
+        return loft_ranks.judge(rows).partition(":")[0]
+
+    assert judged((-2.0, -1.0), (-1.0, 1.0)) == "seen"
+    assert judged((-2.0, 1.0), (-2.0, -1.0)) == "partly"
+    assert judged((-2.0, 1.0), (-1.0, 1.0)) == "not seen at this scale"
+    rows = [r for r in record.rows if loft_ranks.BEYOND not in r.metric]
+    assert loft_ranks.judge(rows).startswith("not testable here")
+
+
+def test_arms_of_all_ranks_share_full_fine_tunings_rate() -> None:
+    record = validate_record(loft_ranks.EXPERIMENT.target)
+    rates = {r.value for r in record.rows if r.metric == loft_ranks.RATE}
+    arms = {r.variant for r in record.rows if r.metric == loft_ranks.RATE}
+    assert len(rates) == 1 and len(arms) == 1 + len(loft_ranks.OPTIMIZERS) * len(loft_ranks.RANKS)
