@@ -182,6 +182,18 @@ def test_an_unknown_encoding(text: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "--encoding klingon: unknown" in capsys.readouterr().err
 
 
+def test_long_work_says_how_far_it_is_beside_its_output(
+    text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(text), "--json"]) == 0
+    quick = capsys.readouterr()
+    monkeypatch.setattr("graftwork_maritime.check.SECONDS", 0.0)
+    assert main(["check", str(text), "--json"]) == 0
+    slow = capsys.readouterr()
+    assert "so far" not in quick.err and slow.out == quick.out
+    assert slow.err.splitlines()[0].startswith("1 dialogues, ")
+
+
 def test_the_filters_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--list"]) == 0
     out = capsys.readouterr().out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from .filters.case import Case, Filter, Finding
 
+#: between two lines of progress
+SECONDS = 5.0
 SUMMARY = "Judge dialogues, JSONL or text, turn by turn; which filters refuse how many."
 
 
@@ -44,6 +48,7 @@ def main(app: App, args: Sequence[str]) -> int:
 
     filters = choose(given.filters, given.without)
     table = Rejections(filters)
+    said = time.monotonic()
     for case in cases(given.file, given.against, given.encoding, given.category):
         findings = table.add(case)
         if given.json:
@@ -51,6 +56,9 @@ def main(app: App, args: Sequence[str]) -> int:
         else:
             for line in lines(case, findings):
                 print(line)
+        if time.monotonic() - said >= SECONDS:
+            print(f"{table.seen} dialogues, {table.refused} refused so far", file=sys.stderr)
+            said = time.monotonic()
     rows = {"seen": table.seen, "refused": table.refused, "rows": table.rows(), "notice": NOTICE}
     print(json.dumps({"summary": rows}) if given.json else shown(rows))
     return int(given.strict and table.refused > 0)
