@@ -13,6 +13,7 @@ from torch import nn
 
 from benchmarks.speed import conv_forms, vision
 from benchmarks.speed.__main__ import main
+from benchmarks.speed.measure import CHANGED
 from graftwork.fast import conv_sites
 from graftwork.fast.conv import BRANCH
 from graftwork_runs import validate_record
@@ -37,7 +38,7 @@ def test_sites_at_full_size(name: str, count: int) -> None:
     assert len(vision.sites(model, setting)) == count
 
 
-@pytest.mark.parametrize("name", ["unet-autocast", "unet-bf16"])
+@pytest.mark.parametrize("name", ["unet-autocast", "unet-bf16", "vit"])
 def test_rows_in_small(name: str, tmp_path: Path) -> None:
     out = tmp_path / "vision.json"
     command = f"--table vision --tiny --device cpu --rounds 2 --burst 1 --cases {name} --out {out}"
@@ -47,10 +48,11 @@ def test_rows_in_small(name: str, tmp_path: Path) -> None:
     expected = {"graftwork", "peft", "full fine-tuning"}
     if vision.SETTINGS[name].precision == "bf16":
         expected |= {
-            "graftwork, changed weight",
             "graftwork, bf16 factors",
             "peft, autocast_adapter_dtype=False",
         }
+    if vision.SETTINGS[name].layers is nn.Linear:
+        expected.add(f"graftwork{CHANGED}")
     assert found == expected
     assert all(r.value is not None and r.value > 0 for r in rows)
 
