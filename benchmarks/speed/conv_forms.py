@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import graftwork as gw
+from benchmarks.commands import command_of
 from benchmarks.speed.measure import Step
 from benchmarks.speed.vision import SETTINGS, Setting, forward, sites
 from benchmarks.timing import median_row, take_turns
@@ -205,9 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     record = Record(
         record="speed/conv-forms",
         claim=f"The cost model takes a form within {NEAR:.0%} of the fastest on every layer.",
-        command=" ".join(
-            ["python -m benchmarks.speed.conv_forms", *(sys.argv[1:] if argv is None else argv)]
-        ),
+        command=command_of("benchmarks.speed.conv_forms", sys.argv[1:] if argv is None else argv),
         seeds=[0],
         rows=rows,
         notes=[
@@ -215,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
             "On a GPU the smallest layers show what it takes to issue their work.",
             "Bounds are quartiles over the rounds of one run.",
         ],
-        details={k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
+        details={k: v for k, v in vars(options).items() if k != "out"},
         verdict=f"{word}: on {sum(right)} of {len(right)} layers.",
         **environment(options.device),
     )

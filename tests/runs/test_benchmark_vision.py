@@ -80,6 +80,7 @@ def test_forms_are_measured_and_put_back(
     assert conv_forms.main(command.split()) == 0
     assert conv_sites.form_of is chosen and conv_sites.FastConv.call is served
     record = json.loads(out.read_text())
+    assert str(tmp_path) not in out.read_text()  # no path of this machine
     assert record["verdict"].split(" ")[0].rstrip(":") in ("seen", "partly", "not")
     totals = {r["variant"]: r["value"] for r in record["rows"] if r["metric"] == "all layers"}
     # a choice cannot beat the best form of each layer
