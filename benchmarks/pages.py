@@ -40,7 +40,8 @@ def table_of(name: str) -> Callable[[], str]:
 GENERATORS = {
     name: table_of(f"{room}/{name}")
     for room, name in [
-        ("speed", "fit"), ("speed", "fit-cpu"), ("speed", "big-7b"), ("scale", "several-gpus"),
+        ("speed", "fit"), ("speed", "fit-changed"), ("speed", "fit-cpu"), ("speed", "big-7b"),
+        ("scale", "several-gpus"),
     ]
 }  # fmt: skip
 GENERATORS |= {

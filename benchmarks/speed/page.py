@@ -57,12 +57,27 @@ def products() -> str:
     return "\n\n".join([markdown(["us", *head], rows), source(record)]) + "\n"
 
 
+def conv_forms() -> str:
+    """What each form costs on all convolutions of a network, over its frozen layers."""
+    record = validate_record(RECORDS / "conv-forms.json")
+    found = [row for row in record.rows if row.metric == "ratio to frozen" and ":" not in row.case]
+    networks = list(dict.fromkeys(row.case for row in found))
+    rows = []
+    for form in dict.fromkeys(row.variant for row in found):
+        of = {row.case: row.value for row in found if row.variant == form}
+        rows.append([form, *(f"{of[n]:.2f}" for n in networks)])
+    return (
+        "\n\n".join([markdown(["over the frozen layers", *networks], rows), source(record)]) + "\n"
+    )
+
+
 def _table_of(name: str) -> Callable[[], str]:
     return lambda: table(validate_record(RECORDS / f"{name}.json"))
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
-    f"speed-{name}": _table_of(name) for name in ("llama", "llama-h200", "llama-cpu", "vision")
+    **{f"speed-{n}": _table_of(n) for n in ("llama", "llama-h200", "llama-cpu", "vision")},
+    "speed-products": products,
+    "speed-arithmetic": arithmetic.page,
+    "speed-conv-forms": conv_forms,
 }
-GENERATORS["speed-products"] = products
-GENERATORS["speed-arithmetic"] = arithmetic.page

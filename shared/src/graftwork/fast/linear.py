@@ -136,11 +136,10 @@ class _One(torch.autograd.Function):
         if need_a:
             da = mm(dp.t(), rows, fa.dtype)
         if need_x:
-            if not ctx.changed and _once(c, dy.shape[0], c.weight.shape[0]):
+            once = not ctx.changed and _once(c, dy.shape[0], c.weight.shape[0])
+            if once:
                 weight = changed_matrix(c.weight, fa, fb, c.scale)
-                dx = dy.mm(weight)
-            else:
-                dx = dy.mm(weight) if ctx.changed else dp.mm(a).addmm_(dy, weight)
+            dx = dy.mm(weight) if once or ctx.changed else dp.mm(a).addmm_(dy, weight)
             if x.dim() != 2:
                 dx = dx.view(x.shape)
         return dx, None, da, db, d_m
