@@ -19,7 +19,7 @@ from graftwork.sharding import _refuse_quantised
 from tests.core import fake_bitsandbytes as fake
 from tests.methods.method_settings import small
 
-LIBRARIES = ("fake", "4 bits", "8 bits", "torchao")
+LIBRARIES = ("fake", "4 bits", "8 bits", "torchao", "torchao nf4")
 Made = tuple[nn.Module, torch.dtype]
 
 
@@ -72,6 +72,20 @@ def maker(library: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Made]:
             return net, torch.bfloat16
 
         return by_torchao
+    if library == "torchao nf4":
+        made = pytest.importorskip(
+            "torchao.quantization.quantize_.workflows.nf4.nf4_tensor",
+            reason="torchao is not installed",
+        )
+
+        def by_nf4() -> Made:
+            net = dense().to(torch.bfloat16)
+            for n, m in net.named_modules():
+                if type(m) is nn.Linear and n != "head":
+                    m.weight = nn.Parameter(made.to_nf4(m.weight.data, 64, 4), requires_grad=False)
+            return net, torch.bfloat16
+
+        return by_nf4
     bnb = pytest.importorskip(
         "bitsandbytes", reason="bitsandbytes (the extra `quantised`) is not installed"
     )
@@ -157,7 +171,8 @@ def test_a_save_is_for_this_base_alone(make: Callable[[], Made], tmp_path: Path)
     gw.load(again, tmp_path / "a")
     with torch.no_grad():
         assert torch.equal(again(batch()[0].to(dtype)), out)
-        assert torch.equal(copy.deepcopy(net)(batch()[0].to(dtype)), out)
+        if quantised.scheme(net.up) != "NF4Tensor":  # torchao quantises its copy anew
+            assert torch.equal(copy.deepcopy(net)(batch()[0].to(dtype)), out)
     how = quantised.scheme(net.up)
     with pytest.raises(gw.GraftError, match=f"q_proj.weight: .* here, {how} in the graft's base"):
         gw.load(dense().to(dtype), tmp_path / "a")
@@ -250,6 +265,47 @@ def test_refusals(make: Callable[[], Made]) -> None:
 def test_a_layer_that_is_not_quantised_yet_is_refused() -> None:
     with pytest.raises(gw.GraftError, match="it is not quantised yet; move the model"):
         gw.graft(Net(fake.Linear4bit), gw.LoRA(2), sites=["up"])
+
+
+class Opaque(Tensor):
+    """A tensor of torchao that its kernel alone can read."""
+
+    @staticmethod
+    def __new__(cls, data: Tensor) -> Any:
+        return Tensor._make_wrapper_subclass(cls, data.shape, dtype=data.dtype)
+
+    def __init__(self, data: Tensor) -> None:
+        self.codes = data
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["codes"], None
+
+    @classmethod
+    def __tensor_unflatten__(cls, inner: dict[str, Tensor], *_: Any) -> Any:
+        return cls(inner["codes"])
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is torch.ops.aten.detach.default, func
+        return cls(args[0].codes)
+
+
+class Readable(Opaque):
+    def dequantize(self, dtype: Any = None) -> Tensor:
+        return self.codes
+
+
+Opaque.__module__ = Readable.__module__ = "torchao.made_up"
+
+
+def test_a_torchao_weight_that_only_its_kernel_reads_is_refused() -> None:
+    net = dense()
+    net.up.weight = nn.Parameter(Readable(net.up.weight.data), requires_grad=False)
+    assert quantised.scheme(net.up) == "Readable" and quantised.dense(net.up).shape == (32, 16)
+    net.up.weight = nn.Parameter(Opaque(torch.zeros(32, 16)), requires_grad=False)
+    assert quantised.scheme(net.up) is None
+    with pytest.raises(gw.GraftError, match=r"Opaque.* in a way that is not served"):
+        gw.graft(net, gw.LoRA(2), sites=["up"])
 
 
 def test_a_layer_that_repacks_its_weight_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

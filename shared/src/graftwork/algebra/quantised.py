@@ -1,9 +1,10 @@
 """Frozen weights that are stored in fewer bits, and the dense weights that they stand for.
 
-Served are linear layers of bitsandbytes (4 bits: NF4 and FP4; 8 bits) and of torchao (weight-only tensors with a
-`dequantize` of their own). They are told by name, so that neither package is imported, or needed. The layer's own
-forward stays what it is, and a graft adds to it; whoever needs the weight itself gets it dense, anew each time: it is
-not kept, for a model that fits in 4 bits need not fit otherwise.
+Served are linear layers of bitsandbytes (4 bits: NF4 and FP4; 8 bits) and of torchao (tensors whose class says how it
+is made dense; what its kernel alone can read is refused, and has no backward pass either). They are told by name, so
+that neither package is imported, or needed. The layer's own forward stays what it is, and a graft adds to it; whoever
+needs the weight itself gets it dense, anew each time: it is not kept, for a model that fits in 4 bits need not fit
+otherwise.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from graftwork.errors import GraftError
 
 BACKENDS = ("bitsandbytes", "torchao")
 FOUR, EIGHT = "bitsandbytes.nn.modules.Linear4bit", "bitsandbytes.nn.modules.Linear8bitLt"
+#: makes a tensor of torchao dense; where a class has the first, the second is something else
+TO_DENSE = ("get_original_weight", "dequantize")
 
 
 def scheme(module: nn.Module) -> str | None:
@@ -37,7 +40,7 @@ def scheme(module: nn.Module) -> str | None:
         is_traceable_wrapper_subclass(weight)
         and type(weight).__module__.split(".")[0] == BACKENDS[1]
     ):
-        return type(weight).__name__ if hasattr(weight, "dequantize") else None
+        return None if _to_dense(weight) is None else type(weight).__name__
     return None
 
 
@@ -95,7 +98,9 @@ def dense(module: nn.Module, dtype: torch.dtype | None = None) -> Tensor:
             codes = weight.data if layer.state.CB is None else layer.state.CB
             found = codes.float() * (scales.float().unsqueeze(1) / 127)
         else:
-            found = weight.dequantize()
+            way = _to_dense(weight)
+            assert way is not None
+            found = getattr(weight, way)()
     return found.detach().reshape(shape_of(module)).to(dtype or torch.float32)
 
 
@@ -152,6 +157,11 @@ def rounded(module: nn.Module, value: Tensor) -> nn.Parameter:
         bnb_quantized=True,
     )
     return new
+
+
+def _to_dense(weight: Any) -> str | None:
+    own = (n for n in TO_DENSE if getattr(type(weight), n, None) is not getattr(Tensor, n, None))
+    return next(own, None)
 
 
 def _form(module: nn.Module) -> str | None:
