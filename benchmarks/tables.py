@@ -18,6 +18,7 @@ from benchmarks.fewshot import page as fewshot
 from benchmarks.maritime import headline_page
 from benchmarks.maritime import page as maritime
 from benchmarks.methods.page import experiments, verdict_of
+from benchmarks.quantised import page as quantised
 from benchmarks.speed import page as speed
 from benchmarks.tenants import page as tenants
 from benchmarks.trees import page as trees
@@ -117,6 +118,7 @@ GENERATORS = {
     **contamination.GENERATORS,
     **fewshot.GENERATORS,
     **speed.GENERATORS,
+    **quantised.GENERATORS,
     **trees.GENERATORS,
     **tenants.GENERATORS,
     **by_case.GENERATORS,

@@ -147,9 +147,10 @@ def peft(rank: int, *, autocast: bool = True, **more: Any) -> Change:
 
 
 def twin(model: Model) -> Model:
-    """A copy of the modules that shares every tensor."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(t): t for t in tensors})
+    """A copy of the modules that shares every tensor, and what a quantised one is decoded by."""
+    states = (getattr(m, "quant_state", None) for m in model.modules())
+    shared = [*model.parameters(), *model.buffers(), *(s for s in states if s is not None)]
+    return copy.deepcopy(model, {id(t): t for t in shared})
 
 
 def _pass(model: Model, kind: str, options: argparse.Namespace, mode: str) -> Step:
