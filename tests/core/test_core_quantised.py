@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from graftwork.algebra import quantised
+from graftwork.allocation.families import Family
+from graftwork.allocation.unit import units
 from graftwork.cards import cards
 from graftwork.sharding import _refuse_quantised
 from tests.core import fake_bitsandbytes as fake
@@ -179,9 +181,29 @@ def test_a_save_is_for_this_base_alone(make: Callable[[], Made], tmp_path: Path)
     gw.load(dense().to(dtype), tmp_path / "a", allow_other_base=True)
 
 
+@pytest.mark.parametrize("method", [card["id"] for card in cards()])
+def test_every_method_is_saved_and_loaded(
+    make: Callable[[], Made], method: str, tmp_path: Path
+) -> None:
+    net, dtype = make()
+    out = train(net, gw.graft(net, small(method), seed=3), dtype)
+    gw.save(gw.get(net), tmp_path / "a")
+    again = make()[0]
+    gw.load(again, tmp_path / "a")
+    with torch.no_grad():
+        assert torch.equal(again(batch()[0].to(dtype)), out)
+
+
 def test_counts_are_those_of_the_dense_weights(make: Callable[[], Made]) -> None:
     graft = gw.graft(make()[0], gw.LoRA(2))
     assert graft.summary().base == sum(p.numel() for p in dense().parameters())
+
+
+def test_what_a_unit_costs_is_what_it_costs_on_the_dense_twin(make: Callable[[], Made]) -> None:
+    net, dtype = make()
+    family = Family("magnitudes", lambda level: gw.DoRA(level), (2,))
+    found, wanted = (units(n, [family], ["up"]) for n in (net, twin(net, dtype)))
+    assert [u.cost for u in found] == [u.cost for u in wanted] == [2 * 16 + 32 * 2 + 32]
 
 
 @pytest.mark.parametrize("library", ["fake", "4 bits"])

@@ -66,6 +66,14 @@ def shape_of(module: nn.Module) -> tuple[int, ...]:
     return int(layer.out_features), int(layer.in_features)
 
 
+def hollow(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter without its values, on the meta device; of a quantised weight, the dense one in float32."""
+    if name == "weight" and scheme(module) is not None:
+        return torch.empty(shape_of(module), device="meta")
+    held = module._parameters.get(name)
+    return None if held is None else held.detach().to("meta")
+
+
 def hidden_count(module: nn.Module) -> int:
     """How many weights a layer has beyond those that its stored tensor counts."""
     if scheme(module) is None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from graftwork.algebra import quantised
 from graftwork.allocation.families import Family, families, width
 from graftwork.errors import GraftError
 from graftwork.methods.base import Method
@@ -215,9 +216,8 @@ def _fault(
 def _cost(method: Method, site: Site, module: nn.Module) -> int:
     if site.geo is None:
         return sum(p.numel() for p in module.parameters() if p.is_floating_point())
-    weight, bias = module._parameters.get(site.weight), module._parameters.get(site.bias)
-    weight = next(module.parameters()) if weight is None else weight
-    start = method.start(
-        site.geo, weight.detach().to("meta"), None if bias is None else bias.detach().to("meta")
-    )
+    weight, bias = (quantised.hollow(module, name) for name in (site.weight, site.bias))
+    if weight is None:
+        weight = next(module.parameters()).detach().to("meta")
+    start = method.start(site.geo, weight, bias)
     return sum(t.numel() for t in start.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from graftwork.algebra import quantised
 from graftwork.algebra.linear import Embedding
 from graftwork.algebra.recognise import recognise
 from graftwork.errors import GraftError
@@ -57,16 +58,10 @@ def expected_shapes(model: nn.Module, entry: Entry) -> tuple[dict[str, Shape], l
 
 
 def _start(site: Site, method: Method, module: nn.Module) -> dict[str, Tensor]:
-    weight = module._parameters.get(site.weight)
-    bias = module._parameters.get(site.bias)
+    weight, bias = (quantised.hollow(module, name) for name in (site.weight, site.bias))
     assert site.geo is not None
-    base = weight if weight is not None else next(module.parameters())
-    trained, frozen = starts(
-        method,
-        site.geo,
-        base.detach().to("meta"),
-        None if bias is None else bias.detach().to("meta"),
-    )
+    base = weight if weight is not None else next(module.parameters()).detach().to("meta")
+    trained, frozen = starts(method, site.geo, base, bias)
     return trained | frozen
 
 
