@@ -18,6 +18,7 @@ from graftwork.fast.blocks import Blocks, block_linear
 from graftwork.fast.linear import Branch, lowrank_linear, one_linear
 from graftwork.fast.serving import Serving
 from graftwork.fast.siblings import Family, apart, plain, watch
+from graftwork.fast.stored import Added, added
 from graftwork.fast.twins import Pool, Twin, alone, tape
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ KINDS = ("linear", "transposed_linear")
 #: calls after which a layer that nobody shared an input with is no longer watched
 LONELY = 3
 Base = Callable[..., Any]
-Form = Branch | Blocks
+Form = Branch | Blocks | Added
 
 
 class Fast:
@@ -69,6 +70,8 @@ class Fast:
         own = self.form(state, layer, x)
         if own is None:
             return None
+        if type(own) is Added:
+            return added(x, base(x), own)
         if (self._watched >= LONELY and len(family.members) == 1) or family.alone or apart(x):
             return one_linear(x, own) if type(own) is Branch else _outputs(x, (own,))[0]
         self._watched += 1
@@ -136,8 +139,10 @@ class Kept:
         weight = layer._parameters[state.weight_name]
         assert weight is not None
         self.weight, self.bias = weight, layer._parameters.get(state.bias_name)
-        self.names, self.place = (state.weight_name, state.bias_name), weight.data_ptr()
-        self.dtype, self.device = weight.dtype, weight.device
+        self.names = state.weight_name, state.bias_name
+        #: `None`: the weight is in a form of its own, and nothing here reads it
+        self.place = weight.data_ptr() if state.scheme is None else None
+        self.dtype, self.kind, self.device = form.twin.dtype, weight.dtype, weight.device
 
     def serves(self, state: MethodState, layer: nn.Module, x: Tensor) -> bool:
         """Whether the form serves this call as it stands."""
@@ -147,13 +152,14 @@ class Kept:
             x.dtype is not self.dtype
             or there.get(name) is not weight
             or there.get(bias_name) is not bias
-            or weight.data_ptr() != self.place  # moved, or given other memory
+            # moved, or given other memory
+            or (self.place is not None and weight.data_ptr() != self.place)
             or weight.requires_grad
             or (bias is not None and bias.requires_grad)
             or self.training is not state.training
             or self.method is not state.method
             or x.device != self.device
-            or weight.dtype is not self.dtype
+            or weight.dtype is not self.kind
         ):
             return False
         own = state._parameters
@@ -177,6 +183,8 @@ def _read(state: MethodState, layer: nn.Module, ref: Callable[[], Any], x: Tenso
     """What serves a layer whose change is low-rank factors, or diagonal blocks that tile its matrix."""
     weight = layer._parameters.get(state.weight_name)
     bias = layer._parameters.get(state.bias_name)
+    if weight is not None and state.scheme is not None:
+        return _read_stored(state, layer, weight, x)
     if weight is None or not _fits(state, weight, bias, x):
         return None
     p = _tensors(state)
@@ -197,10 +205,7 @@ def _read(state: MethodState, layer: nn.Module, ref: Callable[[], Any], x: Tenso
         if (n * rows, n * cols) != (state.geo.out, state.geo.in_):
             return None
         sources = [d]
-    own = state._parameters
-    names = [n for s in sources for n, t in own.items() if t is s]
-    if any(s.is_inference() for s in sources):
-        names = []
+    own, names = state._parameters, _names(state, sources)
     places = [*frozen, *((own, n, s) for n, s in zip(names, sources, strict=False))]
     if factors is None:
         twin = Twin(sources, x.dtype, places=places)
@@ -210,6 +215,27 @@ def _read(state: MethodState, layer: nn.Module, ref: Callable[[], Any], x: Tenso
     own_forward = getattr(type(layer), "_base_class", type(layer)).forward is nn.Linear.forward
     plain = own_forward and scaled is None and matrix.is_contiguous() and bool(names)
     return Kept(state, layer, Branch(ref, matrix, bias, twin, factors.scale, plain), names)
+
+
+def _read_stored(state: MethodState, layer: nn.Module, weight: Tensor, x: Tensor) -> Kept | None:
+    """What serves a quantised layer whose change is low-rank factors: its own forward, and a branch beside it."""
+    fits = x.is_floating_point() and x.device == weight.device and x.shape[-1] == state.geo.in_
+    p = _tensors(state)
+    factors = state.method.factors(state.geo, p, state.training) if fits else None
+    if factors is None or factors.magnitude is not None:
+        return None
+    sources = [factors.a, factors.b]
+    own, names = state._parameters, _names(state, sources)
+    places = [(own, n, s) for n, s in zip(names, sources, strict=False)]
+    twin = Twin(sources, x.dtype, None, factors.scale, places)
+    return Kept(state, layer, Added(twin, factors.scale), names)
+
+
+def _names(state: MethodState, sources: Sequence[Tensor]) -> list[str]:
+    """Under which names the state holds the trained tensors; none where they do not last."""
+    if any(s.is_inference() for s in sources):
+        return []
+    return [n for s in sources for n, t in state._parameters.items() if t is s]
 
 
 def _tensors(state: MethodState) -> Any:
