@@ -11,6 +11,7 @@ from graftwork_runs import Record, Row, validate_record
 from graftwork_runs.tables import markdown, number, source
 
 RECORD = Path(__file__).resolve().parents[1] / "records" / "scale" / "quantised.json"
+UNMEASURED = "Not measured yet on a card: `python -m benchmarks.quantised`.\n"
 STEPS = ["linear layers", "trained by", "ms", "over its floor", "peak GiB", "linear layers' GB"]
 MERGES = [
     "linear layers",
@@ -67,4 +68,9 @@ def _merge(rows: Sequence[Row]) -> list[str]:
     return [*worst, number(of[NETWORK].value or 0), f"{number(back.value or 0)} {back.unit}"]
 
 
-GENERATORS = {"quantised": lambda: table(validate_record(RECORD))}
+def generate() -> str:
+    """The table, or that there is none yet."""
+    return table(validate_record(RECORD)) if RECORD.is_file() else UNMEASURED
+
+
+GENERATORS = {"quantised": generate}
