@@ -83,8 +83,9 @@ def where_it_goes() -> str:
         rows = []
         for metric in dict.fromkeys(row.metric for row in told):
             of = {row.variant: row.value for row in told if row.metric == metric}
-            cells = ["–" if of.get(v) is None else f"{of[v]:+.1f}" for v in variants]
-            rows.append([metric.removeprefix(OVER), *cells])
+            cells = ["–" if of.get(v) is None else f"{of[v]:+z.1f}" for v in variants]
+            if {*cells} - {"–", "+0.0"}:
+                rows.append([metric.removeprefix(OVER), *cells])
         parts.append(f"**{case}**\n\n{markdown(['% of the floor', *variants], rows)}")
     return "\n\n".join([*parts, source(record)]) + "\n"
 
