@@ -1,4 +1,4 @@
-"""What a step consists of: operations issued by phase, host time a site, and on a GPU the kernels by name.
+"""What a step consists of: operations issued by phase, host time a site, and on a GPU the kernels.
 
     python -m benchmarks.speed --anatomy --table vision --cases vit --tiny --device cpu
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import statistics
 import time
 from collections import Counter
@@ -24,7 +25,9 @@ from torch.optim.optimizer import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.rows import figure
-from benchmarks.speed.measure import Case, Step, chosen, floor_of
+from benchmarks.speed import families
+from benchmarks.speed.measure import Case, Step, chosen, floor_of, waited
+from benchmarks.timing import take_turns
 from graftwork_runs import Row
 
 FORWARD, BACKWARD, OPTIMIZER = "forward", "backward", "optimizer"
@@ -34,11 +37,19 @@ NOTES = [
     "a site: of what comes on top of the floor, the share of one grafted layer, the optimizer left out.",
     "host: the median time until a step is handed over, without counting; on a CPU it is the wall time.",
     "kernel: time on the GPU by the kernel's name, as the profiler has it; the ten that exceed the floor's most.",
+    "over: time on the GPU of one step by what its operations compute, above the floor's, in per cent of the floor's.",
+    "waiting: the time of a step, three issued one after another, in which no kernel runs, above the floor's; so, too.",
 ]
 #: steps that a host time is the median of
 STEPS = 7
+#: steps that are issued one after another before the device is waited for
+BURST = 3
 #: kernels that get a row
 KERNELS = 10
+#: of a step: all kernels of the GPU, or the time without one
+ALL, WAITING = "all kernels", "waiting"
+#: begins the metrics of what a step takes above its floor
+OVER = "over: "
 
 
 class Counting(TorchDispatchMode):
@@ -90,6 +101,7 @@ def anatomy(case: Case, options: argparse.Namespace) -> list[Row]:
     steps: dict[str, Step] = {}
     counts: dict[str, dict[str, Counter[str]]] = {}
     kernels: dict[str, dict[str, float]] = {}
+    spent: dict[str, Counter[str]] = {}
     rows: list[Row] = []
     for name, build in wanted.items():
         try:
@@ -98,17 +110,20 @@ def anatomy(case: Case, options: argparse.Namespace) -> list[Row]:
                 step()
             counts[name] = operations(step)
             if cuda:
-                kernels[name] = _kernels(step)
+                kernels[name], spent[name] = _kernels(step)
         except (ImportError, torch.OutOfMemoryError, RuntimeError) as error:
             steps.pop(name, None)
             text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             rows.append(figure(case.name, name, "operations", None, note=text[:300]))
     host = _host(steps, cuda)
+    for name, seconds in (_walls(steps) if cuda else {}).items():
+        spent[name][WAITING] = 1000 * seconds - spent[name].total()
     for name in steps:
         rows += _told(case, name, counts, host)
         floor = floor_of(name)
         if floor in kernels and name in kernels and name != floor:
             rows += _over(case.name, name, kernels[name], kernels[floor])
+            rows += shares(case.name, name, spent[name], spent[floor])
     return rows
 
 
@@ -151,13 +166,30 @@ def _host(steps: dict[str, Step], cuda: bool) -> dict[str, float]:
     return {name: statistics.median(s) for name, s in seconds.items()}
 
 
-def _kernels(step: Step) -> dict[str, float]:
-    """Milliseconds on the GPU by kernel; `launches` counts them."""
+def _walls(steps: dict[str, Step]) -> dict[str, float]:
+    """Seconds of a step on a GPU, the variants in turns."""
+    seconds = take_turns(
+        {name: functools.partial(_burst, step) for name, step in steps.items()},
+        rounds=STEPS,
+        warmup=1,
+        clock=waited,
+    )
+    return {name: statistics.median(s) / BURST for name, s in seconds.items()}
+
+
+def _burst(step: Step) -> None:
+    for _ in range(BURST):
+        step()
+
+
+def _kernels(step: Step) -> tuple[dict[str, float], Counter[str]]:
+    """Milliseconds on the GPU by kernel, where `launches` counts them; and by what the operations compute."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+    both = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    with profile(activities=both, record_shapes=True) as seen:
         step()
         torch.cuda.synchronize()
     total: dict[str, float] = {"launches": 0.0}
@@ -168,7 +200,21 @@ def _kernels(step: Step) -> dict[str, float]:
             spent = event.time_range.elapsed_us() / 1000
             total[event.name] = total.get(event.name, 0.0) + spent
             total["launches"] += 1
-    return total
+    by_family = families.milliseconds(seen.events())
+    by_family[families.REST] = sum(total.values()) - total["launches"] - by_family.total()
+    return total, by_family
+
+
+def shares(case: str, name: str, own: Counter[str], floor: Counter[str]) -> list[Row]:
+    """What each family takes above the floor's, in per cent of the floor's kernels."""
+    whole = floor.total() - floor[WAITING]
+    more = {f: own[f] - floor[f] for f in (*families.FAMILIES, WAITING)}
+    more[ALL] = sum(more.values()) - more[WAITING]
+    return [
+        figure(case, name, f"{OVER}{f}", round(100 * m / whole, 2), "%", f"{m:.3f} ms")
+        for f, m in more.items()
+        if own[f] or floor[f] or f == ALL
+    ]
 
 
 def _over(case: str, name: str, own: dict[str, float], floor: dict[str, float]) -> list[Row]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from benchmarks.commands import command_of
-from benchmarks.speed.measure import Step
+from benchmarks.speed.measure import Step, waited
 from benchmarks.speed.vision import SETTINGS, Setting, forward, sites
 from benchmarks.timing import median_row, take_turns
 from graftwork.algebra.conv import Conv
@@ -143,7 +142,7 @@ def measure(name: str, options: argparse.Namespace) -> tuple[list[Row], list[boo
             steps(arguments, shape, setting, options),
             rounds=options.rounds,
             warmup=2,
-            **({"clock": _wait} if options.device == "cuda" else {}),
+            **({"clock": waited} if options.device == "cuda" else {}),
         )
         case = f"{name}: {arguments[0]} to {arguments[1]}, stride {arguments[3][0]}, {shape[2]}^3"
         seconds = {v: [s / options.burst for s in values] for v, values in seconds.items()}
@@ -167,11 +166,6 @@ def measure(name: str, options: argparse.Namespace) -> tuple[list[Row], list[boo
         rows.append(Row(case=name, variant=variant, metric="ratio to frozen", value=ratio))
         print(f"{name}: {variant}: {value} ms, {ratio} x the frozen layers", flush=True)
     return rows, right
-
-
-def _wait() -> float:
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import graftwork as gw
+from benchmarks.speed import liger
+from benchmarks.speed.liger import LIGER
 from benchmarks.speed.measure import CHANGED, ENDS, FLOOR, Build, Case, Step, graphed, under
 from graftwork.fast import changed, reads
 
@@ -24,6 +26,7 @@ NOTES = [
     "A bf16 base unless the case says otherwise, SDPA, AdamW fused; adapters on all seven linears of a block.",
     "The input asks for its gradient in every row, so all backward passes go equally far.",
     "fp32 masters: trained tensors in float32, cast to bf16 for the step.",
+    "liger: norms, SwiGLU and rotary positions through liger's kernels, over the floor without them; not compiled.",
 ]
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 #: rows that differ from others on a half-precision base alone
@@ -31,6 +34,7 @@ HALF = (
     "graftwork LoRA 16, bf16 factors",
     "graftwork LoRA 16, changed weights",
     "peft LoRA 16, autocast_adapter_dtype=False",
+    f"peft LoRA 16, autocast_adapter_dtype=False{LIGER}",
     "full fine-tuning, pure bf16",
     "full fine-tuning, fp32 masters",
 )
@@ -95,6 +99,7 @@ def variants(base: Callable[[], Model], kind: str, options: argparse.Namespace) 
         **{f"graftwork LoRA {r}": ours(gw.LoRA(r)) for r in (16, 8, 64)},
         f"graftwork LoRA 16{ONE_READ}": ours(gw.LoRA(16)),
         f"graftwork LoRA 16{CHANGED}": ours(gw.LoRA(16)),
+        f"graftwork LoRA 16{LIGER}": ours(gw.LoRA(16)),
         "graftwork LoRA 16, bf16 factors": ours(gw.LoRA(16), torch.bfloat16),
         "graftwork LoRA 16, dropout 0.05": ours(gw.LoRA(16, dropout=0.05)),
         "graftwork DoRA 16": ours(gw.DoRA(16)),
@@ -102,6 +107,7 @@ def variants(base: Callable[[], Model], kind: str, options: argparse.Namespace) 
         "graftwork DiaBlo 64": ours(gw.DiaBlo(64)),
         **{f"peft LoRA {r}": peft(r) for r in (16, 8, 64)},
         "peft LoRA 16, autocast_adapter_dtype=False": peft(16, autocast=False),
+        f"peft LoRA 16, autocast_adapter_dtype=False{LIGER}": peft(16, autocast=False),
         "peft LoRA 16, dropout 0.05": peft(16, lora_dropout=0.05),
         "peft DoRA 16": peft(16, use_dora=True),
         "full fine-tuning, pure bf16": lambda model: (model, model.parameters()),
@@ -116,6 +122,8 @@ def variants(base: Callable[[], Model], kind: str, options: argparse.Namespace) 
         end = ENDS[mode]
         out[FLOOR + end] = functools.partial(_floor, base, kind, options, mode)
         for name, change in changes.items():
+            if mode == "compiled" and name.endswith(LIGER):
+                continue  # the compiler fuses what these kernels do
             out[name + end] = functools.partial(_training, base, change, name, kind, options, mode)
     return out
 
@@ -192,11 +200,15 @@ def _training(
 ) -> Step:
     full = name.startswith("full")
     model = copy.deepcopy(base()).requires_grad_(True) if full else twin(base())
+    if name.endswith(LIGER):
+        liger.replace(model)
     model, parameters = change(model.train())
     work = _pass(model, kind, options, mode)
     trained = list(parameters)
     if name.endswith(ONE_READ):
         work = under(reads, "allowed", True, work)
+    if name.endswith(LIGER):
+        work = liger.during(work)
     if name.endswith(CHANGED):
         work = under(changed, "allowed_in_half", True, work)
     if name.endswith("fp32 masters"):

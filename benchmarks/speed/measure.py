@@ -133,7 +133,7 @@ def measure(case: Case, turns: Turns) -> list[Row]:
     A variant that cannot be built or does not fit becomes one row without a value that says why.
     """
     cuda = turns.device.startswith("cuda")
-    clock = _wait if cuda else time.process_time
+    clock = waited if cuda else time.process_time
     allocated = torch.cuda.memory_allocated if cuda else lambda: 0
     wanted = chosen(case, turns.rows)
     case.prepare()
@@ -197,7 +197,8 @@ def _bursts(built: _Built, burst: int) -> Step:
     return run
 
 
-def _wait() -> float:
+def waited() -> float:
+    """The time at which the GPU has done all that it was given."""
     torch.cuda.synchronize()
     return time.perf_counter()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.speed import arithmetic
+from benchmarks.speed.anatomy import OVER
 from benchmarks.speed.limits import EAGER
 from graftwork_runs import Record, validate_record
 from graftwork_runs.tables import markdown, source
@@ -71,6 +72,24 @@ def conv_forms() -> str:
     )
 
 
+def where_it_goes() -> str:
+    """What a step takes above its floor's, by what its operations compute; a column for each row."""
+    record = validate_record(RECORDS / "llama-anatomy.json")
+    found = [row for row in record.rows if row.metric.startswith(OVER)]
+    parts = []
+    for case in dict.fromkeys(row.case for row in found):
+        told = [row for row in found if row.case == case]
+        variants = list(dict.fromkeys(row.variant for row in told))
+        rows = []
+        for metric in dict.fromkeys(row.metric for row in told):
+            of = {row.variant: row.value for row in told if row.metric == metric}
+            cells = ["–" if of.get(v) is None else f"{of[v]:+z.1f}" for v in variants]
+            if {*cells} - {"–", "+0.0"}:
+                rows.append([metric.removeprefix(OVER), *cells])
+        parts.append(f"**{case}**\n\n{markdown(['% of the floor', *variants], rows)}")
+    return "\n\n".join([*parts, source(record)]) + "\n"
+
+
 def _table_of(name: str) -> Callable[[], str]:
     return lambda: table(validate_record(RECORDS / f"{name}.json"))
 
@@ -80,4 +99,5 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "speed-products": products,
     "speed-arithmetic": arithmetic.page,
     "speed-conv-forms": conv_forms,
+    "speed-anatomy": where_it_goes,
 }

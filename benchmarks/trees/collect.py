@@ -103,9 +103,6 @@ def build(known: Episodes, results: Results, origin: Mapping[str, Any]) -> Recor
     gains = [gain(n, found[n], against, found[against], test) for n in ARMS if n in found]
     pairs = [(n, variant(PEFT, n)) for n in TWINS]
     twins = [gain(a, found[a], b, found[b], test) for a, b in pairs if a in found and b in found]
-    where = [r["where"] for r in results.all() if "where" in r]
-    seen = where[-1] if where else environment("cpu")
-    keep = ("commit", "date", "device", "cores", "memory_bytes", "versions")
     return Record(
         record="trees/smollm2",
         claim=CLAIM,
@@ -123,8 +120,20 @@ def build(known: Episodes, results: Results, origin: Mapping[str, Any]) -> Recor
             "rates": rates_of(results),
         },
         verdict=verdict(gains, twins, against),
-        **{k: seen[k] for k in keep if k in seen},
+        **surroundings(results),
     )
+
+
+def surroundings(results: Results) -> dict[str, Any]:
+    """Where the jobs ran: the newest one's surroundings, with the devices of all."""
+    found = sorted((r["where"] for r in results.all() if "where" in r), key=lambda w: w["date"])
+    keep = ("commit", "date", "device", "cores", "memory_bytes", "versions")
+    seen = found[-1] if found else environment("cpu")
+    devices = sorted({where["device"] for where in found})
+    return {
+        **{k: seen[k] for k in keep if k in seen},
+        **({"device": ", ".join(devices)} if devices else {}),
+    }
 
 
 def figures(name: str, values: Mapping[str, Values], test: Sequence[Episode]) -> list[Row]:

@@ -17,13 +17,8 @@ from torch import Tensor, nn
 
 import graftwork as gw
 from benchmarks.trees.text import draws
-from graftwork.errors import GraftError
+from graftwork.errors import NotFiniteError
 from graftwork_llm.batches import Batch, Example, collate
-
-
-class Diverged(GraftError):
-    """The loss is no number any more."""
-
 
 SUPPORT_EVERY = 10  # steps between GAST's support gradients
 
@@ -112,7 +107,7 @@ def fit(
     """Train in place.
 
     Raises:
-        Diverged: the loss is no number any more.
+        NotFiniteError: the loss is no number any more.
     """
     model.train()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, plan.pace)
@@ -128,7 +123,7 @@ def fit(
         if number % 10 == 9 or number == plan.steps - 1:  # elsewhere nothing waits for the device
             trace.losses.append(round(float(loss), 4))
             if not math.isfinite(trace.losses[-1]):
-                raise Diverged(
+                raise NotFiniteError(
                     f"the loss is {trace.losses[-1]} at step {number + 1}; lower the rate"
                 )
     trace.seconds = time.perf_counter() - begun

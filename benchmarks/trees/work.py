@@ -24,7 +24,7 @@ from benchmarks.trees.episodes import Episode, Episodes, read
 from benchmarks.trees.jobs import Job, Results, best
 from benchmarks.trees.text import encode
 from benchmarks.trees.training import Plan
-from graftwork.errors import GraftError
+from graftwork.errors import GraftError, NotFiniteError
 from graftwork_llm import smollm2
 from graftwork_llm.batches import Example
 from graftwork_runs import environment
@@ -120,8 +120,8 @@ class Bench:
             begun = time.perf_counter()
             exact, loss = decode.forced(adapted, self.choice, pad=pad, rows=32, device=self.device)
             if not math.isfinite(loss):
-                raise training.Diverged(f"the loss on the laboratories of the choice is {loss}")
-        except training.Diverged as error:
+                raise NotFiniteError(f"the loss on the laboratories of the choice is {loss}")
+        except NotFiniteError as error:
             return {"status": "diverged", "rate": result["rate"], "why": str(error)}
         answers = self.answers(adapted, self.episodes.parts["test"], ROWS[self.device])
         seconds["answer"] = time.perf_counter() - begun

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 
 import graftwork as gw
 from benchmarks.speed import __main__ as command
-from benchmarks.speed import check
-from benchmarks.speed.anatomy import anatomy, operations
+from benchmarks.speed import check, families
+from benchmarks.speed.anatomy import ALL, WAITING, anatomy, operations, shares
+from benchmarks.speed.families import BACKWARD as BACK
 from benchmarks.speed.measure import Case
 from graftwork.fast import linear as fast_linear
 from graftwork_runs import Row, validate_record
@@ -81,6 +85,57 @@ def test_the_llama_table_is_taken_apart_in_small(tmp_path: Path) -> None:
     # a cast a layer and direction would be four more
     assert forward.value is not None and forward.value < 5
     assert "_to_copy" not in (forward.note or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "above", "told"),
+    [
+        ("aten::mm", [[512, 2048], [2048, 48]], [], families.INTO),
+        ("aten::addmm_", [[512, 2048], [512, 48], [48, 2048]], [], families.OUT),
+        ("aten::addmm", [[2048], [512, 2048], [2048, 8192]], [], families.LARGE),
+        ("aten::mm", [[512, 2048], [2048, 16]], [BACK], families.BACK_INTO),
+        ("aten::mm", [[16, 512], [512, 2048]], ["own", BACK], families.BACK_INTO),
+        ("aten::addmm_", [[512, 2048], [512, 16], [16, 2048]], [BACK], families.BACK_OUT),
+        ("aten::bmm", [[64, 512, 32], [64, 32, 32]], [], families.BLOCKS),
+        ("aten::mul", [[4, 4], []], [BACK], families.BACKWARD_SMALL),
+        ("aten::copy_", [[4, 4], [4, 4]], [], families.FORWARD_SMALL),
+        ("aten::_foreach_mul_", [[]], ["Optimizer.step#AdamW.step"], families.STEP),
+        ("aten::_scaled_dot_product_flash_attention", [[1]], [], families.ATTENTION),
+    ],
+)
+def test_what_an_operation_computes_is_read_off_its_shapes(
+    name: str, shapes: list[list[int]], above: list[str], told: str
+) -> None:
+    assert families.family(name, shapes, [name, *above]) == told
+
+
+def test_kernels_are_summed_by_what_launched_them() -> None:
+    def event(name: str, shapes: Any, kernels: list[float], parent: Any = None) -> Any:
+        return SimpleNamespace(
+            name=name, input_shapes=shapes, cpu_parent=parent, device_type=DeviceType.CPU,
+            kernels=[SimpleNamespace(duration=k) for k in kernels],
+        )  # fmt: skip
+
+    back = event(BACK + ": LinearBackward", [], [])
+    spent = families.milliseconds(
+        [
+            back,
+            event("aten::mm", [[512, 2048], [2048, 16]], [1000.0, 500.0]),
+            event("aten::mm", [[512, 2048], [2048, 16]], [250.0], back),
+            event("aten::mul", [[1], [1]], [250.0], event("own", [], [], back)),
+        ]
+    )
+    assert spent == {families.INTO: 1.5, families.BACK_INTO: 0.25, families.BACKWARD_SMALL: 0.25}
+
+
+def test_shares_are_told_of_the_floors_kernels() -> None:
+    floor = Counter({families.LARGE: 80.0, families.ATTENTION: 20.0, WAITING: 10.0})
+    own = Counter({families.LARGE: 82.0, families.ATTENTION: 20.0, families.OUT: 5.0, WAITING: 4.0})
+    rows = {r.metric: r.value for r in shares("toy", "more", own, floor)}
+    assert rows == {
+        f"over: {families.LARGE}": 2.0, f"over: {families.OUT}": 5.0,
+        f"over: {families.ATTENTION}": 0.0, f"over: {WAITING}": -6.0, f"over: {ALL}": 7.0,
+    }  # fmt: skip
 
 
 def small(method: Any, dtype: torch.dtype) -> check.Problem:

@@ -16,6 +16,7 @@ from benchmarks.joblist import pool
 from benchmarks.trees import arms, collect, page, parts, work
 from benchmarks.trees.__main__ import main
 from benchmarks.trees.arms import ARMS, NONE, OURS, PEFT, TWINS
+from benchmarks.trees.collect import surroundings
 from benchmarks.trees.episodes import read
 from benchmarks.trees.jobs import STEPS_FILE, Clock, Job, Results, best, listed, rate_jobs
 from graftwork import GraftError
@@ -64,6 +65,18 @@ def test_a_further_seed_waits_for_all_rates_and_takes_the_best(tmp_path: Path) -
     assert best(results, OURS, "LoRA") == found
     assert Results(tmp_path, rates=1).ready(seed)
     assert best(results, OURS, "DoRA") is None and not results.ready(Job(OURS, "DoRA", 1))
+
+
+def test_a_record_names_every_device_and_is_dated_by_the_newest_job(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    assert surroundings(results)["device"]  # nothing ran: of this machine
+    places = [("second card", "2026-01-02T00:00:00Z"), ("first card", "2026-01-01T00:00:00Z")]
+    for job, (device, date) in zip(rate_jobs(OURS, "LoRA", 3), places, strict=False):
+        where = {"device": device, "date": date, "versions": {}, "cores": len(device)}
+        results.write(job, {"status": "done", "where": where})
+    found = surroundings(results)
+    assert found["device"] == "first card, second card"
+    assert (found["date"], found["cores"]) == (places[0][1], len("second card"))
 
 
 def test_estimates_come_from_timed_steps_and_then_from_jobs(tmp_path: Path) -> None:

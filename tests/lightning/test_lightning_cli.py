@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch import Trainer
 from safetensors import safe_open
 from tinyapp.app import app
+from tinyapp.cli import Classifier, PointData
 
 from graftwork.errors import GraftError
 from graftwork.lightning import app as light
 from graftwork.lightning import configs
 from graftwork.lightning.checkpoint_io import load_checkpoint
+from graftwork.lightning.staying import staying
 from tests.cli.cli_helpers import before_torch, loaded_by
 
 HERE = Path(__file__).parent
@@ -130,6 +133,23 @@ def test_fit_then_each_verb_with_its_adapter(capsys: pytest.CaptureFixture[str])
     ).read_text()
     out, err = capsys.readouterr()
     assert "run folder: runs/tinyapp/fit-2" in out and err == ""
+
+
+@pytest.mark.parametrize("verb", ["adapt", "demo"])
+def test_no_trainers_end_moves_the_network_off_its_device(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[object] = []
+    monkeypatch.setattr(Classifier, "cpu", lambda self: moved.append(self) or self)
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.validate(module := Classifier(), datamodule=PointData(), verbose=False)
+    assert moved == [module]  # what Lightning alone does
+    assert call(verb, "--config", "short") == 0
+    assert moved == [module] and "cpu" not in vars(module)
+    with pytest.raises(KeyError), staying(module):
+        assert module.cpu() is module
+        raise KeyError
+    assert moved == [module] and "cpu" not in vars(module)
 
 
 @pytest.mark.parametrize("verb", ["adapt", "demo"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import graftwork as gw
+from graftwork.errors import NotFiniteError
 from graftwork.selection.draws import choose, standardised
 from graftwork.selection.gast import block_of
 from tests.selection.selection_helpers import (
@@ -267,7 +268,7 @@ def test_a_nan_score_is_an_error_and_leaves_the_gradients() -> None:
         p.grad = torch.full_like(p, 2.0)
     y[4] = float("nan")
     with (
-        pytest.raises(gw.GraftError, match=r"sample 4 at layer 'blocks.1' is not finite"),
+        pytest.raises(NotFiniteError, match=r"sample 4 at layer 'blocks.1' is not finite"),
         gast.batch(B),
     ):
         loss_of(model, x, y).backward()

@@ -1,4 +1,4 @@
-"""The one exception type for anything a user can mend. Imports nothing heavy."""
+"""The exception types for what a user can mend. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,3 +8,7 @@ class GraftError(ValueError):
 
     Command lines print the message without a traceback and exit with code 2.
     """
+
+
+class NotFiniteError(GraftError):
+    """A loss, gradient or score is no number any more: a training diverged."""

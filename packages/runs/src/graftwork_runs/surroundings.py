@@ -34,6 +34,7 @@ PACKAGES = (
     "timm",
     "transformers",
     "peft",
+    "liger_kernel",
 )
 
 

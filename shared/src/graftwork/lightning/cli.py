@@ -54,6 +54,7 @@ from graftwork.lightning.output import settle_output
 from graftwork.lightning.primary import primary
 from graftwork.lightning.recorded import Recorded
 from graftwork.lightning.resume import ExactResume
+from graftwork.lightning.staying import staying
 from graftwork.lightning.step_checkpoint import StepCheckpoint
 from graftwork.lightning.verbs import trainer_with, verb, verbs_of, with_flags
 
@@ -325,7 +326,8 @@ class AppCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            super()._run_subcommand(subcommand)
+            with staying(self.model):
+                super()._run_subcommand(subcommand)
         except BaseException:
             processes.end_others(self.trainer)
             raise

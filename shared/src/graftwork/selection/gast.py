@@ -56,7 +56,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.attach import CALL, ROWS
-from graftwork.errors import GraftError
+from graftwork.errors import GraftError, NotFiniteError
 from graftwork.fused import owners
 from graftwork.handle import Graft, active
 from graftwork.selection import ghost, several
@@ -166,13 +166,16 @@ class GAST:
         """Take g_sup, the gradient of a support batch's loss; it holds until the next call. No `.grad` moves.
 
         Raises:
-            GraftError: the loss does not depend on the graft, or is not finite (an empty batch's mean).
+            GraftError: the loss does not depend on the graft; a `NotFiniteError` where it is not finite (an empty
+                batch's mean, or a training that diverged).
         """
         params = list(self._parameters())
         if not loss.requires_grad:
             raise GraftError("GAST.support: the loss has no gradient")
         if not bool(torch.isfinite(loss.detach()).all()):
-            raise GraftError("GAST.support: the loss is not finite; is the support batch empty?")
+            raise NotFiniteError(
+                "GAST.support: the loss is not finite; is the support batch empty?"
+            )
         grads = torch.autograd.grad(loss, params, allow_unused=True)
         if all(g is None for g in grads):
             raise GraftError("GAST.support: the loss does not depend on the graft")
@@ -318,7 +321,7 @@ class GAST:
         scores = size * total
         if not bool(torch.isfinite(scores).all()):
             bad = int(torch.nonzero(~torch.isfinite(scores))[0])
-            raise GraftError(f"GAST: the score of sample {bad} at layer {name!r} is not finite")
+            raise NotFiniteError(f"GAST: the score of sample {bad} at layer {name!r} is not finite")
         key: tuple[int | str, ...] = (*self._draws, self._step, name)
         picked = choose(scores, self.keep, self.rule, self.temperature, *key)
         self.chosen[name] = Choice(scores, picked)
