@@ -14,7 +14,10 @@ from torch import Tensor, nn
 import graftwork as gw
 from graftwork.algebra import quantised
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("default"),  # the libraries have warnings of their own on some cards
+]
 
 DEVICE = "cuda"
 SITES = ["up", "down"]
