@@ -7,7 +7,8 @@ The base is the Llama-shaped decoder of `benchmarks.speed`, its linear layers st
 variants take turns in one process on the same inputs, and each ratio is taken over the floor of that form: its own
 forward pass and the backward pass to its input. Then a random change of rank 16 and a set size is merged, by us and by
 peft. What is finished lies in `--work` and is not measured again; a form that cannot be made, and a row that fails, is
-recorded with its error. `--tiny` rehearses in small; such figures mean nothing and are written only where `--out` says.
+recorded with its error. `--tiny` rehearses in small; such figures, and those of a CPU, are written only where `--out`
+says.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [row for name in options.forms for row in kept(name, options)]
     record = recorded(rows, options, given, time.perf_counter() - begun)
     print(record.verdict)
-    out = options.out or (None if options.tiny else OUT)
+    out = options.out or (None if options.tiny or options.device == "cpu" else OUT)
     if out is not None:
         print(record.write(out))
     return 0

@@ -103,12 +103,13 @@ def dense(layer: Any) -> Tensor:
 
 
 def losses(base: nn.Module, merged: nn.Module, factors: Factors, before: Before) -> dict[str, Loss]:
-    """Of each layer, the base's weight with the change against the merged one."""
+    """Of each layer, the base's weight with the change against the merged one, as the layer multiplies by it."""
     found = {}
     for name, layer in linears(base):
         a, b = factors[name]
         weight, change = dense(layer), b @ a
-        error = dense(merged.get_submodule(name)) - weight - change
+        seen = dense(merged.get_submodule(name)).to(before.x.dtype).float()
+        error = seen - weight - change
         x = before.inputs[name].float()
         found[name] = Loss(
             float(error.norm() / change.norm()),

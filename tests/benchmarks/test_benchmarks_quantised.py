@@ -110,7 +110,7 @@ def test_a_change_has_the_size_asked_for_and_losses_are_those_made() -> None:
     base = small()
     factors = merges.change_of(base, 0.05)
     inputs = {n: torch.randn(9, m.in_features) for n, m in linears(base)}  # type: ignore[arg-type]
-    before = merges.Before(torch.zeros(0), torch.zeros(0), torch.zeros(0), inputs)
+    before = merges.Before(*torch.zeros(3), inputs)
     merged = copy.deepcopy(base).float()
     for name, layer in linears(merged):
         a, b = factors[name]

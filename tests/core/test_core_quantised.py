@@ -18,7 +18,6 @@ from graftwork.allocation.families import Family
 from graftwork.allocation.unit import units
 from graftwork.cards import cards
 from graftwork.sharding import _refuse_quantised
-from graftwork.states import MethodState
 from tests.core import fake_bitsandbytes as fake
 from tests.methods.method_settings import small
 
@@ -195,41 +194,6 @@ def test_every_method_is_saved_and_loaded(
         assert torch.equal(again(batch()[0].to(dtype)), out)
 
 
-def test_the_fast_form_is_the_plain_one(make: Callable[[], Made]) -> None:
-    found = []
-    for fast in (True, False):
-        net, dtype = make()
-        graft = gw.graft(net, gw.LoRA(2, alpha=3), sites=["layers.*", "up"], seed=3)
-        if not fast:
-            for m in net.modules():
-                if isinstance(m, MethodState):
-                    m.fast = None
-        for p in graft.parameters():
-            p.data += 0.1
-        x = batch()[0].to(dtype).requires_grad_()
-        for _ in range(2):  # again, from what the first pass kept
-            out = net(x)
-            out.float().square().sum().backward()
-        state = graft.site("up").state("default")
-        assert (state.fast is not None and state.fast._kept is not None) == fast  # type: ignore[union-attr]
-        found.append([out, x.grad, *(p.grad for p in graft.parameters())])
-    for got, want in zip(*found, strict=True):
-        near = (got.float() - want.float()).norm() / want.float().norm()
-        assert near < (1e-5 if dtype == torch.float32 else 2e-2)
-
-
-def test_the_fast_form_differentiates_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = maker("fake", monkeypatch)()[0].double()
-    graft = gw.graft(net, gw.LoRA(2, alpha=3), sites=["up"], seed=3)
-    for p in graft.parameters():
-        p.data = p.data.double() + 0.1
-    up = net.up
-    x = batch()[0][0].double().requires_grad_()
-    inputs = (x, *graft.parameters())
-    assert torch.autograd.gradcheck(lambda x, *_: up(x), inputs)
-    assert torch.autograd.gradgradcheck(lambda x, *_: up(x), inputs)
-
-
 def test_counts_are_those_of_the_dense_weights(make: Callable[[], Made]) -> None:
     graft = gw.graft(make()[0], gw.LoRA(2))
     assert graft.summary().base == sum(p.numel() for p in dense().parameters())
@@ -283,6 +247,20 @@ def test_a_merge_into_4_bits_tells_its_error(
     if keep == "device":
         graft.unmerge()
         assert layer.weight is weight and torch.equal(net(x), grafted)
+
+
+def test_a_weight_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, module in fake.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    layer = fake.Linear4bit(64, 32).to(torch.bfloat16)
+    layer.quantise()
+    value = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    new: Any = quantised.rounded(layer, value)
+    how = {"blocksize": 64, "compress_statistics": True, "quant_type": "nf4"}
+    codes, _ = fake.quantize_4bit(value, quant_storage=torch.uint8, **how)
+    twice, _ = fake.quantize_4bit(value.bfloat16(), quant_storage=torch.uint8, **how)
+    assert torch.equal(new.data, codes) and not torch.equal(new.data, twice)
+    assert new.quant_state.dtype is torch.bfloat16
 
 
 def test_what_cannot_be_merged_says_why(make: Callable[[], Made]) -> None:

@@ -146,14 +146,15 @@ def rounded(module: nn.Module, value: Tensor) -> nn.Parameter:
         raise GraftError(why)
     old: Any = module._parameters["weight"]
     state = old.quant_state
-    data = value.to(old.device, state.dtype).contiguous()
+    wide = torch.promote_types(value.dtype, state.dtype)  # so that it is rounded once
     packed, made = _functional().quantize_4bit(
-        data,
+        value.to(old.device, wide).contiguous(),
         blocksize=state.blocksize,
         compress_statistics=state.nested,
         quant_type=state.quant_type,
         quant_storage=old.quant_storage,
     )
+    made.dtype = state.dtype
     new: nn.Parameter = type(old)(
         packed,
         requires_grad=False,
