@@ -18,8 +18,8 @@ VARIANTS = (LORA, PEFT, HALF)
 BYTES = "linear layers"
 #: how far the reported error of a layer may be from the measured one
 NEAR = 0.01
-#: what counts as no longer, and as no more memory: as far as two runs of one row are apart
-LONGER = 1.02
+#: up to which ratio a figure counts as no more than another
+MORE = 1.02
 #: the forms that the claim is about
 CLAIMED = ("nf4",)
 
@@ -44,7 +44,7 @@ def misses(rows: Sequence[Row], title: str) -> list[str]:
         theirs = [v for n in (PEFT, HALF) if (v := _value(rows, title, n, metric)) is not None]
         if ours is None or not theirs:
             out.append(f"{title}: {metric} was not measured on both sides")
-        elif ours > LONGER * min(theirs):
+        elif ours > MORE * min(theirs):
             out.append(f"{title}: {metric} {ours:.3g}, peft's best {min(theirs):.3g}")
     merged = [r for r in rows if r.case.startswith(f"merge, {title}:")]
     for variant, metric in ((PLAIN, REFUSED), (OURS, RESTORED), (OURS, APART)):

@@ -20,6 +20,7 @@ from benchmarks.speed.llama import LINEARS, twin
 from benchmarks.timing import median_row
 from graftwork.algebra import quantised
 from graftwork.errors import GraftError
+from graftwork.rounding import Roundings
 from graftwork_runs import Row
 
 RANK = 16
@@ -150,15 +151,18 @@ def _ours(case: str, base: nn.Module, factors: Factors, before: Before) -> list[
     rows = []
     stored = any(quantised.scheme(layer) is not None for _, layer in linears(base))
     if stored:
-        rows.append(figure(case, PLAIN, REFUSED, float(_refuses(graft.merge))))
+        rows.append(_refusal(case, PLAIN, graft.merge))
+    told: list[Roundings] = []
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a line a layer
-        told = graft.merge(round=True)
+        refused = _refusal(case, OURS, lambda: told.append(graft.merge(round=True)))
+    if refused.value:
+        return [*rows, refused]
     lost = losses(base, model, factors, before)
     rows += _figures(case, OURS, lost, _network(model, before))
     graft.unmerge()
     rows.append(_restored(case, OURS, base, model))
     if stored:
-        apart = max(abs(told[n].of_change / loss.of_change - 1) for n, loss in lost.items())
+        apart = max(abs(told[0][n].of_change / loss.of_change - 1) for n, loss in lost.items())
         rows.append(figure(case, OURS, APART, float(f"{apart:.3g}")))
     return rows
 
@@ -197,12 +201,13 @@ def _restored(case: str, variant: str, base: nn.Module, model: nn.Module) -> Row
     return figure(case, variant, RESTORED, sum(same), f"of {len(same)}")
 
 
-def _refuses(merge: Callable[[], object]) -> bool:
+def _refusal(case: str, variant: str, merge: Callable[[], object]) -> Row:
+    """Whether a merge was refused, and what it said."""
     try:
         merge()
-    except GraftError:
-        return True
-    return False
+    except GraftError as why:
+        return figure(case, variant, REFUSED, 1.0, note=str(why).splitlines()[0][:300])
+    return figure(case, variant, REFUSED, 0.0)
 
 
 def _output(model: Any, x: Tensor) -> Tensor:

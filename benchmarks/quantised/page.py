@@ -26,7 +26,10 @@ MERGES = [
 
 def table(record: Record) -> str:
     """Steps, then merges: the errors are over the change's own size, median over the layers and the worst."""
-    steps, merges = [], []
+    steps: list[list[str]] = []
+    merges: dict[
+        tuple[str, ...], list[str]
+    ] = {}  # what stands beside the sizes of change -> those sizes
     for case in dict.fromkeys(row.case for row in record.rows):
         kind, _, rest = case.partition(", ")
         form, _, about = rest.rpartition(": ")
@@ -35,9 +38,10 @@ def table(record: Record) -> str:
             if kind == "step":
                 steps.append([form, variant, *_step(rows)])
             else:
-                merges.append([form, about.split()[3], variant, *_merge(rows)])
+                merges.setdefault((form, variant, *_merge(rows)), []).append(about.split()[3])
+    lines = [[form, ", ".join(sizes), *cells] for (form, *cells), sizes in merges.items()]
     errors = "**Errors of a merge, over the change: median over the layers (worst)**"
-    parts = [markdown(STEPS, steps), errors, markdown(MERGES, merges)]
+    parts = [markdown(STEPS, steps), errors, markdown(MERGES, lines)]
     return "\n\n".join([*parts, " ".join([source(record), *record.notes])]) + "\n"
 
 

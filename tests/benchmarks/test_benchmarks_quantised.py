@@ -18,7 +18,7 @@ from benchmarks.quantised import judging, merges
 from benchmarks.quantised.forms import FORMS, linears, store, stored_bytes
 from benchmarks.quantised.page import table
 from benchmarks.speed.llama import decoder
-from graftwork_runs import Row, validate_record
+from graftwork_runs import Record, Row, validate_record
 
 SMALL = ["--tiny", "--device", "cpu", "--rounds", "2", "--burst", "1", "--sizes", "0.05"]
 
@@ -150,6 +150,19 @@ def made_up(**changed: float) -> list[Row]:
         unit = "of 7" if metric == merges.RESTORED else None
         rows.append(Row(case=case, variant=merges.OURS, metric=metric, value=value[key], unit=unit))
     return rows
+
+
+def test_what_is_so_at_every_size_is_one_line_of_the_table() -> None:
+    case = "merge, int8, torchao: a change of {} of the weight"
+    rows = [
+        Row(case=case.format(size), variant=merges.OURS, metric=merges.REFUSED, value=1.0)
+        for size in (0.01, 0.1)
+    ]
+    record = Record(
+        record="scale/quantised", claim="c", command="c", date="2026-01-01T00:00:00Z", device="d",
+        versions={}, rows=rows,
+    )  # fmt: skip
+    assert f"| int8, torchao | 0.01, 0.1 | {merges.OURS} | refused | – | – | – |" in table(record)
 
 
 def test_the_verdict_says_what_does_not_hold() -> None:
