@@ -125,7 +125,8 @@ def alone(t: Task, steps: int, model: nn.Module | None = None) -> tuple[gw.Graft
 def bits(value: Any) -> Any:
     """Everything in nested lists and dicts, tensors as bytes, to be compared for equality."""
     if isinstance(value, Tensor):
-        return (value.dtype, tuple(value.shape), value.detach().cpu().numpy().tobytes())
+        flat = value.detach().cpu().reshape(-1).view(torch.uint8)
+        return (value.dtype, tuple(value.shape), flat.numpy().tobytes())
     if isinstance(value, dict):
         return {k: bits(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from graftwork.tenants.backbone import Results, describe
 from graftwork.tenants.batches import parted
+from graftwork.tenants.fused import fused_step, total_norm
 from graftwork.tenants.ranks import Ranks, rows_of
 from graftwork.tenants.task import Tenant
 
@@ -74,14 +75,21 @@ def take(tenants: Sequence[Tenant], results: Results, patience: int) -> dict[str
         out[t.name] = Outcome(fault=t.failures[-1])
     whole = [t for t in tenants if t.name in results.losses]
     due = [t for t in whole if t.micro + 1 == t.task.accumulate]
+    rest = [t for t in whole if t.micro + 1 != t.task.accumulate]
     norms = {t: _norm(t.parameters) for t in due}
+    losses = [results.losses[t.name] for t in (*due, *rest)]
+    values = _joined([*norms.values(), *losses])
     # a step that skips itself on the device is issued before anybody waits for the device's numbers
     begun = {
-        t: _step(t, norms[t], results.losses[t.name]) for t in due if skips_itself(t.optimizer)
+        t: _step(t, norms[t], unfit)
+        for t, unfit in zip(due, _unfit(values, len(due)), strict=True)
+        if skips_itself(t.optimizer)
     }
-    found = _numbers([*(results.losses[t.name] for t in whole), *norms.values()])
-    size = dict(zip(due, found[len(whole) :], strict=True))
-    for t, loss in zip(whole, found, strict=False):
+    found: list[float] = values.tolist()
+    size = dict(zip(due, found, strict=False))
+    known = dict(zip((*due, *rest), found[len(due) :], strict=True))
+    for t in whole:
+        loss = known[t]
         if not math.isfinite(loss):
             skip(t, f"its loss is {loss}", patience)
             out[t.name] = Outcome(loss, fault=t.failures[-1])
@@ -111,26 +119,28 @@ def skips_itself(optimizer: torch.optim.Optimizer) -> bool:
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
-def _step(t: Tenant, norm: Tensor, loss: Tensor | None = None) -> str | None:
+def _step(t: Tenant, norm: Tensor, unfit: Tensor | None = None) -> str | None:
     """Clip and step; what went wrong, or `None`.
 
     Args:
         t: whose optimizer.
         norm: of its gradient.
-        loss: where it is not known yet whether the two are finite; nothing is changed then if they are not.
+        unfit: where it is not known yet whether loss and norm are finite: 1.0 if they are not, and nothing is changed
+            then.
     """
     optimizer: Any = t.optimizer
     try:
         if t.task.clip is not None:
             nn.utils.clip_grads_with_norm_(t.parameters, t.task.clip, norm)
-        if loss is not None:
-            finite = torch.isfinite(norm) & torch.isfinite(loss)
-            optimizer.found_inf = (~finite).float()
-        optimizer.step()
+        if unfit is None:
+            optimizer.step()
+        elif not fused_step(optimizer, unfit):
+            optimizer.found_inf = unfit
+            optimizer.step()
     except Exception as error:  # a tenant's optimizer may raise anything
         return f"its optimizer: {describe(error)}"
     finally:
-        if loss is not None:
+        if unfit is not None:
             optimizer.__dict__.pop("found_inf", None)
     return None
 
@@ -165,13 +175,21 @@ def drop(t: Tenant, fault: str) -> None:
 
 
 def _norm(parameters: Sequence[Tensor]) -> Tensor:
-    grads = [p.grad for p in parameters if p.grad is not None]
-    return nn.utils.get_total_norm(grads) if grads else parameters[0].new_zeros(())
+    grads = [g for p in parameters if (g := p.grad) is not None]
+    return total_norm(grads) if grads else parameters[0].new_zeros(())
 
 
-def _numbers(values: Sequence[Tensor]) -> list[float]:
-    """Scalars of one device as numbers, in one transfer."""
+def _joined(values: Sequence[Tensor]) -> Tensor:
+    """Scalars of one device as a vector, to be read in one transfer."""
     if not values:
-        return []
-    found: list[float] = torch.stack([v.detach().double().reshape(()) for v in values]).tolist()
-    return found
+        return torch.empty(0)
+    flat = [v.detach().reshape(()) for v in values]
+    if len({v.dtype for v in flat}) > 1:
+        flat = [v.double() for v in flat]
+    return torch.stack(flat)
+
+
+def _unfit(values: Tensor, count: int) -> Sequence[Tensor]:
+    """For each of the first tasks, 1.0 where its norm or its loss is not finite; both come in the tasks' order."""
+    finite = torch.isfinite(values)
+    return (~(finite[:count] & finite[count : 2 * count])).float().unbind()

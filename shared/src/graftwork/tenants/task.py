@@ -128,7 +128,8 @@ class Tenant:
     def put_aside(self) -> list[Tensor | None]:
         """The gradients of the present step's earlier batches, which leave the parameters."""
         found = [p.grad for p in self.parameters]
-        self.put_back([None] * len(found))
+        if any(g is not None for g in found):
+            self.put_back([None] * len(found))
         return found
 
     def put_back(self, grads: Sequence[Tensor | None]) -> None:
