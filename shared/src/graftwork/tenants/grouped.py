@@ -61,9 +61,12 @@ class Bundle:
     a: Tensor = field(init=False)
     b: Tensor = field(init=False)
     scales: Tensor | None = field(init=False)
+    #: without the last one, A, A^T, B, B^T and s: what a pass with one tile for each member reads
+    views: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None] = field(init=False)
 
     def __post_init__(self) -> None:
         first = self.members[0]
+        self.weight_t = self.weight.t()
         self.names = tuple(m.name for m in self.members)
         self.rank = max(m.a.shape[0] for m in self.members)
         self.equal = all(m.a.shape[0] == self.rank for m in self.members)
@@ -81,6 +84,7 @@ class Bundle:
     def room(self, a: Tensor, b: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Take stacks of zeros as the factors' place; (where to, from what) for each factor."""
         self.a, self.b = a, b
+        self.views = _factors(self, None)
         out = []
         for i, m in enumerate(self.members):
             r = m.a.shape[0]
@@ -141,7 +145,7 @@ def grouped_linear(
         anchor: a scalar that asks for a gradient, so that the factors get theirs where x needs none.
         token: of the pass.
     """
-    y: Tensor = _Grouped.apply(x, dropped, anchor, bundle, tiles, bundle.a, bundle.b, token)
+    y: Tensor = _Grouped.apply(x, dropped, anchor, bundle, tiles, token)
     return y
 
 
@@ -154,19 +158,16 @@ class _Grouped(torch.autograd.Function):
         anchor: Tensor,
         c: Bundle,
         tiles: Tiles,
-        a: Tensor,
-        b: Tensor,
         token: Token | None,
     ) -> Tensor:
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-        a, b = tiles.factors(a), tiles.factors(b)
-        p = tiles.split(rows if dropped is None else dropped).bmm(a.transpose(1, 2))
-        scale = None if c.scales is None else tiles.factors(c.scales)
+        a, a_t, b, b_t, scale = c.views if tiles.one_each else _factors(c, tiles)
+        p = tiles.split(rows if dropped is None else dropped).bmm(a_t)
         if scale is not None:
             p.mul_(scale)
         tiles.mask_(p)
         y, flat = _frozen(x, rows, c, b)
-        tiles.add_product_(flat, p, b.transpose(1, 2))
+        tiles.add_product_(flat, p, b_t)
         ctx.save_for_backward(x if dropped is None else dropped, p)
         ctx.shape, ctx.apart = x.shape, dropped is not None
         ctx.bundle, ctx.tiles, ctx.factors, ctx.token = c, tiles, (a, b, scale), token
@@ -198,18 +199,30 @@ class _Grouped(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = dy.mm(c.weight) if dx is None else dx.addmm_(dy, c.weight)
             dx = dx.view(ctx.shape)
-        return dx, d_dropped, None, None, None, None, None, None
+        return dx, d_dropped, None, None, None, None
+
+
+def _factors(
+    c: Bundle, tiles: Tiles | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """A, A^T, B, B^T and s for each tile, or for each member."""
+    a, b, scale = (
+        None if t is None else t[:-1] if tiles is None else tiles.factors(t)
+        for t in (c.a, c.b, c.scales)
+    )
+    assert a is not None and b is not None
+    return a, a.transpose(1, 2), b, b.transpose(1, 2), scale
 
 
 def _frozen(x: Tensor, rows: Tensor, c: Bundle, b: Tensor) -> tuple[Tensor, Tensor]:
     """The frozen product, and the same as (vectors, out)."""
     if direct(x, c.bias):
         y = x.new_empty(*x.shape[:-1], b.shape[1])
-        flat, weight_t = y.view(-1, y.shape[-1]), c.weight.t()
+        flat = y.view(-1, y.shape[-1])
         if c.bias is None:
-            torch.mm(rows, weight_t, out=flat)
+            torch.mm(rows, c.weight_t, out=flat)
         else:
-            torch.addmm(c.bias, rows, weight_t, out=flat)
+            torch.addmm(c.bias, rows, c.weight_t, out=flat)
     else:
         layer: Any = c.layer()
         y = layer._base_class.forward(layer, x).contiguous()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graftwork.tenants.backbone import Results, describe
 from graftwork.tenants.batches import parted
-from graftwork.tenants.fused import fused_step, total_norm
+from graftwork.tenants.optim import fused_step, total_norm
 from graftwork.tenants.ranks import Ranks, rows_of
 from graftwork.tenants.task import Tenant
 

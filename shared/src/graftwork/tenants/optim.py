@@ -98,7 +98,7 @@ def _gather(
     """Parameters with gradients, those, both moments and the counts; `None` where torch's own step must see to it."""
     pairs = [(p, g) for p in group["params"] if (g := p.grad) is not None]
     params, grads = [p for p, _ in pairs], [g for _, g in pairs]
-    if len({_kind(p) for p in params}) > 1 or any(g.is_sparse for g in grads):
+    if len({(p.device, p.dtype) for p in params}) > 1 or any(g.is_sparse for g in grads):
         return None
     states = [optimizer.state.get(p) for p in params]
     if not all(states):
@@ -112,13 +112,9 @@ def _gather(
 @torch.no_grad()
 def total_norm(grads: Sequence[Tensor]) -> Tensor:
     """The norm of all of them together, a scalar; at least one."""
-    kinds = {_kind(g) for g in grads}
+    kinds = {(g.device, g.dtype, type(g)) for g in grads}
     device, _, kind = next(iter(kinds))
     if len(kinds) > 1 or kind is not Tensor or device.type not in ("cpu", "cuda"):
         return nn.utils.get_total_norm(grads)
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(grads))))
     return norm
-
-
-def _kind(t: Tensor) -> tuple[torch.device, torch.dtype, type]:
-    return t.device, t.dtype, type(t)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftwork.tenants import fused
+from graftwork.tenants import optim
 from tests.tenants.tenants_kit import bits
 
 Make = Callable[[Any], torch.optim.Optimizer]
@@ -93,7 +93,7 @@ def test_steps_have_the_bits_of_the_optimizers_own(kind: str, dtype: torch.dtype
                 optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         flag = torch.tensor(float(step == 5))
         before = everything(mine, ours)
-        taken = fused.fused_step(ours, flag)
+        taken = optim.fused_step(ours, flag)
         assert taken is (step > 0)  # the first makes the state
         if not taken:
             assert everything(mine, ours) == before
@@ -112,7 +112,7 @@ def test_what_is_more_than_a_fused_step_is_left_to_the_optimizer(kind: str) -> N
     optimizer.step()
     give(parameters, 1)
     before = everything(parameters, optimizer)
-    assert not fused.fused_step(optimizer, GO)
+    assert not optim.fused_step(optimizer, GO)
     assert everything(parameters, optimizer) == before
 
 
@@ -121,12 +121,12 @@ def test_parameters_of_two_dtypes_are_left_to_the_optimizer() -> None:
     optimizer = torch.optim.AdamW(parameters, fused=True)
     give(parameters, 0)
     optimizer.step()
-    assert not fused.fused_step(optimizer, GO)
+    assert not optim.fused_step(optimizer, GO)
 
 
 @pytest.mark.parametrize("dtypes", [(torch.float32,), (torch.bfloat16,), (torch.float32, torch.float64)])  # fmt: skip
 def test_the_norm_has_the_bits_of_torchs(dtypes: tuple[torch.dtype, ...]) -> None:
     grads: list[Tensor] = [p.detach() for d in dtypes for p in made(d)]
-    assert bits(fused.total_norm(grads)) == bits(nn.utils.get_total_norm(grads))
+    assert bits(optim.total_norm(grads)) == bits(nn.utils.get_total_norm(grads))
     grads[1][0] = torch.nan
-    assert fused.total_norm(grads).isnan()
+    assert optim.total_norm(grads).isnan()
