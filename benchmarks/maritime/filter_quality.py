@@ -1,10 +1,11 @@
 """What the filters of the maritime app find in hand-written faults, and what they refuse of dialogues without one.
 
     python -m benchmarks.maritime.filter_quality                  # the first set
-    python -m benchmarks.maritime.filter_quality --set second
+    python -m benchmarks.maritime.filter_quality --set second     # or third
 
 The cases of `tests/maritime/cases` were written without sight of the filters. The first set has been read since, to
-mend the filters; the second was looked at once, when they were mended. A fault is found by a filter that says
+mend the filters; the second was looked at once, when they were mended; the third was written while they were mended
+again, by somebody else. A fault is found by a filter that says
 something of the faulty dialogue which it does not say of its clean parent: a false alarm of the parent finds nothing.
 The record has, for each kind of fault and each set of filters, the share that is found; for each filter, how many
 faults it finds and how many clean dialogues it refuses.
@@ -26,8 +27,12 @@ from graftwork_runs import Record, Row, environment
 from tests.maritime import cases_kit
 
 RECORDS = Path(__file__).parents[1] / "records" / "maritime"
-PARTS: Mapping[str, str] = {"first": "", "second": cases_kit.SECOND}  # folders of the sets
-NAMES: Mapping[str, str] = {"first": "filter-quality", "second": "filter-quality-second"}
+PARTS: Mapping[str, str] = {
+    "first": "", "second": cases_kit.SECOND, "third": cases_kit.THIRD,
+}  # fmt: skip  # folders of the sets
+NAMES: Mapping[str, str] = {
+    "first": "filter-quality", "second": "filter-quality-second", "third": "filter-quality-third",
+}  # fmt: skip  # of the records
 NOTES: Mapping[str, str] = {
     "first": "Cases and filters were written without sight of each other; the first measurement is the record "
     "maritime/filter-quality-blind. Since then these cases are for development: filters, rules and phrases were "
@@ -35,6 +40,8 @@ NOTES: Mapping[str, str] = {
     "second": "The cases were written without sight of the filters, by another than those who mended the filters. They "
     "were measured when the filters were finished, and no filter was changed after that look. The record "
     "maritime/filter-quality-second-before has the filters as they were before.",
+    "third": "The cases were written without sight of the filters, by another than those who mended the filters, who "
+    "read none of them.",
 }
 GROUPS: Mapping[str, tuple[str, ...]] = {
     **{name: (name,) for name in SETS},

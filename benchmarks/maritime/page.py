@@ -17,10 +17,15 @@ RECORDS = Path(__file__).parents[1] / "records" / "maritime"
 
 
 TOTALS = (EXPECTED, HARDLY, ALL)
+UNMEASURED = "Not measured yet: `python -m benchmarks.maritime.filter_quality --set {}`."
 
 
 def _known(name: str = "filter-quality") -> Record:
     return validate_record(RECORDS / f"{name}.json")
+
+
+def _measured(name: str) -> bool:
+    return (RECORDS / f"{NAMES[name]}.json").is_file()
 
 
 def _totals(record: Record) -> list[list[str]]:
@@ -43,6 +48,8 @@ def totals(name: str = "filter-quality-blind") -> str:
 
 def recall(name: str = "first") -> str:
     """Shares of faults found by kind and set, the totals first; then the clean dialogues that are refused."""
+    if not _measured(name):
+        return UNMEASURED.format(name)
     record = _known(NAMES[name])
     kinds = list(dict.fromkeys(r.case for r in record.rows if r.metric == "recall"))
     rows = _totals(record)
@@ -56,6 +63,8 @@ def recall(name: str = "first") -> str:
 
 def alarms(name: str = "first") -> str:
     """Each filter that found or refused something: faults found, clean dialogues refused."""
+    if not _measured(name):
+        return UNMEASURED.format(name)
     record = _known(NAMES[name])
     rows = []
     for row in record.rows:
@@ -117,6 +126,8 @@ GENERATORS = {
     "maritime/alarms": alarms,
     "maritime/recall-second": partial(recall, "second"),
     "maritime/alarms-second": partial(alarms, "second"),
+    "maritime/recall-third": partial(recall, "third"),
+    "maritime/alarms-third": partial(alarms, "third"),
     "maritime/live": live,
     "maritime/throughput": throughput,
     **slots.GENERATORS,

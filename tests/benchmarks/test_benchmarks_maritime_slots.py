@@ -201,6 +201,14 @@ def test_the_hand_written_labels_are_whole() -> None:
             assert s.text(one.dialogue) == scenario["vessel"]["name"]
 
 
+@pytest.mark.parametrize("name", [sets.SECOND, sets.THIRD])
+def test_the_later_sets_bring_their_labels(name: str) -> None:
+    file, labels = sets.FILES[name]
+    found = sets.by_hand(file, labels)
+    assert len(found) == len(file.read_text(encoding="utf8").splitlines())
+    assert {s.slot for one in found for s in one.spans} == set(SLOTS)
+
+
 def test_the_whole_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

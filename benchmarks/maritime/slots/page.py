@@ -6,7 +6,7 @@ from collections import Counter
 
 from benchmarks.maritime.slots import score
 from benchmarks.maritime.slots.collect import NOT_RUN, TARGET, TRAINED
-from benchmarks.maritime.slots.sets import COMPOSED, FIRST, SECOND
+from benchmarks.maritime.slots.sets import COMPOSED, FILES
 from benchmarks.maritime.slots.spans import SLOTS
 from benchmarks.maritime.slots.work import ARMS, RULES
 from graftwork_runs import Record, validate_record
@@ -20,7 +20,7 @@ def f1() -> str:
     """Exact and word F1 by set, arm and slot; then what was trained."""
     record = validate_record(TARGET)
     parts = []
-    for name in (COMPOSED, FIRST, SECOND):
+    for name in (COMPOSED, *FILES):
         for metric in (score.EXACT, score.OVERLAP):
             rows = []
             for arm in ARMS:
@@ -55,7 +55,7 @@ def missed() -> str:
     """Shares by kind of wording on the hand-written sets; slots that are filled though nobody said them."""
     record = validate_record(TARGET)
     parts = []
-    for name in (FIRST, SECOND):
+    for name in FILES:
         arms = [arm for arm in ARMS if _wordings(record, name, arm)]
         rows = []
         for case in _wordings(record, name, RULES) if arms else []:

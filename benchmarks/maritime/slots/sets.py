@@ -11,11 +11,13 @@ from graftwork.errors import GraftError
 from graftwork_maritime.dialogues import Dialogue, from_json
 
 CASES = Path(__file__).parents[3] / "tests" / "maritime" / "cases"
-COMPOSED, FIRST, SECOND = "composed, held out", "first blind set", "second blind set"
+COMPOSED, FIRST = "composed, held out", "first blind set"
+SECOND, THIRD = "second blind set", "third blind set"
 # Dialogues and their labels: {"id", "labels": {slot: null or {"turn", "start", "text", "others": [the same]}}}.
 FILES = {
     FIRST: (CASES / "clean.jsonl", CASES / "clean-slots.jsonl"),
     SECOND: (CASES / "second" / "clean.jsonl", CASES / "second" / "clean.jsonl"),
+    THIRD: (CASES / "third" / "clean.jsonl", CASES / "third" / "clean.jsonl"),
 }
 
 

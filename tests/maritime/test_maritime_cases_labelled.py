@@ -1,4 +1,4 @@
-"""The second set of protocol cases is well-formed, and its slot labels are words of its turns."""
+"""The second and third sets of protocol cases are well-formed, and their slot labels are words of their turns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from graftwork_maritime.scenario.sea import is_sea
-from tests.maritime.cases_kit import CASES, SECOND, Dialogue, clean, faults, table, violations
+from tests.maritime.cases_kit import (
+    CASES,
+    SECOND,
+    THIRD,
+    Dialogue,
+    clean,
+    faults,
+    table,
+    violations,
+)
 
 SLOTS = ("vessel", "position", "nature", "persons", "help")
 NATURES = {
@@ -32,7 +41,18 @@ WORDS = {
         *("Sierra", "Tango", "Uniform", "Victor", "Whisky", "X-ray", "Yankee", "Zulu"),
     )
 }
-BY_NAME = pytest.mark.parametrize("dialogue", clean(SECOND), ids=lambda d: d["id"])
+POSITIONS = {"coordinates", "area", "bearing", "place", "none"}
+# What each set promises: dialogues, violations, those of kinds hardly reached, turns of the shortest dialogue, and
+# the categories of dialogues without a scenario.
+SIZES: dict[str, tuple[int, int, int, int, set[str]]] = {
+    SECOND: (80, 120, 30, 3, {"arrival", "traffic"}),
+    THIRD: (100, 160, 40, 2, {"arrival", "traffic", "routine", "navigation", "weather"}),
+}
+BY_SET = pytest.mark.parametrize("part", SIZES)
+DIALOGUES = [(part, dialogue) for part in SIZES for dialogue in clean(part)]
+BY_NAME = pytest.mark.parametrize(
+    ("part", "dialogue"), DIALOGUES, ids=[dialogue["id"] for _, dialogue in DIALOGUES]
+)
 
 
 def group(words: list[str]) -> int:
@@ -49,19 +69,38 @@ def group(words: list[str]) -> int:
     return int("".join(str(UNITS.index(word)) for word in words))
 
 
-def total(text: str) -> int:
-    """The sum of the numbers in a text: `two adults and two children` is 4."""
+def numbers(text: str) -> list[list[str]]:
+    """The runs of number words in a text, and its figures, in their order."""
     known = {*UNITS, *TEENS, *TENS, "hundred"}
     words = re.findall(
         r"[a-z]+|\d+", text.lower().replace("niner", "nine").replace("hundred and", "hundred")
     )
     groups: list[list[str]] = [[]]
     for word in words:
-        if word in known or word.isdigit():
+        if word.isdigit():
+            groups += [[word], []]
+        elif word in known:
             groups[-1].append(word)
         else:
             groups.append([])
-    return sum(group(words) for words in groups if words)
+    return [words for words in groups if words]
+
+
+def total(text: str) -> int:
+    """The sum of the numbers in a text: `two adults and two children` is 4."""
+    return sum(group(words) for words in numbers(text))
+
+
+def figures(text: str) -> str:
+    """The numbers of a text as they are written: `zero four degrees thirty-one` is 0431."""
+    return "".join(
+        "".join(str(UNITS.index(word)) for word in words)
+        if set(words) <= set(UNITS)
+        else words[0]
+        if words[0].isdigit()
+        else str(group(words))
+        for words in numbers(text)
+    )
 
 
 def spans(dialogue: Dialogue) -> list[tuple[str, dict[str, Any]]]:
@@ -74,23 +113,23 @@ def spans(dialogue: Dialogue) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def test_the_set_has_the_size_and_the_variety_that_it_promises() -> None:
-    dialogues = clean(SECOND)
-    assert len(dialogues) >= 80 and len({d["id"] for d in dialogues}) == len(dialogues)
+@BY_SET
+def test_the_set_has_the_size_and_the_variety_that_it_promises(part: str) -> None:
+    dialogues, edits = clean(part), faults(part)
+    least, faulty, uncovered, _, others = SIZES[part]
+    assert len(dialogues) >= least and len({d["id"] for d in dialogues}) == len(dialogues)
     assert {d["scenario"]["kind"] for d in dialogues if d["scenario"]} == KINDS
-    assert {d["category"] for d in dialogues if not d["scenario"]} == {"arrival", "traffic"}
-    assert {d["labels"]["nature"]["category"] for d in dialogues} == NATURES
-    assert {d["provenance"]["position"] for d in dialogues} == {
-        *("coordinates", "area", "bearing", "place", "none")
-    }
-    assert len(faults(SECOND)) >= 120
-    assert sum(fault["uncovered_expected"] for fault in faults(SECOND)) >= 30
+    assert {d["category"] for d in dialogues if not d["scenario"]} == others
+    natures = [d["labels"]["nature"] for d in dialogues]
+    assert {nature["category"] for nature in natures if nature} == NATURES
+    assert {d["provenance"]["position"] for d in dialogues} == POSITIONS
+    assert len(edits) >= faulty and sum(edit["uncovered_expected"] for edit in edits) >= uncovered
     for slot in SLOTS:
         assert sum(d["labels"][slot] is not None for d in dialogues) >= 60, slot
 
 
 @BY_NAME
-def test_a_dialogue_is_well_formed(dialogue: Dialogue) -> None:
+def test_a_dialogue_is_well_formed(part: str, dialogue: Dialogue) -> None:
     assert set(dialogue) == {
         *("id", "scenario", "category", "turns", "labels", "provenance", "notice")
     }
@@ -99,7 +138,7 @@ def test_a_dialogue_is_well_formed(dialogue: Dialogue) -> None:
     if scenario is not None:
         assert scenario["exercise"] is True
         assert (scenario["id"], scenario["category"]) == (dialogue["id"], dialogue["category"])
-    assert 3 <= len(dialogue["turns"]) <= 12
+    assert SIZES[part][3] <= len(dialogue["turns"]) <= 12
     for turn in dialogue["turns"]:
         assert set(turn) == {"speaker", "name", "text"}
         assert turn["speaker"] in ("ship", "coast", "other") and turn["name"]
@@ -109,7 +148,8 @@ def test_a_dialogue_is_well_formed(dialogue: Dialogue) -> None:
 
 
 @BY_NAME
-def test_a_label_is_the_very_words_of_a_turn(dialogue: Dialogue) -> None:
+def test_a_label_is_the_very_words_of_a_turn(part: str, dialogue: Dialogue) -> None:
+    assert dialogue in clean(part)
     assert tuple(dialogue["labels"]) == SLOTS
     seen = set()
     for slot, span in spans(dialogue):
@@ -126,7 +166,7 @@ def test_a_label_is_the_very_words_of_a_turn(dialogue: Dialogue) -> None:
 
 
 @pytest.mark.parametrize(
-    "dialogue", [d for d in clean(SECOND) if d["scenario"]], ids=lambda d: d["id"]
+    "dialogue", [d for _, d in DIALOGUES if d["scenario"]], ids=lambda d: d["id"]
 )
 def test_what_is_said_is_the_scenarios(dialogue: Dialogue) -> None:
     vessel, position = dialogue["scenario"]["vessel"], dialogue["scenario"]["position"]
@@ -139,42 +179,45 @@ def test_what_is_said_is_the_scenarios(dialogue: Dialogue) -> None:
         words = [UNITS[int(c)] if c.isdigit() else WORDS[c] for c in identity]
         assert (
             " ".join(words) in text
-            or identity in text
+            or identity.lower() in text
             or " ".join([*words[:4], identity[4:]]) in text
         )
     if dialogue["provenance"]["position"] == "coordinates":
-        minutes = [round(60 * abs(position[axis])) for axis in ("lat", "lon")]
-        north, east = (f"{m // 60:0{n}}{m % 60:02}" for m, n in zip(minutes, (2, 3), strict=True))
-        said = labels["position"]["text"].lower().replace("niner", "nine")
-        digits = re.findall("|".join((*UNITS, r"\d")), said)
-        spoken = "".join(d if d.isdigit() else str(UNITS.index(d)) for d in digits)
-        assert north + east in spoken
+        places = position["minutes"]
+        told = ""
+        for axis, width in (("lat", 2), ("lon", 3)):
+            whole, rest = divmod(round(60 * 10**places * abs(position[axis])), 10**places)
+            told += f"{whole // 60:0{width}}{whole % 60:02}"
+            told += f"{rest:0{places}}" if places else ""
+        assert told in figures(labels["position"]["text"])
 
 
 def test_the_reader_of_numbers() -> None:
     said = ("one seven", "eighteen", "sixty-four", "six hundred and forty", "212", "niner six")
     assert [total(words) for words in said] == [17, 18, 64, 640, 212, 96]
     assert total("five seven plus one in the water") == 58
+    assert figures("zero four degrees thirty-one decimal two five, 009 12") == "04312500912"
 
 
-def test_nobody_is_named_and_nobody_is_in_both_sets() -> None:
-    second = [d["scenario"] for d in clean(SECOND) if d["scenario"]]
-    both = [*(d["scenario"] for d in clean()), *second]
+def test_nobody_is_named_and_nobody_is_in_two_sets() -> None:
+    later = [d["scenario"] for _, d in DIALOGUES if d["scenario"]]
+    every = [*(d["scenario"] for d in clean()), *later]
     for key in ("name", "mmsi", "call_sign"):
-        known = [s["vessel"][key] for s in both if s["vessel"][key]]
+        known = [s["vessel"][key] for s in every if s["vessel"][key]]
         assert len(known) == len(set(known)), key
-    for scenario in second:
+    for scenario in later:
         vessel = scenario["vessel"]
         assert vessel["mmsi"] is None or re.fullmatch(r"2[89]\d{7}", vessel["mmsi"])
         assert vessel["call_sign"] is None or re.fullmatch(r"Q[A-Z]{3}\d?", vessel["call_sign"])
         assert re.fullmatch(r"002[89]\d{5}", scenario["station"]["mmsi"])
 
 
-def test_a_violation_changes_the_said_line_alone_and_names_its_kind_and_source() -> None:
-    parents = {d["id"]: d for d in clean(SECOND)}
-    found = faults(SECOND)
+@BY_SET
+def test_a_violation_changes_the_said_line_alone_and_names_its_kind_and_source(part: str) -> None:
+    parents = {d["id"]: d for d in clean(part)}
+    found = faults(part)
     assert len({f["id"] for f in found}) == len({(f["parent"], f["text"]) for f in found})
-    for dialogue in violations(SECOND):
+    for dialogue in violations(part):
         fault = dialogue["fault"]
         assert set(fault) == FAULT and all(fault[key] for key in ("kind", "why", "source"))
         pairs = zip(parents[fault["parent"]]["turns"], dialogue["turns"], strict=True)
@@ -184,6 +227,7 @@ def test_a_violation_changes_the_said_line_alone_and_names_its_kind_and_source()
     assert len(rules) == len({f["kind"] for f in found})
 
 
-def test_the_readme_counts_what_is_there() -> None:
-    text = (CASES / SECOND / "README.md").read_text(encoding="utf8")
-    assert f"<!-- kinds: begin -->\n{table(SECOND)}\n<!-- kinds: end -->" in text
+@BY_SET
+def test_the_readme_counts_what_is_there(part: str) -> None:
+    text = (CASES / part / "README.md").read_text(encoding="utf8")
+    assert f"<!-- kinds: begin -->\n{table(part)}\n<!-- kinds: end -->" in text
