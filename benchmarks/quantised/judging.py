@@ -32,7 +32,7 @@ def verdict(rows: Sequence[Row]) -> str:
         return f"not testable here: no step was measured on {', '.join(titles)}"
     missed = [miss for title in there for miss in misses(rows, title)]
     if not missed:
-        return "seen"
+        return f"seen: {'; '.join(_kept(rows, title) for title in there)}"
     return f"{'partly' if len(missed) < 3 else 'not seen at this scale'}: {'; '.join(missed)}"
 
 
@@ -57,6 +57,13 @@ def misses(rows: Sequence[Row], title: str) -> list[str]:
             if not _holds(r)
         ]
     return out
+
+
+def _kept(rows: Sequence[Row], title: str) -> str:
+    """The figures of a form on which the claim holds."""
+    ours = _value(rows, title, LORA, "ratio to floor")
+    theirs = min(v for n in (PEFT, HALF) if (v := _value(rows, title, n, "ratio to floor")))
+    return f"{title}: {ours:.3g} of its floor, peft's best {theirs:.3g}; merges refused, told and undone"
 
 
 def _holds(row: Row) -> bool:
