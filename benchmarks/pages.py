@@ -41,6 +41,7 @@ GENERATORS = {
     name: table_of(f"{room}/{name}")
     for room, name in [
         ("speed", "fit"), ("speed", "fit-changed"), ("speed", "fit-cpu"), ("speed", "big-7b"),
+        ("speed", "big-7b-h200"),
         ("scale", "several-gpus"),
     ]
 }  # fmt: skip

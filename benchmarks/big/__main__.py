@@ -81,7 +81,7 @@ def verdict(rows: Sequence[Row]) -> str:
             f"{case}: {'not measured' if value is None else f'{value:g}'} (limit {limit:g})"
         )
     if not measured:
-        return f"not testable here: {'; '.join(said)}."
+        return "not testable here: of decoding and of a swap nothing was measured."
     word = "seen" if held == len(limits) else "partly" if held else "not seen at this scale"
     return f"{word}: {held} of {len(limits)} limits hold: {'; '.join(said)}."
 
