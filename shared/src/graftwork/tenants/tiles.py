@@ -133,7 +133,7 @@ class Tiles:
             return torch.stack([parts.index_select(0, own).sum(0) for own in self._own])
         found = parts.index_select(0, self._table.flatten())
         if self._filled is not None:
-            found[self._filled] = 0
+            found.index_fill_(0, self._filled, 0)  # an assignment would copy its zero from the host
         return found.view(*self._table.shape, *parts.shape[1:]).sum(1)
 
 
