@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from ..scenario.model import Scenario
 from . import lexicon
 from .facts import against_scenario, changed, echoes
-from .names import names
+from .names import identified, names
+from .opening import SIGNAL_OF, counts, opening
 from .state import Message, State, Violation
 
 RULES: Mapping[str, str] = {
@@ -56,6 +57,13 @@ CHANNELS = {str(n) for n in (*range(1, 29), *range(60, 89), *range(1001, 1089), 
 
 _SOURCE = re.compile(
     r"\b(mayday|distress|alert|message|call)\b(?! relay)[^.?!]{0,24}\b(from|of|by)\b", re.IGNORECASE
+)
+
+
+_ASKS = re.compile(
+    r"\W*(what|where|when|which|who|why|how|do|does|did|is|are|have|has|can|will|would|any|at what|in which|on which"
+    r"|number of|what's|request)\b",
+    re.IGNORECASE,
 )
 
 
@@ -107,7 +115,10 @@ def _forms(state: State) -> Iterator[Violation]:
         for place, item in enumerate(message.items):
             if item.kind == "marker" and item.value.lower() == "question":
                 ends = [i for i in message.items[place + 2 :] if i.kind == "stop"]
-                if not ends or "?" not in ends[0].value:
+                asks = _ASKS.match(
+                    message.text, item.end
+                )  # not every transcript has question marks
+                if not asks and (not ends or "?" not in ends[0].value):
                     yield _break("question-marker", message, "ask, or use another marker")
 
 
@@ -118,9 +129,13 @@ def _breaks_off(message: Message, messages: list[Message]) -> bool:
 
 
 def part_of_distress(state: State, message: Message) -> bool:
-    """Whether a station may say this while silence is imposed: it is the casualty, names it, or helps."""
+    """Whether a station may say this while silence is imposed: it was called, is the casualty, names it, or helps."""
     text = message.text
     if state.name and state.name.lower() in text.lower():
+        return True
+    own = {n.lower() for n in (message.name, message.sender) if n}
+    asked = [m.text.lower() for m in state.messages[: message.line - 1] if m.speaker == "coast"]
+    if asked and any(name in asked[-1] for name in own):
         return True
     for name in filter(None, (message.addressed, message.sender)):  # "Amber Rescue"
         text = text.replace(name, " ")
@@ -136,24 +151,25 @@ def _break(rule: str, message: Message, remedy: str, text: str | None = None) ->
 
 
 def _opening(state: State, scenario: Scenario | None) -> Iterator[Violation]:
-    first = state.messages[0]
-    if first.speaker == "coast" and first.signal is None:  # a station that calls back
-        first = next((m for m in state.messages if m.signal), first)
+    first = opening(state)
+    kind = scenario.kind if scenario else state.kind
     if first.signal is None:
-        grave = first.natures and "help" in first.acts
-        if state.kind not in ("routine", "cancel") or (grave and state.kind == "routine"):
+        grave = first.natures and "help" in first.acts and first.speaker == "ship"
+        if kind not in ("sar", "safety", "cancel") and (
+            state.kind not in ("routine", "cancel") or (grave and state.kind == "routine")
+        ):
             yield _break("signal-missing", first, "begin with the signal, three times")
     elif first.signal == "mixed":
         yield _break("signal-mixed", first, "say one signal, three times")
-    elif first.repeats != 3:
+    elif first.repeats not in counts(state, first):
         yield _break(
             "signal-count",
             first,
             "say it three times",
             f"{first.signal} is said {first.repeats} times",
         )
-    if first.sender is None:
-        yield _break("identity-missing", first, "say THIS IS and the station's name")
+    if not identified(state.messages[0]):
+        yield _break("identity-missing", state.messages[0], "say THIS IS and the station's name")
     if "identity" in first.offsets and first.speaker == "ship":
         late = [
             key
@@ -164,17 +180,10 @@ def _opening(state: State, scenario: Scenario | None) -> Iterator[Violation]:
             yield _break(
                 "order", first, "say who you are first", f"the {late[0]} comes before the identity"
             )
-    wanted = {
-        "distress": "mayday",
-        "relay": "relay",
-        "urgency": "panpan",
-        "medical": "panpan",
-        "safety": "securite",
-    }
     if (
         scenario is not None
-        and scenario.kind in wanted
-        and first.signal not in (None, "mixed", wanted[scenario.kind])
+        and scenario.kind in SIGNAL_OF
+        and first.signal not in (None, "mixed", SIGNAL_OF[scenario.kind])
     ):
         yield _break("signal-kind", first, f"open {scenario.kind} traffic with its own signal")
 
@@ -188,7 +197,7 @@ def _answer(state: State) -> Iterator[Violation]:
         return
     if first.speaker == "coast":
         return
-    if answer.sender is None and not lexicon.COAST.search(answer.text):
+    if not identified(answer) and not lexicon.COAST.search(answer.text):
         yield _break("answer-unidentified", answer, "say THIS IS and the coast station's name")
     before = [m for m in state.messages[1 : answer.line] if m.speaker != first.speaker]
     heard = any(lexicon.RECEIPT.search(m.text) for m in before)
@@ -207,7 +216,7 @@ def _content(state: State) -> Iterator[Violation]:
             last,
             "say latitude and longitude, or bearing and distance from a mark",
         )
-    called = any(m.signal == "relay" and m.speaker == "coast" for m in own)  # asks all who hear it
+    called = any(m.signal == "relay" for m in own)  # tells what it knows of another's distress
     told = any(m.natures or "help" in m.acts or lexicon.RELAYED.search(m.text) for m in own)
     if not (told if called else any(m.natures or "help" in m.acts for m in own)):
         yield _break("nature-missing", last, "say what is wrong")
@@ -216,14 +225,15 @@ def _content(state: State) -> Iterator[Violation]:
 
 
 def _cancellation(state: State) -> Iterator[Violation]:
-    message = next(m for m in state.messages if "cancel" in m.acts and m.speaker != "coast")
-    if "all_stations" not in message.acts:
+    own = [m for m in state.messages if "cancel" in m.acts and m.speaker != "coast"]
+    to_all = [m for m in own if "all_stations" in m.acts]
+    message = (to_all or own)[
+        0
+    ]  # some say to one station that the alert was false, and cancel it later
+    if not to_all:
         yield _break("cancel-address", message, "say ALL STATIONS three times first")
-    if (
-        not message.sender
-        or not (message.positions or "place" in message.acts)
-        or not message.times
-    ):
+    placed = message.positions or {"place", "position"} & {*message.acts, *message.offsets}
+    if not identified(message) or not placed or not message.times:
         yield _break("cancel-identity", message, "say name, position and the UTC time of the alert")
 
 
@@ -234,7 +244,7 @@ def _relay(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     sender = (message.sender or "").lower()
     of_ship = scenario is not None and scenario.kind == "relay"  # that is known by name
     about = any(n in message.text.lower() and n not in sender for n in names)
-    told = message.about and _SOURCE.search(message.text)
+    told = (message.about or message.mmsi) and _SOURCE.search(message.text)
     named = about or told or (not of_ship and lexicon.RELAYED.search(message.text))
     if not named:
         yield _break("relay-source", message, "name the vessel in distress, or what was seen")

@@ -6,17 +6,19 @@ import re
 from itertools import pairwise
 
 from ...grammar import lexicon
+from ...grammar.opening import SIGNAL_OF, asks_one, counts
+from ...grammar.opening import opening as begins
 from ..case import Case, Filter, Told
 from .whose import without_names
 
 MAYDAY, PAN, SECURITE = r"\bmay ?day\b", r"\bpan[ -]?pan\b", r"\bs[ée]curit[ée]\b"
 RELAY = r"\bmay ?day[\s-]+relay\b"
 _SIGNAL = {
-    "distress": (MAYDAY, "Mayday"),
-    "relay": (RELAY, "Mayday relay"),
-    "urgency": (PAN, "Pan-pan"),
-    "medical": (PAN, "Pan-pan"),
-    "safety": (SECURITE, "Securite"),
+    "distress": "Mayday",
+    "relay": "Mayday relay",
+    "urgency": "Pan-pan",
+    "medical": "Pan-pan",
+    "safety": "Securite",
 }
 _SIGNALS = {"Mayday": MAYDAY, "Pan-pan": PAN, "Securite": SECURITE}
 _HELP = r"\b(?:require|need|request(?:ing)?)\b(?!\s+(?:your|repeat))|\bassistance\b|\bplease help\b"
@@ -30,11 +32,9 @@ def _first(pattern: str, text: str, begin: int = 0) -> int | None:
 
 
 def opening(case: Case) -> tuple[int, str]:
-    """The turn, from 1, that holds the first signal, and its text; the first turn where there is none."""
-    for n, turn in enumerate(case.dialogue.turns, 1):
-        if any(re.search(s, turn.text, re.IGNORECASE) for s in _SIGNALS.values()):
-            return n, turn.text
-    return 1, case.dialogue.turns[0].text
+    """The turn, from 1, that opens the traffic, and its text."""
+    message = begins(case.state)
+    return message.line, message.text
 
 
 def _head(text: str) -> str:
@@ -44,13 +44,19 @@ def _head(text: str) -> str:
 
 
 def _signal(case: Case) -> list[Told]:
-    pattern, name = _SIGNAL[case.scenario["kind"]]
-    line, text = opening(case)
-    count = len(re.findall(pattern, _head(text), re.IGNORECASE))
-    other = [n for n, p in _SIGNALS.items() if re.search(p, text, re.I) and not name.startswith(n)]
-    if other and not re.search(pattern, text, re.IGNORECASE):
-        return [(line, f"the signal is {other[0]}, and this traffic's is {name}")]
-    return [] if count == 3 else [(line, f"{name} is said {count} times at the head, not 3")]
+    kind = case.scenario["kind"]
+    name = _SIGNAL[kind]
+    message = begins(case.state)
+    said = message.signal
+    if said == SIGNAL_OF[kind]:
+        wrong = message.repeats not in counts(case.state, message)
+        told = f"{name} is said {message.repeats} times at the head, not 3"
+    elif said is None:
+        wrong = not (kind == "safety" and asks_one(message))
+        told = f"{name} is said 0 times at the head, not 3"
+    else:
+        wrong, told = True, f"the signal is {said}, and this traffic's is {name}"
+    return [(message.line, told)] if wrong else []
 
 
 def _identity(case: Case) -> list[Told]:
