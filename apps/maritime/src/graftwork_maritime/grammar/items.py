@@ -110,6 +110,8 @@ def _word(token: Token) -> str:
 
 
 def _time(number: str, start: int, end: int) -> Item:
+    if len(number) == 6 and number.isdigit() and 1 <= int(number[:2]) <= 31:
+        number = number[2:]  # the day of the month before the time
     try:
         return Item("time", read_clock(" ".join(_figures(number.replace(".", "")))), start, end)
     except GraftError:

@@ -28,7 +28,7 @@ _ACTS = {
 # SEELONCE that is spoken of, not given.
 _SPOKEN_OF = re.compile(
     r"\b(until|till|after|before|heard|your|the|of|keep|keeping|observe|understood|received|await|wait for)\W+"
-    r"(seelonce|silence)\b|\b(mayday|distress|feenee|fini)\W+(will (follow|be|come)|was|follows|received|understood)\b",
+    r"(seelonce|silence)\b|\b(mayday|distress|feenee|fini) (will (follow|be|come)|was|follows|received|understood)\b",
     re.IGNORECASE,
 )
 

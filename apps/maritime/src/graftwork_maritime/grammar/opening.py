@@ -48,4 +48,5 @@ def asks_one(message: Message) -> bool:
     asks = "?" in message.text or any(
         i.kind == "marker" and i.value.lower() in ("question", "request") for i in message.items
     )
+    asks = asks or lexicon.HELP.search(message.text) is not None
     return message.signal is None and asks and "all_stations" not in message.acts

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ..scenario.model import Scenario
-from . import lexicon
-from .facts import against_scenario, changed, echoes
+from . import lexicon, readback
+from .facts import against_scenario, changed
 from .names import identified, names
 from .opening import SIGNAL_OF, counts, opening
 from .state import Message, State, Violation
@@ -83,7 +83,8 @@ def check(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     yield from _silence(state)
     yield from names(state)
     yield from changed(state)
-    yield from echoes(state)
+    yield from readback.echoes(state)
+    yield from readback.natures(state)
     if scenario is not None:
         yield from against_scenario(state, scenario)
 

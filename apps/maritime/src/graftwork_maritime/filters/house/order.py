@@ -8,6 +8,7 @@ from itertools import pairwise
 from ...grammar import lexicon
 from ...grammar.opening import SIGNAL_OF, asks_one, counts
 from ...grammar.opening import opening as begins
+from ...spoken.numbers import NUMBER_WORDS
 from ..case import Case, Filter, Told
 from .whose import without_names
 
@@ -92,6 +93,15 @@ NATURE: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+_FOLLOWS = (
+    "abandoning",
+    "sinking",
+    "list",
+    "flooding",
+    "adrift",
+)  # what fire or collision leads to
+
+
 def _order(case: Case) -> list[Told]:
     """The parts of the opening that are there come as: signal, who, where, what, help wanted."""
     line, text = opening(case)
@@ -112,22 +122,48 @@ def _order(case: Case) -> list[Told]:
     ]
 
 
+# Parts of an opening that say who, where, how many, what is wanted, or how the weather is.
+_OTHER_PARTS = re.compile(
+    r"\bthis is\b|\bmay ?day\b|\bmmsi\b|\bcall ?sign\b|\bmiles?\b|\bposition\b|\bpersons?\b|\bpeople\b|\bsouls\b|\bcrew\b"
+    r"|\bpassengers\b|\bon ?board\b|\bin (?:trouble|distress|danger|difficult\w+)\b"
+    r"|^\W*(?:wind|sea (?:is|state|rough|slight|moderate|calm)|swell|visibility)\b"
+    r"|\b(?:north|south|east|west)\b|\bdistance\b|\bbearing\b|\btug|\bassist|\bcargo (?:is|of)\b",
+    re.IGNORECASE,
+)
+
+
+def _untold(case: Case) -> bool:
+    """Whether the opening has nothing left, beside its other parts, that can tell what is wrong.
+
+    Whoever says it in words that no list has is not refused for it.
+    """
+    _, text = opening(case)
+    for clause in re.split(r"[.,;:?!]", without_names(case, text)):
+        other = (
+            _OTHER_PARTS.search(clause) or lexicon.HELP.search(clause) or lexicon.natures(clause)
+        )
+        words = {w for w in re.findall(r"[a-z]+", clause) if w not in NUMBER_WORDS}
+        if not other and not lexicon.POSITION.search(clause) and len(words) > 2:
+            return False
+    return True
+
+
 def _nature_told(case: Case) -> list[Told]:
     category = str(case.category or case.scenario.get("category"))
     text = without_names(case, case.text)
-    if re.search("|".join(NATURE[category]), text, re.IGNORECASE):
+    if re.search("|".join(NATURE[category]), text, re.IGNORECASE) or not _untold(case):
         return []
     return [(None, f"nothing tells of the {category}")]
 
 
 def _unlike(case: Case) -> list[Told]:
-    """In the opening, another distress is told and the scenario's is not."""
+    """In the opening, another distress is told and the scenario's is not, nor anything that can be it."""
     category = str(case.category or case.scenario.get("category"))
     line, text = opening(case)
     text = without_names(case, text)
     told = lexicon.natures(text)
     own = category in told or re.search("|".join(NATURE.get(category, ("$^",))), text, re.I)
-    if own or not told:
+    if own or not told or (category in _FOLLOWS and not _untold(case)):
         return []
     return [(line, f"the opening tells of {' and '.join(told)}, and the scenario is {category}")]
 
@@ -164,6 +200,6 @@ ORDER = (
     Filter("message_order", "parts of the first message in another order", _order, ("scenario",), _no_distress),
     Filter("nature_told", "nothing tells of the distress", _nature_told, ("category",), _no_nature),
     Filter("nature_unlike", "the first message tells of another distress", _unlike, ("category",),
-           lambda c: c.scenario.get("kind", "distress") != "distress" or c.category not in (*NATURE, "undesignated")),
+           lambda c: c.scenario.get("kind", "distress") != "distress" or c.category not in NATURE),
     Filter("over_out", "over or out used against their meaning", _over),
 )  # fmt: skip
