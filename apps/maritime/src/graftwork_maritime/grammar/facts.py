@@ -83,6 +83,26 @@ def _confirmed(message: Message, key: str) -> bool:
     return False
 
 
+def sums(state: State) -> Iterator[Violation]:
+    """Passengers and crew that are not together the number told in the same sentence."""
+    for message in state.messages:
+        for begin, part in parts(message.text):
+            counts = [
+                (int(i.value), message.text[i.start : i.end].lower())
+                for i in message.items
+                if i.kind in ("persons", "number")
+                and begin <= i.start < begin + len(part)
+                and i.value.isdigit()
+            ]
+            apart = [sum(n for n, said in counts if word in said) for word in ("passenger", "crew")]
+            whole = [n for n, said in counts if "passenger" not in said and "crew" not in said]
+            if len(counts) == 3 and len(whole) == 1 and all(apart) and sum(apart) != whole[0]:
+                text = f"{apart[0]} passengers and {apart[1]} crew are not {whole[0]} persons"
+                yield Violation(
+                    "persons-sum", message.line, text, "say CORRECTION and the right number"
+                )
+
+
 def against_scenario(state: State, scenario: Scenario) -> Iterator[Violation]:
     """Identity, position and persons that are not the scenario's."""
     vessel = scenario.vessel

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from ..scenario.model import Scenario
 from . import lexicon, readback
-from .facts import against_scenario, changed
+from .facts import against_scenario, changed, sums
 from .names import identified, names
 from .opening import SIGNAL_OF, counts, opening
 from .state import Message, State, Violation
@@ -37,6 +37,7 @@ RULES: Mapping[str, str] = {
     "fact-changed": "a station's own facts stay the same, unless corrected",
     "readback-wrong": "what is read back is what was said",
     "fact-wrong": "what is said of the scenario is true",
+    "persons-sum": "passengers and crew are together the number of persons",
     "over-and-out": "OVER asks for an answer and OUT ends, never both",
     "channel-70": "channel 70 carries no voice",
     "channel-unknown": "a channel is one of the maritime VHF band",
@@ -85,6 +86,7 @@ def check(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     yield from changed(state)
     yield from readback.echoes(state)
     yield from readback.natures(state)
+    yield from sums(state)
     if scenario is not None:
         yield from against_scenario(state, scenario)
 

@@ -124,8 +124,8 @@ def _order(case: Case) -> list[Told]:
 
 # Parts of an opening that say who, where, how many, what is wanted, or how the weather is.
 _OTHER_PARTS = re.compile(
-    r"\bthis is\b|\bmay ?day\b|\bmmsi\b|\bcall ?sign\b|\bmiles?\b|\bposition\b|\bpersons?\b|\bpeople\b|\bsouls\b|\bcrew\b"
-    r"|\bpassengers\b|\bon ?board\b|\bin (?:trouble|distress|danger|difficult\w+)\b"
+    r"\bthis is\b|\bmay ?day\b|\bmmsi\b|\bcall ?sign\b|\bmiles?\b|\bposition\b|\bpersons?\b|\bpeople\b|\bsouls\b"
+    r"|\bcrew\b|\bpassengers\b|\bon ?board\b|\bin (?:trouble|distress|danger|difficult\w+)\b"
     r"|^\W*(?:wind|sea (?:is|state|rough|slight|moderate|calm)|swell|visibility)\b"
     r"|\b(?:north|south|east|west)\b|\bdistance\b|\bbearing\b|\btug|\bassist|\bcargo (?:is|of)\b",
     re.IGNORECASE,
