@@ -134,7 +134,7 @@ def _beside(message: Message, count: int, truth: int | None) -> bool:
     for begin, part in parts(message.text):
         here = [i for i in message.items if begin <= i.start < begin + len(part)]
         told = {int(i.value) for i in here if i.kind in ("number", "persons") and i.value.isdigit()}
-        if truth is not None and {count, truth - count} <= told:
+        if truth is not None and truth != 2 * count and {count, truth - count} <= told:
             return True
     return False
 

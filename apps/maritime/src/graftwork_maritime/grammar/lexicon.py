@@ -66,6 +66,10 @@ RELAYED = _words(
     r"from\b|of the following|following|(motor |fishing |sailing )?(vessel|yacht|craft|boat|ship)s? |sighted|seen\b|"
     r"observed|overdue|missing|reported|flares?\b|epirb|person in|persons? over ?board|liferaft"
 )
+SEEN = _words(r"sighted|(have|can|i) see\b|seen\b|observed|in sight|flares?\b|epirb|on radar")
+UNREADABLE = _words(
+    r"(weak|broken|unreadable|not readable|station calling|do not read|cannot read|i read you bad)"
+)
 SOME = _words(
     r"remain|left\b|leave|still|stay|will\b|picked up|recover|rescued|transfer|evacuat|survivors?|taken off|"
     r"life(boat|raft)s?|tender|missing|found"

@@ -112,9 +112,7 @@ def _repetitions(
                 last = [one for one in told if all(_like(w, _words(state, one[0])) for w in words)]
             elif not held:
                 continue  # "Understood,"
-            elif not last and (
-                _ECHO.search(sentence) or (message.speaker, before.speaker) == ("coast", "ship")
-            ):
+            elif _ECHO.search(sentence) or (message.speaker, before.speaker) == ("coast", "ship"):
                 last = [] if "all_stations" in message.acts else told
             if not last:
                 break

@@ -192,7 +192,8 @@ def _opening(state: State, scenario: Scenario | None) -> Iterator[Violation]:
 
 
 def _answer(state: State) -> Iterator[Violation]:
-    answer = next((m for m in state.messages[1:] if m.speaker == "coast"), None)
+    answers = [m for m in state.messages[1:] if m.speaker == "coast"]
+    answer = next(iter(answers), None)
     first = state.messages[0]
     if answer is None:
         if state.kind == "distress" and not any(m.speaker != first.speaker for m in state.messages):
@@ -202,6 +203,8 @@ def _answer(state: State) -> Iterator[Violation]:
         return
     if not identified(answer) and not lexicon.COAST.search(answer.text):
         yield _break("answer-unidentified", answer, "say THIS IS and the coast station's name")
+    understood = [m for m in answers if not lexicon.UNREADABLE.search(m.text)]
+    answer = next(iter(understood or answers))  # a call that nobody could read is said again first
     before = [m for m in state.messages[1 : answer.line] if m.speaker != first.speaker]
     heard = any(lexicon.RECEIPT.search(m.text) for m in before)
     if state.kind in ("distress", "relay") and not heard:
@@ -248,7 +251,8 @@ def _relay(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     of_ship = scenario is not None and scenario.kind == "relay"  # that is known by name
     about = any(n in message.text.lower() and n not in sender for n in names)
     told = (message.about or message.mmsi) and _SOURCE.search(message.text)
-    named = about or told or (not of_ship and lexicon.RELAYED.search(message.text))
+    seen = lexicon.SEEN if of_ship else lexicon.RELAYED
+    named = about or told or seen.search(message.text)
     if not named:
         yield _break("relay-source", message, "name the vessel in distress, or what was seen")
     own = scenario is not None and sender == scenario.vessel.name.lower()

@@ -68,7 +68,9 @@ def _on_board(text: str) -> list[int]:
 def _sums(text: str, count: int, wanted: int) -> bool:
     """Whether others are told beside those on board: "eight persons on board and one in the water"."""
     counted = [[int(n.value) for n in numbers(s) if n.value.isdigit()] for s in sentences(text)]
-    return any(count in those and wanted - count in those for those in counted)
+    return any(
+        count in those and wanted - count in those and wanted != 2 * count for those in counted
+    )
 
 
 def _persons(case: Case) -> list[Told]:
