@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HARDLY, NAMES
+from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HARDLY, SHOWN
 from benchmarks.maritime.live import ALL as ALL_MOVES
 from benchmarks.maritime.partner import KINDS
 from benchmarks.maritime.slots import page as slots
@@ -43,7 +43,7 @@ def totals(name: str = "filter-quality-blind") -> str:
 
 def recall(name: str = "first") -> str:
     """Shares of faults found by kind and set, the totals first; then the clean dialogues that are refused."""
-    record = _known(NAMES[name])
+    record = _known(SHOWN[name])
     kinds = list(dict.fromkeys(r.case for r in record.rows if r.metric == "recall"))
     rows = _totals(record)
     for kind in kinds:
@@ -56,7 +56,7 @@ def recall(name: str = "first") -> str:
 
 def alarms(name: str = "first") -> str:
     """Each filter that found or refused something: faults found, clean dialogues refused."""
-    record = _known(NAMES[name])
+    record = _known(SHOWN[name])
     rows = []
     for row in record.rows:
         if row.metric == "faults found":
