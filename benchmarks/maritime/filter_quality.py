@@ -5,7 +5,8 @@
 
 The cases of `tests/maritime/cases` were written without sight of the filters. The first set has been read since, to
 mend the filters, and the second after it was measured blind once; that record stays as it is.
-A fault is found by a filter that says something of the faulty dialogue which it does not say of its clean parent: a false alarm of the parent finds nothing.
+A fault is found by a filter that says something of the faulty dialogue which it does not say of its clean parent: a
+false alarm of the parent finds nothing.
 The record has, for each kind of fault and each set of filters, the share that is found; for each filter, how many
 faults it finds and how many clean dialogues it refuses.
 """
