@@ -31,6 +31,22 @@ _TYPE_WORDS = {
     *("vessel", "yacht", "ship", "boat", "carrier", "craft", "tanker", "trawler", "ferry", "tug"),
     "motor",
 }
+_PLACING = {
+    "in",
+    "at",
+    "near",
+    "from",
+    "off",
+    "with",
+    "located",
+    "on",
+    "by",
+    "to",
+    "as",
+    "and",
+    "are",
+    "after",
+}
 _DESCRIPTION = 5  # words in small letters before a name: "the motor lifeboat of"
 
 
@@ -72,7 +88,7 @@ def _described(text: str) -> str:
     small = 0
     while small < len(words) and words[small][0].islower():
         small += 1
-    placed = {"in", "at", "near", "from", "off", "with", "located", "on"} & {*words[:small]}
+    placed = _PLACING & {*words[:small]}
     if not 0 < small <= _DESCRIPTION or small == len(words) or words[0] in _NO_NAME or placed:
         return text
     return text.split(None, small)[small]
