@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HARDLY, NAMES
+from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HARDLY, SHOWN
 from benchmarks.maritime.live import ALL as ALL_MOVES
 from benchmarks.maritime.partner import KINDS
 from benchmarks.maritime.slots import page as slots
@@ -17,15 +17,10 @@ RECORDS = Path(__file__).parents[1] / "records" / "maritime"
 
 
 TOTALS = (EXPECTED, HARDLY, ALL)
-UNMEASURED = "Not measured yet: `python -m benchmarks.maritime.filter_quality --set {}`."
 
 
 def _known(name: str = "filter-quality") -> Record:
     return validate_record(RECORDS / f"{name}.json")
-
-
-def _measured(name: str) -> bool:
-    return (RECORDS / f"{NAMES[name]}.json").is_file()
 
 
 def _totals(record: Record) -> list[list[str]]:
@@ -48,9 +43,7 @@ def totals(name: str = "filter-quality-blind") -> str:
 
 def recall(name: str = "first") -> str:
     """Shares of faults found by kind and set, the totals first; then the clean dialogues that are refused."""
-    if not _measured(name):
-        return UNMEASURED.format(name)
-    record = _known(NAMES[name])
+    record = _known(SHOWN[name])
     kinds = list(dict.fromkeys(r.case for r in record.rows if r.metric == "recall"))
     rows = _totals(record)
     for kind in kinds:
@@ -63,9 +56,7 @@ def recall(name: str = "first") -> str:
 
 def alarms(name: str = "first") -> str:
     """Each filter that found or refused something: faults found, clean dialogues refused."""
-    if not _measured(name):
-        return UNMEASURED.format(name)
-    record = _known(NAMES[name])
+    record = _known(SHOWN[name])
     rows = []
     for row in record.rows:
         if row.metric == "faults found":
@@ -122,6 +113,7 @@ def _rate(row: Row | None) -> str:
 GENERATORS = {
     "maritime/blind": totals,
     "maritime/before-second": partial(totals, "filter-quality-second-before"),
+    "maritime/before-third": partial(totals, "filter-quality-third-before"),
     "maritime/recall": recall,
     "maritime/alarms": alarms,
     "maritime/recall-second": partial(recall, "second"),

@@ -20,6 +20,12 @@ FOUND = {
     "figures-as-numbers": ["Twenty five persons on board.", "My speed is fourteen knots."],
     "bearing-figures": ["Bearing nine zero degrees from the light.", "My course is 45 degrees."],
     "unit-missing": ["My distance is one two.", "Speed one zero, over."],
+    "contraction": [
+        "I don't require a tug.",
+        "It's on the port side.",
+        "We’ve stopped the engine.",
+    ],
+    "marker-misused": ["Instruction: I will reduce speed."],
     "correction-form": ["Position five zero north, sorry, five one north.", "I mean four persons."],
 }
 KEPT = [
@@ -34,6 +40,8 @@ KEPT = [
     "Starboard fifteen. Port ten.",
     "My chief mate is injured. There is no problem with the engine.",
     "Sorry for the delay. Two persons are injured.",
+    "The vessel's rudder is lost. Saint Abb's Head is in sight.",
+    "Intention: I will reduce speed.",
     "I left port on the fourth of May.",
 ]
 
@@ -52,6 +60,14 @@ def test_what_is_found(rule: str, text: str) -> None:
 @pytest.mark.parametrize("text", KEPT)
 def test_what_is_kept(text: str) -> None:
     assert rules(text) == set()
+
+
+@pytest.mark.parametrize(
+    ("said", "found"), [("The tug comes.", set()), ("Does the tug come?", {"bare-answer"})]
+)
+def test_correct_alone_confirms_what_was_read_back(said: str, found: set[str]) -> None:
+    turns = (Turn("ship", f"{said} Over."), Turn("coast", "Correct. Out."))
+    assert {v.rule for v in phrasing(parse(turns))} == found
 
 
 def test_composed_dialogues_keep_to_the_phrase_book() -> None:

@@ -236,6 +236,10 @@ def silence_ended_before_it_began(scenario: Scenario, turns: Turns):
     return appended(turns[:2], "ship", "All stations. Seelonce Feenee. Out.")
 
 
+def parts_of_another_number(scenario: Scenario, turns: Turns):
+    return appended(turns, "ship", "We are nine persons, five passengers and three crew. Over.")
+
+
 def voice_on_70(scenario: Scenario, turns: Turns):
     return appended(turns, "coast", "Change to channel seven zero. Over.")
 
@@ -317,6 +321,7 @@ CHANGES: dict[str, list[Change]] = {
     "channel-unknown": [channel_of_no_band],
     "question-marker": [statement_marked_as_question],
     "silence-without-distress": [silence_in_routine],
+    "persons-sum": [parts_of_another_number],
     "silence-broken": [noise_during_silence],
     "silence-by": [silence_by_a_stranger],
     "silence-end": [silence_ended_by_a_stranger, silence_ended_before_it_began],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from ..scenario.model import Scenario
 from . import lexicon
-from .items import Item
+from .readback import parts
 from .state import Message, State, Violation
 
 _NAMES = {
@@ -48,7 +47,8 @@ def changed(state: State) -> Iterator[Violation]:
                 ]
             if not values:
                 continue
-            moves = lexicon.UPDATES.search(message.text) or some
+            fixed = key == "positions" and message.times  # a position of its own time
+            moves = lexicon.UPDATES.search(message.text) or some or fixed
             free = "correction" in message.acts or (
                 key in ("positions", "persons") and own and bool(moves)
             )
@@ -83,42 +83,24 @@ def _confirmed(message: Message, key: str) -> bool:
     return False
 
 
-def echoes(state: State) -> Iterator[Violation]:
-    """Times, waits, counts and speeds that a station repeats otherwise than it was just told them."""
-    said: dict[str, set[str]] = {kind: set() for kind in _ECHOED}
-    just: dict[str, set[str]] = {}
-    for before, message in zip([None, *state.messages], state.messages, strict=False):
-        answers = before is not None and before.speaker != message.speaker
-        for begin, part in _parts(message.text):
-            held = [i for i in message.items if begin <= i.start < begin + len(part)]
-            eta = before is not None and _ETA.search(before.text) and _ETA.match(part.strip())
-            if not (answers and (_ECHO.search(part) or eta)) or _RECEIPT_AT.search(part):
-                continue
-            for kind in _ECHOED:
-                here = {_plain(i) for i in held if i.kind == kind and i.value}
-                new = here - said[kind]
-                if new and just.get(kind) and not here & just[kind]:
-                    text = f"{sorted(new)[0]} ({kind}) is repeated, and {sorted(just[kind])[0]} was said"
-                    yield Violation("readback-wrong", message.line, text, "read back what was said")
-        just = {k: {_plain(i) for i in message.items if i.kind == k and i.value} for k in _ECHOED}
-        for kind, values in just.items():
-            said[kind] |= values
-
-
-_ECHOED = ("time", "minutes", "knots", "miles", "persons", "bearing_degrees", "degrees")
-_ECHO = re.compile(r"\b(understood|you said|read(ing)? back|copied)\b", re.IGNORECASE)
-_ETA = re.compile(r"\b(received, )?(the )?eta\b", re.IGNORECASE)
-_RECEIPT_AT = re.compile(r"received (your )?(may ?day|pan|call|alert|message)", re.IGNORECASE)
-
-
-def _parts(text: str) -> Iterator[tuple[int, str]]:
-    """Sentences, and where they begin."""
-    for found in re.finditer(r"[^.?!]+[.?!]*", text):
-        yield found.start(), found[0]
-
-
-def _plain(item: Item) -> str:
-    return str(item.value).lstrip("0") or "0"
+def sums(state: State) -> Iterator[Violation]:
+    """Passengers and crew that are not together the number told in the same sentence."""
+    for message in state.messages:
+        for begin, part in parts(message.text):
+            counts = [
+                (int(i.value), message.text[i.start : i.end].lower())
+                for i in message.items
+                if i.kind in ("persons", "number")
+                and begin <= i.start < begin + len(part)
+                and i.value.isdigit()
+            ]
+            apart = [sum(n for n, said in counts if word in said) for word in ("passenger", "crew")]
+            whole = [n for n, said in counts if "passenger" not in said and "crew" not in said]
+            if len(counts) == 3 and len(whole) == 1 and all(apart) and sum(apart) != whole[0]:
+                text = f"{apart[0]} passengers and {apart[1]} crew are not {whole[0]} persons"
+                yield Violation(
+                    "persons-sum", message.line, text, "say CORRECTION and the right number"
+                )
 
 
 def against_scenario(state: State, scenario: Scenario) -> Iterator[Violation]:
@@ -137,12 +119,24 @@ def against_scenario(state: State, scenario: Scenario) -> Iterator[Violation]:
     others = scenario.kind == "relay" and vessel.name.lower() in (first.sender or "").lower()
     for key, truth in truths.items():
         values = _values(first, key) if not (others and key == "persons") else ()
+        if key == "persons" and any(_beside(first, value, truth) for value in values):
+            continue
         if values and not any(_same(key, truth, value) for value in values):
             text = f"the {_NAMES[key]} is {_show(truth)}, not {_show(values[0])}"
             yield Violation("fact-wrong", first.line, text, "say the scenario's")
     if scenario.kind not in ("relay",) and vessel.name.lower() not in first.text.lower():
         text = f"the vessel's name {vessel.name} is not said"
         yield Violation("fact-wrong", first.line, text, "say the scenario's")
+
+
+def _beside(message: Message, count: int, truth: int | None) -> bool:
+    """Whether the sentence of a count tells the others too: "five seven plus one in the water"."""
+    for begin, part in parts(message.text):
+        here = [i for i in message.items if begin <= i.start < begin + len(part)]
+        told = {int(i.value) for i in here if i.kind in ("number", "persons") and i.value.isdigit()}
+        if truth is not None and truth != 2 * count and {count, truth - count} <= told:
+            return True
+    return False
 
 
 def _show(value: Any) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import takewhile
-from typing import Any
 
 from lark import Lark, Token, Tree
 
@@ -17,27 +15,11 @@ from graftwork.errors import GraftError
 from ..spoken import read_clock, read_number
 from ..spoken.alphabet import LETTER_OF
 from ..spoken.numbers import DECIMAL, NUMBER_WORDS
-from ..spoken.positions import angle
+from .axes import axes, positions
+from .item import Item, kind_at, skip
 
 _LETTERS = re.compile(r"[A-Z]{3,7}")
 _BETWEEN = {"is", "number", "of", "and", "are", "we", "have", "total", "my", "the"}
-
-
-@dataclass(frozen=True)
-class Item:
-    """A part of a turn.
-
-    Args:
-        kind: the terminal's name in lower case, or mmsi, call_sign, position, axis, persons, miles, knots, time,
-            channel, bearing, degrees, minutes, number, code, fault.
-        value: what it says: a text, a number, (lat, lon), or the reason of a fault.
-        start, end: where it stands in the text.
-    """
-
-    kind: str
-    value: Any
-    start: int
-    end: int
 
 
 @cache
@@ -55,7 +37,7 @@ def read_items(text: str) -> list[Item]:
     """The parts of a turn. No text fails."""
     tree = _parser().parse(text)
     items = [item for child in tree.children for item in _first_pass(child)]
-    for step in (_axes, _positions, _keyed, _counted, _codes):
+    for step in (axes, positions, _keyed, _counted, _codes):
         items = step(items)
     return items
 
@@ -128,6 +110,8 @@ def _word(token: Token) -> str:
 
 
 def _time(number: str, start: int, end: int) -> Item:
+    if len(number) == 6 and number.isdigit() and 1 <= int(number[:2]) <= 31:
+        number = number[2:]  # the day of the month before the time
     try:
         return Item("time", read_clock(" ".join(_figures(number.replace(".", "")))), start, end)
     except GraftError:
@@ -144,122 +128,13 @@ def _figures(number: str) -> list[str]:
     return [names[int(c)] for c in number.zfill(4)]
 
 
-def _axes(items: list[Item]) -> list[Item]:
-    """Degrees, minutes and a side become an axis of a position; other degrees become bearings or stay."""
-    out: list[Item] = []
-    place = 0
-    while place < len(items):
-        item = items[place]
-        if item.kind != "degrees" or item.value == "":
-            out.append(item)
-            place += 1
-            continue
-        after = place + 1
-        minutes = "0"
-        if (found := _skip(items, after, "and")) is not None and items[found].kind == "minutes":
-            minutes, after = items[found].value, found + 1
-            if minutes in ("'", "′", ""):
-                minutes = "0"
-        elif (
-            found is not None
-            and items[found].kind == "number"
-            and _kind(items, found + 1) == "side"
-        ):
-            minutes, after = items[found].value, found + 1
-        side = _skip(items, after)
-        if side is not None and items[side].kind == "side":
-            out.append(_axis(item, minutes, items[side]))
-            place = side + 1
-        elif _is_course(out[-4:]) and not _turns(items, place + 1):
-            out.append(_bearing(item))
-            place += 1
-        else:
-            out.append(item)
-            place += 1
-    return out
-
-
-def _is_course(before: list[Item]) -> bool:
-    """Whether degrees follow a word for a course or bearing in their sentence."""
-    kinds = [x.kind for x in before]
-    return "bearing" in kinds and "stop" not in kinds[kinds.index("bearing") :]
-
-
-def _turns(items: list[Item], place: int) -> bool:
-    """Whether degrees are to a side of the ship: an alteration of course, or the wind's direction."""
-    following = [str(i.value).lower() for i in items[place : place + 4]]
-    return "port" in following or "starboard" in following
-
-
-def _kind(items: list[Item], place: int) -> str | None:
-    return items[place].kind if place < len(items) else None
-
-
-def _skip(items: list[Item], place: int, *words: str, stop: bool = False) -> int | None:
-    """The next place that holds neither a pause nor one of the words; with `stop`, ends of sentences are passed too."""
-    passed = ("pause", "stop") if stop else ("pause",)
-    for after in range(place, len(items)):
-        kind, value = items[after].kind, items[after].value
-        if kind not in passed and not (kind == "word" and value.lower() in words):
-            return after
-    return None
-
-
-def _axis(item: Item, minutes: str, side: Item) -> Item:
-    letter = side.value[0].upper()
-    limit = 90 if letter in "NS" else 180
-    try:
-        value = angle(item.value, minutes, limit)
-    except (GraftError, ValueError) as error:
-        return Item(
-            "fault", ("position-range", str(error), "correct the figures"), item.start, side.end
-        )
-    return Item("axis", (letter, -value if letter in "SW" else value), item.start, side.end)
-
-
-def _bearing(item: Item) -> Item:
-    if float(item.value) > 360:
-        fault = (
-            "bearing-range",
-            f"{item.value} degrees",
-            "bearings and courses go from 001 to 360",
-        )
-        return Item("fault", fault, item.start, item.end)
-    return Item("bearing_degrees", item.value, item.start, item.end)
-
-
-def _positions(items: list[Item]) -> list[Item]:
-    """Two axes with little between them become a position."""
-    out: list[Item] = []
-    place = 0
-    while place < len(items):
-        item = items[place]
-        other = _skip(items, place + 1, "and", stop=True)
-        if item.kind != "axis" or other is None or items[other].kind != "axis":
-            out.append(item)
-            place += 1
-            continue
-        (first, lat), (second, lon) = item.value, items[other].value
-        if first in "NS" and second in "EW":
-            out.append(Item("position", (lat, lon), item.start, items[other].end))
-        else:
-            fault = (
-                "position-form",
-                "two axes of a position that do not belong together",
-                "say the latitude North or South, then the longitude East or West",
-            )
-            out.append(Item("fault", fault, item.start, items[other].end))
-        place = other + 1
-    return out
-
-
 def _keyed(items: list[Item]) -> list[Item]:
     """A keyword with its number: MMSI, call sign, channel."""
     out: list[Item] = []
     place = 0
     while place < len(items):
         item = items[place]
-        found = _skip(items, place + 1, *_BETWEEN)
+        found = skip(items, place + 1, *_BETWEEN)
         value = items[found] if found is not None and found <= place + 4 else None
         make = _KEYED.get(item.kind)
         if make and found is not None and value is not None and value.kind in ("number", "code"):
@@ -303,7 +178,7 @@ def _misspelt(items: list[Item], place: int) -> Item | None:
 def _joined(items: list[Item], place: int) -> tuple[Item, int]:
     """A number with those after commas, as MMSI are said in groups; and where it ends."""
     item = items[place]
-    while (after := _skip(items, place + 1)) == place + 2 and items[after].kind == "number":
+    while (after := skip(items, place + 1)) == place + 2 and items[after].kind == "number":
         if len(item.value) + len(items[after].value) > 9:
             break
         item = Item("number", item.value + items[after].value, item.start, items[after].end)
@@ -347,9 +222,9 @@ def _counted(items: list[Item]) -> list[Item]:
     while place < len(items):
         item = items[place]
         if item.kind == "persons" and not item.value[:1].isdigit():
-            found = _skip(items, place + 1, *_BETWEEN)
+            found = skip(items, place + 1, *_BETWEEN)
             paused = any(i.kind == "pause" for i in items[place + 1 : found])
-            ends = found is not None and _kind(items, found + 1) in (None, "stop", "pause")
+            ends = found is not None and kind_at(items, found + 1) in (None, "stop", "pause")
             near = found is not None and found <= place + 3 and items[found].kind == "number"
             if found is not None and near and (ends or not paused):
                 out.append(Item("persons", items[found].value, item.start, items[found].end))

@@ -34,16 +34,29 @@ NATURES = {
 }
 HELP = _words(
     r"requir|request|assist|help|want|evacuat|medevac|need(s|ed)?\b|ask(s|ing)? (you )?for"
-    r"|(please|pls) send|send (a|an|us|help|the)"
+    r"|\b(please|pls)\b|send (a|an|us|help|the)|rescue (us|my|the|our|crew)|(pick|lift) (us|my|our|the \w+) (up|off)"
+    r"|take (us|my|our|the) [\w ]{0,20}\b(off|on|in tow)\b|tow (me|us)|come (quick|fast|soon|to|and)"
+    r"|\b(i|we) (want|wish|hope|ask|beg)\b|\bany (vessel|ship|boat)s?\b"
 )
+_SIDE = r"(north|south|east|west)([ -]?(north|south))?([ -]?(east|west))?"
+_UNIT = r"(miles?|cables?|nm|degrees|metres|meters|kilometres|kilometers)"
+_WATERS = (
+    r"(channel|straits?|bay|gulf|sound|fjord|firth|estuary|river|roads|anchorage|approach(es)?|lane|scheme|"
+    r"harbour|port|bank|ground|field|passage|entrance|lagoon|atoll|canal|fairway|buoy)"
+)
+# Where something is, in words; what follows the preposition is a name, which begins with a capital.
 POSITION = re.compile(
-    r"(miles?|cables?|nm|degrees|metres|kilometres)\b[^.?!]{0,40}\b(of|from|off)\b"
-    r"|\b(off|near|close to|abeam|abreast of|inside|outside|entrance (of|to)"
-    r"|(north|south|east|west)( ?(east|west))? of) (the )?[A-Z]"
+    rf"(?i:\b{_UNIT}\b[^.?!]{{0,40}}\b(of|from|off|{_SIDE})\b)"
+    rf"|(?i:\b(bearing|from|position)\b[^.?!]{{0,60}}\b{_UNIT}\b)"
+    rf"|(?i:\b{_SIDE} (of|from) )(?i:the )?[A-Z]"
+    r"|\b([Oo]ff|[Nn]ear|[Cc]lose to|[Aa]beam|[Aa]breast of|[Bb]etween|[Ii]nside|[Oo]utside|[Aa]pproaching|[Pp]assing"
+    r"|[Ee]ntering|[Ll]eaving|[Ee]ntrance (of|to)|[Aa]t anchor( in| at| off)?|[Aa]longside|[Aa]ground (on|at|off)"
+    r"|[Ii]n|[Aa]t)( of)? (the |position )?(?!MMSI|UTC|VHF|GPS|AIS|DSC|EPIRB|MAYDAY|Mayday)[A-Z]"
+    rf"|\b[A-Z]\w+ (?i:{_WATERS})\b|(?i:\b(off|in|near|at|outside|inside|from) the [\w ]{{0,20}}{_WATERS}\b)"
 )
 COAST = _words(
     r"coast ?guard|coastguard|radio\b|rescue\b|mrcc|mrsc|jrcc|rcc\b|vts\b|port control|harbou?r control|control\b|"
-    r"sea ?watch"
+    r"sea ?watch|traffic\b(?! (scheme|separation|lane))|port operations|harbou?r ?master|rescue cent(re|er)"
 )
 CANCEL = _words(r"cancel|false (alert|alarm|distress)")
 CONFIRMS = _words(
@@ -53,6 +66,10 @@ RELAYED = _words(
     r"from\b|of the following|following|(motor |fishing |sailing )?(vessel|yacht|craft|boat|ship)s? |sighted|seen\b|"
     r"observed|overdue|missing|reported|flares?\b|epirb|person in|persons? over ?board|liferaft"
 )
+SEEN = _words(r"sighted|(have|can|i) see\b|seen\b|observed|in sight|flares?\b|epirb|on radar")
+UNREADABLE = _words(
+    r"(weak|broken|unreadable|not readable|station calling|do not read|cannot read|i read you bad)"
+)
 SOME = _words(
     r"remain|left\b|leave|still|stay|will\b|picked up|recover|rescued|transfer|evacuat|survivors?|taken off|"
     r"life(boat|raft)s?|tender|missing|found"
@@ -61,23 +78,37 @@ UPDATES = _words(r"now\b|new position|updated?|drifted|currently|has changed|mov
 DURING_SILENCE = _words(
     r"may ?day|seelonce|silence|assist|proceed|search|rescue|rendezvous|eta\b|standing by|stand by|sorry|understood|"
     r"received|roger|distress|casualty|survivors?|persons? (is|are|in)|picked up|recovered|liferaft|lifeboat|on scene|"
-    r"in sight|lookout"
+    r"in sight|look-?out|smoke|flares?|alongside|in tow|towing|your position|(from|at|near|to) the position|"
+    r"in the water|"
+    r"the (vessel|yacht|boat|raft|ship) in"
 )
 RECEIPT = _words(
-    r"receiv|roger|acknowledg|copied|copy\b|understood|read you|have your|got your|hear you"
+    r"receiv|roger|acknowledg|copied|copy\b|understood|read you|have your|got your|heard? you|noted"
 )
 _HOUR = r"\d{1,2}|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|thirty|forty-five"
 CLOCK = _words(
     r"o'?clock|half past(?! (each|every|the hour))|quarter (past|to)(?! (each|every|the hour))"
-    rf"|({_HOUR})( ({_HOUR}))? ?([ap]\.? ?m\b|local\b|(in the|this) (morning|afternoon|evening))"
-    rf"|({_HOUR}) (to|past) ({_HOUR})( local| in the| this|[,.?!]? ?(over|out)?[.]?$)"
+    rf"|({_HOUR})( ({_HOUR}))? ?([ap]\.? ?m\b|(in the|this) (morning|afternoon|evening))"
+    rf"|({_HOUR}) past ({_HOUR})( local| in the| this|[,.?!]? ?(over|out)?[.]?$)"
+    rf"|({_HOUR}) (to|past) ({_HOUR}) (local|in the|this)\b"
+    rf"|(at|by|until|since|before|after|around) ({_HOUR}) to ({_HOUR})( local| in the| this|[,.?!]? ?(over|out)?[.]?$)"
 )
 LAST = re.compile(r"\b(and|or|but|the|a|an|of|to|with|my|our|your|from)[^\w?]*$", re.IGNORECASE)
+_KIND_OF = (
+    r"motor|sailing|sail|fishing|cargo|passenger|towing|pilot|military|law enforcement|anti-pollution|"
+    r"medical transport|"
+    r"search and rescue|container|general cargo|supply|offshore|offshore supply|bulk|research|training|survey|crude|"
+    r"crude oil|oil|chemical|product|gas|lng|lpg|car|vehicle|livestock|cattle|timber|cement|refrigerated|reefer|"
+    r"cruise|"
+    r"pleasure|naval|navy|coalition|coast guard|patrol|rescue|dredging|cable|heavy lift|hospital|high speed|dive|"
+    r"diving|crew|work|wind farm|police|customs|fire|tall|steam|rowing|charter|racing|harbour|salvage|ocean|inflatable|"
+    r"all weather"
+)
 TYPES = _words(
-    r"(motor|sailing|fishing|cargo|passenger|towing|pilot|military|law enforcement|anti-pollution|medical transport|"
-    r"search and rescue|container|general cargo|supply|offshore supply|bulk|research|training) "
-    r"(vessel|yacht|ship|boat|carrier|craft)|(motor|oil|chemical|product) tanker|pleasure craft|port tender|tug ?boat|"
-    r"tanker|trawler|yacht|ferry|tug|bulk carrier|vessel|ship|m/?v|s/?y|m/?t|the"
+    rf"(({_KIND_OF}) ){{0,2}}(vessel|yacht|ship|boat|carrier|craft|cruiser|lifeboat|launch|barge|dinghy|catamaran)|"
+    r"(motor|oil|chemical|product|gas|crude|crude oil) tanker|port tender|tug ?boat|tanker|trawler|ferry|tug|warship|"
+    r"coaster|dredger|freighter|bulk carrier|bulker|sloop|ketch|schooner|trimaran|longliner|ice-?breaker|frigate|"
+    r"helicopter|aircraft|workboat|m/?v|f/?v|s/?y|m/?t|the"
 )
 
 

@@ -19,6 +19,8 @@ PHRASES: Mapping[str, str] = {
     "figures-as-numbers": "figures are said one by one",
     "bearing-figures": "bearings and courses have three figures",
     "unit-missing": "distances and speeds have a unit",
+    "contraction": "words are said in full, not contracted",
+    "marker-misused": "a vessel gives no INSTRUCTION; a question is answered by an ANSWER",
     "correction-form": "a mistake is corrected with MISTAKE or CORRECTION",
 }
 # Of what somebody is able to do the phrase book itself says "can you" and "I can"; of what is allowed it does not.
@@ -31,12 +33,18 @@ _ANSWER = re.compile(
     r"^(yes|no|yeah|yep|nope|affirmative|negative|correct)\b[ ,.!]*((over|out)\b)?[ .!]*$",
     re.IGNORECASE,
 )
+_CORRECT = re.compile(r"correct\b", re.IGNORECASE)  # what was read back
 _SLANG = re.compile(
     r"\b(ok(ay|ey)?|ten[- ]?four|10-4|breaker,? breaker|wilco|come in,? please|do you copy|over to you|"
     r"no problem(?! (with|of|in|on))|no worries|guys|lads|folks|(?<!chief )(?<!first )(?<!second )(?<!third )(?<!the )"
     r"(?<!my )(?<!our )(?<!a )mate|buddy|gonna|wanna|gotta|yeah|yep|yup|nope|nah|asap|hang on|hold on(?! to)|big time|"
     r"roger that|copy (that|all)|righto|gotcha|got it|cheers|dokey|kaput|sure thing|you bet|alright|hiya|pronto|"
     r"bloody|damn|in a jiffy|see ya|no sweat)\b",
+    re.IGNORECASE,
+)
+# A noun before 's is mostly an owner.
+_CONTRACTED = re.compile(
+    r"\b\w+(n['’]t|['’](re|ve|ll|m|d))\b|\b(it|that|there|here|he|she|what|where|who|how|let)['’]s\b",
     re.IGNORECASE,
 )
 _FIGURE = r"(?:zero|one|two|three|four|five|six|seven|eight|nine|\d+)"
@@ -70,19 +78,39 @@ def phrasing(state: Heard) -> list[Violation]:
     """Where a dialogue leaves the standard phrases, in the order of its turns."""
     names = {n for m in state.messages for n in (m.sender, m.addressed, m.about, m.name) if n}
     longest = sorted(names, key=len, reverse=True)
-    return [v for message in state.messages for v in _turn(message, longest)]
+    before = [None, *state.messages]
+    return [
+        v
+        for last, message in zip(before, state.messages, strict=False)
+        for v in _turn(message, last, longest)
+    ]
 
 
-def _turn(message: Message, names: Sequence[str]) -> Iterator[Violation]:
+def _turn(message: Message, last: Message | None, names: Sequence[str]) -> Iterator[Violation]:
     text = _without(names, message.text)
     if found := _AMBIGUOUS.search(text):
         yield _off("ambiguous-word", message, found[0], "say what is so, or ask what is so")
-    if found := _ANSWER.match(text.strip(" ,.")):
+    confirms = last is not None and "?" not in last.text and _CORRECT.match(text.strip(" ,."))
+    if not confirms and (found := _ANSWER.match(text.strip(" ,."))):
         yield _off(
             "bare-answer", message, found[0], "say yes or no, and the phrase of the question"
         )
     if found := _SLANG.search(text):
         yield _off("off-standard-word", message, found[0], "take the phrase book's word")
+    if found := _CONTRACTED.search(text):
+        yield _off("contraction", message, found[0], "say both words")
+    for item in message.items:
+        if (
+            item.kind == "marker"
+            and item.value.lower() == "instruction"
+            and message.speaker == "ship"
+        ):
+            yield _off(
+                "marker-misused",
+                message,
+                item.value,
+                "mark what is meant, such as INTENTION or ANSWER",
+            )
     if found := _WHOLE.search(text):
         yield _off("figures-as-numbers", message, found[0], "say each figure")
     if found := _MEASURED.search(text):

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ..scenario.model import Scenario
-from . import lexicon
-from .facts import against_scenario, changed, echoes
-from .names import names
+from . import lexicon, readback
+from .facts import against_scenario, changed, sums
+from .names import identified, names
+from .opening import SIGNAL_OF, counts, opening
 from .state import Message, State, Violation
 
 RULES: Mapping[str, str] = {
@@ -36,6 +37,7 @@ RULES: Mapping[str, str] = {
     "fact-changed": "a station's own facts stay the same, unless corrected",
     "readback-wrong": "what is read back is what was said",
     "fact-wrong": "what is said of the scenario is true",
+    "persons-sum": "passengers and crew are together the number of persons",
     "over-and-out": "OVER asks for an answer and OUT ends, never both",
     "channel-70": "channel 70 carries no voice",
     "channel-unknown": "a channel is one of the maritime VHF band",
@@ -59,6 +61,13 @@ _SOURCE = re.compile(
 )
 
 
+_ASKS = re.compile(
+    r"\W*(what|where|when|which|who|why|how|do|does|did|is|are|have|has|can|will|would|any|at what|in which|on which"
+    r"|number of|what's|request)\b",
+    re.IGNORECASE,
+)
+
+
 def check(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     """Every violation, in no order."""
     if not state.messages:
@@ -75,7 +84,9 @@ def check(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     yield from _silence(state)
     yield from names(state)
     yield from changed(state)
-    yield from echoes(state)
+    yield from readback.echoes(state)
+    yield from readback.natures(state)
+    yield from sums(state)
     if scenario is not None:
         yield from against_scenario(state, scenario)
 
@@ -107,7 +118,10 @@ def _forms(state: State) -> Iterator[Violation]:
         for place, item in enumerate(message.items):
             if item.kind == "marker" and item.value.lower() == "question":
                 ends = [i for i in message.items[place + 2 :] if i.kind == "stop"]
-                if not ends or "?" not in ends[0].value:
+                asks = _ASKS.match(
+                    message.text, item.end
+                )  # not every transcript has question marks
+                if not asks and (not ends or "?" not in ends[0].value):
                     yield _break("question-marker", message, "ask, or use another marker")
 
 
@@ -118,9 +132,13 @@ def _breaks_off(message: Message, messages: list[Message]) -> bool:
 
 
 def part_of_distress(state: State, message: Message) -> bool:
-    """Whether a station may say this while silence is imposed: it is the casualty, names it, or helps."""
+    """Whether a station may say this while silence is imposed: it was called, is the casualty, names it, or helps."""
     text = message.text
     if state.name and state.name.lower() in text.lower():
+        return True
+    own = {n.lower() for n in (message.name, message.sender) if n}
+    asked = [m.text.lower() for m in state.messages[: message.line - 1] if m.speaker == "coast"]
+    if asked and any(name in asked[-1] for name in own):
         return True
     for name in filter(None, (message.addressed, message.sender)):  # "Amber Rescue"
         text = text.replace(name, " ")
@@ -136,24 +154,25 @@ def _break(rule: str, message: Message, remedy: str, text: str | None = None) ->
 
 
 def _opening(state: State, scenario: Scenario | None) -> Iterator[Violation]:
-    first = state.messages[0]
-    if first.speaker == "coast" and first.signal is None:  # a station that calls back
-        first = next((m for m in state.messages if m.signal), first)
+    first = opening(state)
+    kind = scenario.kind if scenario else state.kind
     if first.signal is None:
-        grave = first.natures and "help" in first.acts
-        if state.kind not in ("routine", "cancel") or (grave and state.kind == "routine"):
+        grave = first.natures and "help" in first.acts and first.speaker == "ship"
+        if kind not in ("sar", "safety", "cancel") and (
+            state.kind not in ("routine", "cancel") or (grave and state.kind == "routine")
+        ):
             yield _break("signal-missing", first, "begin with the signal, three times")
     elif first.signal == "mixed":
         yield _break("signal-mixed", first, "say one signal, three times")
-    elif first.repeats != 3:
+    elif first.repeats not in counts(state, first):
         yield _break(
             "signal-count",
             first,
             "say it three times",
             f"{first.signal} is said {first.repeats} times",
         )
-    if first.sender is None:
-        yield _break("identity-missing", first, "say THIS IS and the station's name")
+    if not identified(state.messages[0]):
+        yield _break("identity-missing", state.messages[0], "say THIS IS and the station's name")
     if "identity" in first.offsets and first.speaker == "ship":
         late = [
             key
@@ -164,23 +183,17 @@ def _opening(state: State, scenario: Scenario | None) -> Iterator[Violation]:
             yield _break(
                 "order", first, "say who you are first", f"the {late[0]} comes before the identity"
             )
-    wanted = {
-        "distress": "mayday",
-        "relay": "relay",
-        "urgency": "panpan",
-        "medical": "panpan",
-        "safety": "securite",
-    }
     if (
         scenario is not None
-        and scenario.kind in wanted
-        and first.signal not in (None, "mixed", wanted[scenario.kind])
+        and scenario.kind in SIGNAL_OF
+        and first.signal not in (None, "mixed", SIGNAL_OF[scenario.kind])
     ):
         yield _break("signal-kind", first, f"open {scenario.kind} traffic with its own signal")
 
 
 def _answer(state: State) -> Iterator[Violation]:
-    answer = next((m for m in state.messages[1:] if m.speaker == "coast"), None)
+    answers = [m for m in state.messages[1:] if m.speaker == "coast"]
+    answer = next(iter(answers), None)
     first = state.messages[0]
     if answer is None:
         if state.kind == "distress" and not any(m.speaker != first.speaker for m in state.messages):
@@ -188,8 +201,10 @@ def _answer(state: State) -> Iterator[Violation]:
         return
     if first.speaker == "coast":
         return
-    if answer.sender is None and not lexicon.COAST.search(answer.text):
+    if not identified(answer) and not lexicon.COAST.search(answer.text):
         yield _break("answer-unidentified", answer, "say THIS IS and the coast station's name")
+    understood = [m for m in answers if not lexicon.UNREADABLE.search(m.text)]
+    answer = next(iter(understood or answers))  # a call that nobody could read is said again first
     before = [m for m in state.messages[1 : answer.line] if m.speaker != first.speaker]
     heard = any(lexicon.RECEIPT.search(m.text) for m in before)
     if state.kind in ("distress", "relay") and not heard:
@@ -207,7 +222,7 @@ def _content(state: State) -> Iterator[Violation]:
             last,
             "say latitude and longitude, or bearing and distance from a mark",
         )
-    called = any(m.signal == "relay" and m.speaker == "coast" for m in own)  # asks all who hear it
+    called = any(m.signal == "relay" for m in own)  # tells what it knows of another's distress
     told = any(m.natures or "help" in m.acts or lexicon.RELAYED.search(m.text) for m in own)
     if not (told if called else any(m.natures or "help" in m.acts for m in own)):
         yield _break("nature-missing", last, "say what is wrong")
@@ -216,14 +231,15 @@ def _content(state: State) -> Iterator[Violation]:
 
 
 def _cancellation(state: State) -> Iterator[Violation]:
-    message = next(m for m in state.messages if "cancel" in m.acts and m.speaker != "coast")
-    if "all_stations" not in message.acts:
+    own = [m for m in state.messages if "cancel" in m.acts and m.speaker != "coast"]
+    to_all = [m for m in own if "all_stations" in m.acts]
+    message = (to_all or own)[
+        0
+    ]  # some say to one station that the alert was false, and cancel it later
+    if not to_all:
         yield _break("cancel-address", message, "say ALL STATIONS three times first")
-    if (
-        not message.sender
-        or not (message.positions or "place" in message.acts)
-        or not message.times
-    ):
+    placed = message.positions or {"place", "position"} & {*message.acts, *message.offsets}
+    if not identified(message) or not placed or not message.times:
         yield _break("cancel-identity", message, "say name, position and the UTC time of the alert")
 
 
@@ -234,8 +250,9 @@ def _relay(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     sender = (message.sender or "").lower()
     of_ship = scenario is not None and scenario.kind == "relay"  # that is known by name
     about = any(n in message.text.lower() and n not in sender for n in names)
-    told = message.about and _SOURCE.search(message.text)
-    named = about or told or (not of_ship and lexicon.RELAYED.search(message.text))
+    told = (message.about or message.mmsi) and _SOURCE.search(message.text)
+    seen = lexicon.SEEN if of_ship else lexicon.RELAYED
+    named = about or told or seen.search(message.text)
     if not named:
         yield _break("relay-source", message, "name the vessel in distress, or what was seen")
     own = scenario is not None and sender == scenario.vessel.name.lower()

@@ -139,6 +139,10 @@ def _called(case: Case) -> list[Told]:
         rest = " ".join(t.text.lower() for m, t in enumerate(case.dialogue.turns, 1) if m != n)
         there = any(k in to or re.search(rf"\b{re.escape(to)}\b", k) for k in known)
         new = turn.speaker == "coast" or to in rest  # a coast station calls whom it knows
+        described = re.search(
+            r"(?:^|[\s,])(?!de\b|of\b|the\b|and\b)[a-z]", _SIGNALS.sub(" ", call["to"])
+        )
+        new = new or described is not None  # "vessel on my port bow", "I say again"
         if to and not _TO_ALL.search(to) and known and not there and not new:
             told.append((n, f"calls {to!r}, which is no station of the scenario"))
         same = [k for k in known if k in to and re.search(rf"\b{re.escape(k)}\b", by)]

@@ -6,6 +6,7 @@ import re
 from itertools import pairwise
 
 from ...grammar import lexicon, part_of_distress
+from ...grammar.opening import acknowledges
 from ..case import Case, Filter, Told
 from .order import MAYDAY, PAN, RELAY
 from .said import after, before, numbers, spelled
@@ -22,9 +23,10 @@ _SOME = re.compile(
     r"evacuated|survivors?|now|still)\b",
     re.IGNORECASE,
 )
-_SILENCE, _FINISHED = r"\bseelonce (?:may ?day|distress)\b", r"\bseelonce fee?nee\b|\bpru-?donce\b"
+_DISTRESS = rf"{MAYDAY}|\bdistress\b"
 _NO_ANSWER = (
-    r"no information|not known|unknown|stand ?by|say again|do not know|cannot say|repeat your"
+    r"no information|not known|unknown|stand ?by|say again|do not know|cannot say|repeat your|\bwait\b|moment|not sure|"
+    r"not certain|not clear|will (?:report|count|check|tell|find)|counting|checking"
 )
 _BECOMES = re.compile(
     r"\b(?:if|when|now|not|instead|becomes?|upgraded?|downgraded?|changed?|cancel\w*|ended|follow\w*|earlier)\b",
@@ -33,12 +35,13 @@ _BECOMES = re.compile(
 _RECEIVED = r"\breceived\W+(?:your\W+)?may ?day\b"
 # What is asked, by words of the question, and what an answer to it holds.
 _ASKED = (
-    (r"how many|number of persons|persons on board", "a number"),
+    (r"how many|\bnumber of|^\W*(?:and )?(?:total )?persons on board\W*$", "a number"),
     (r"what is your (?:present |exact )?position|say your position", "a position"),
     (r"what is your (?:MMSI|call ?sign)", "an identity"),
 )
 _ANSWER = {
-    "a number": r"\b(?:no|nobody|none|all|alone|only|every\w*|both|several|some|many|few|single|dozen)\b",
+    "a number": r"\b(?:no|nobody|none|all|alone|only|every\w*|both|several|some|many|few|single|dozen|half|quarter|"
+    r"couple|an? (?:hour|minute|day|week|mile))\b",
     "a position": r"degrees?|miles?|cables?|metres|bearing|\b(?:off|same|unchanged|given|anchor\w*|alongside|moored)\b",
     "an identity": r"mmsi|call ?sign",
 }
@@ -62,6 +65,14 @@ def _on_board(text: str) -> list[int]:
     return found
 
 
+def _sums(text: str, count: int, wanted: int) -> bool:
+    """Whether others are told beside those on board: "eight persons on board and one in the water"."""
+    counted = [[int(n.value) for n in numbers(s) if n.value.isdigit()] for s in sentences(text)]
+    return any(
+        count in those and wanted - count in those and wanted != 2 * count for those in counted
+    )
+
+
 def _persons(case: Case) -> list[Told]:
     wanted = (case.scenario.get("vessel") or {}).get("persons")
     told: list[Told] = []
@@ -70,7 +81,7 @@ def _persons(case: Case) -> list[Told]:
     seen: dict[int, int] = {}
     for n, speaker, text in _turns(case):
         for count in _on_board(text) if speaker == "ship" else ():
-            if wanted is not None and count != int(wanted):
+            if wanted is not None and count != int(wanted) and not _sums(text, count, int(wanted)):
                 told.append((n, f"{count} persons on board, and the scenario has {wanted}"))
             elif wanted is None and seen and count not in seen:
                 old, line = next(iter(seen.items()))
@@ -99,19 +110,18 @@ def _copied(case: Case) -> list[Told]:
 def _silence(case: Case) -> list[Told]:
     told: list[Told] = []
     imposed = distress = False
-    for n, speaker, text in _turns(case):
-        distress = distress or bool(re.search(MAYDAY, text, re.IGNORECASE))
-        if re.search(_FINISHED, text, re.IGNORECASE):
+    for message in case.state.messages:
+        n, text = message.line, message.text
+        distress = distress or bool(re.search(_DISTRESS, text, re.IGNORECASE))
+        if {"silence_end", "silence_eased"} & message.acts:
             if not distress:
                 told.append((n, "distress traffic is ended, and there was none"))
             imposed = False
             continue
-        ours = re.search(MAYDAY, text, re.IGNORECASE) or part_of_distress(
-            case.state, case.state.messages[n - 1]
-        )
-        if imposed and speaker == "other" and not ours:
+        ours = re.search(MAYDAY, text, re.IGNORECASE) or part_of_distress(case.state, message)
+        if imposed and message.speaker == "other" and not ours:
             told.append((n, "speaks although silence is imposed"))
-        imposed = imposed or bool(re.search(_SILENCE, text, re.IGNORECASE))
+        imposed = imposed or "silence" in message.acts
     return told
 
 
@@ -152,7 +162,8 @@ def _part(case: Case) -> list[Told]:
 def _received(case: Case) -> list[Told]:
     told: list[Told] = []
     distress = False
-    for n, speaker, text in _turns(case):
+    for message in case.state.messages:
+        n, speaker, text = message.line, message.speaker, message.text
         plain = re.sub(_RECEIVED, " ", text, flags=re.IGNORECASE)
         ours = speaker == "ship" and case.scenario.get("kind") == "distress"
         if re.search(_RECEIVED, text, re.IGNORECASE):
@@ -160,9 +171,10 @@ def _received(case: Case) -> list[Told]:
                 told.append((n, "acknowledges a Mayday that nobody has sent"))
             elif ours:
                 told.append((n, "the vessel in distress acknowledges its own Mayday"))
-        # a call that begins with Mayday acknowledges too, so only another's signal counts
-        distress = distress or (speaker != "coast" and bool(re.search(MAYDAY, plain, re.I)))
-        distress = distress or bool(case.scenario.get("dsc"))
+        # a call that begins with Mayday acknowledges too, so only another's signal counts, or a relay
+        sent = speaker != "coast" or (message.signal is not None and message.repeats >= 3)
+        distress = distress or (sent and bool(re.search(MAYDAY, plain, re.I)))
+        distress = distress or bool(case.scenario.get("dsc")) or acknowledges(message)
     return told
 
 
@@ -187,6 +199,8 @@ def _holds(answer: str, what: str) -> bool:
     if what != "a position" and numbers(answer):
         return True
     if what == "an identity" and spelled(answer):
+        return True
+    if what == "a position" and lexicon.POSITION.search(answer):
         return True
     return bool(re.search(_ANSWER[what], answer, re.IGNORECASE))
 

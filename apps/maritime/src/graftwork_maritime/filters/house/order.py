@@ -6,17 +6,20 @@ import re
 from itertools import pairwise
 
 from ...grammar import lexicon
+from ...grammar.opening import SIGNAL_OF, asks_one, counts
+from ...grammar.opening import opening as begins
+from ...spoken.numbers import NUMBER_WORDS
 from ..case import Case, Filter, Told
 from .whose import without_names
 
 MAYDAY, PAN, SECURITE = r"\bmay ?day\b", r"\bpan[ -]?pan\b", r"\bs[ée]curit[ée]\b"
 RELAY = r"\bmay ?day[\s-]+relay\b"
 _SIGNAL = {
-    "distress": (MAYDAY, "Mayday"),
-    "relay": (RELAY, "Mayday relay"),
-    "urgency": (PAN, "Pan-pan"),
-    "medical": (PAN, "Pan-pan"),
-    "safety": (SECURITE, "Securite"),
+    "distress": "Mayday",
+    "relay": "Mayday relay",
+    "urgency": "Pan-pan",
+    "medical": "Pan-pan",
+    "safety": "Securite",
 }
 _SIGNALS = {"Mayday": MAYDAY, "Pan-pan": PAN, "Securite": SECURITE}
 _HELP = r"\b(?:require|need|request(?:ing)?)\b(?!\s+(?:your|repeat))|\bassistance\b|\bplease help\b"
@@ -30,11 +33,9 @@ def _first(pattern: str, text: str, begin: int = 0) -> int | None:
 
 
 def opening(case: Case) -> tuple[int, str]:
-    """The turn, from 1, that holds the first signal, and its text; the first turn where there is none."""
-    for n, turn in enumerate(case.dialogue.turns, 1):
-        if any(re.search(s, turn.text, re.IGNORECASE) for s in _SIGNALS.values()):
-            return n, turn.text
-    return 1, case.dialogue.turns[0].text
+    """The turn, from 1, that opens the traffic, and its text."""
+    message = begins(case.state)
+    return message.line, message.text
 
 
 def _head(text: str) -> str:
@@ -44,13 +45,19 @@ def _head(text: str) -> str:
 
 
 def _signal(case: Case) -> list[Told]:
-    pattern, name = _SIGNAL[case.scenario["kind"]]
-    line, text = opening(case)
-    count = len(re.findall(pattern, _head(text), re.IGNORECASE))
-    other = [n for n, p in _SIGNALS.items() if re.search(p, text, re.I) and not name.startswith(n)]
-    if other and not re.search(pattern, text, re.IGNORECASE):
-        return [(line, f"the signal is {other[0]}, and this traffic's is {name}")]
-    return [] if count == 3 else [(line, f"{name} is said {count} times at the head, not 3")]
+    kind = case.scenario["kind"]
+    name = _SIGNAL[kind]
+    message = begins(case.state)
+    said = message.signal
+    if said == SIGNAL_OF[kind]:
+        wrong = message.repeats not in counts(case.state, message)
+        told = f"{name} is said {message.repeats} times at the head, not 3"
+    elif said is None:
+        wrong = not (kind == "safety" and asks_one(message))
+        told = f"{name} is said 0 times at the head, not 3"
+    else:
+        wrong, told = True, f"the signal is {said}, and this traffic's is {name}"
+    return [(message.line, told)] if wrong else []
 
 
 def _identity(case: Case) -> list[Told]:
@@ -86,6 +93,15 @@ NATURE: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+_FOLLOWS = (
+    "abandoning",
+    "sinking",
+    "list",
+    "flooding",
+    "adrift",
+)  # what fire or collision leads to
+
+
 def _order(case: Case) -> list[Told]:
     """The parts of the opening that are there come as: signal, who, where, what, help wanted."""
     line, text = opening(case)
@@ -106,22 +122,48 @@ def _order(case: Case) -> list[Told]:
     ]
 
 
+# Parts of an opening that say who, where, how many, what is wanted, or how the weather is.
+_OTHER_PARTS = re.compile(
+    r"\bthis is\b|\bmay ?day\b|\bmmsi\b|\bcall ?sign\b|\bmiles?\b|\bposition\b|\bpersons?\b|\bpeople\b|\bsouls\b"
+    r"|\bcrew\b|\bpassengers\b|\bon ?board\b|\bin (?:trouble|distress|danger|difficult\w+)\b"
+    r"|^\W*(?:wind|sea (?:is|state|rough|slight|moderate|calm)|swell|visibility)\b"
+    r"|\b(?:north|south|east|west)\b|\bdistance\b|\bbearing\b|\btug|\bassist|\bcargo (?:is|of)\b",
+    re.IGNORECASE,
+)
+
+
+def _untold(case: Case) -> bool:
+    """Whether the opening has nothing left, beside its other parts, that can tell what is wrong.
+
+    Whoever says it in words that no list has is not refused for it.
+    """
+    _, text = opening(case)
+    for clause in re.split(r"[.,;:?!]", without_names(case, text)):
+        other = (
+            _OTHER_PARTS.search(clause) or lexicon.HELP.search(clause) or lexicon.natures(clause)
+        )
+        words = {w for w in re.findall(r"[a-z]+", clause) if w not in NUMBER_WORDS}
+        if not other and not lexicon.POSITION.search(clause) and len(words) > 2:
+            return False
+    return True
+
+
 def _nature_told(case: Case) -> list[Told]:
     category = str(case.category or case.scenario.get("category"))
     text = without_names(case, case.text)
-    if re.search("|".join(NATURE[category]), text, re.IGNORECASE):
+    if re.search("|".join(NATURE[category]), text, re.IGNORECASE) or not _untold(case):
         return []
     return [(None, f"nothing tells of the {category}")]
 
 
 def _unlike(case: Case) -> list[Told]:
-    """In the opening, another distress is told and the scenario's is not."""
+    """In the opening, another distress is told and the scenario's is not, nor anything that can be it."""
     category = str(case.category or case.scenario.get("category"))
     line, text = opening(case)
     text = without_names(case, text)
     told = lexicon.natures(text)
     own = category in told or re.search("|".join(NATURE.get(category, ("$^",))), text, re.I)
-    if own or not told:
+    if own or not told or (category in _FOLLOWS and not _untold(case)):
         return []
     return [(line, f"the opening tells of {' and '.join(told)}, and the scenario is {category}")]
 
@@ -158,6 +200,6 @@ ORDER = (
     Filter("message_order", "parts of the first message in another order", _order, ("scenario",), _no_distress),
     Filter("nature_told", "nothing tells of the distress", _nature_told, ("category",), _no_nature),
     Filter("nature_unlike", "the first message tells of another distress", _unlike, ("category",),
-           lambda c: c.scenario.get("kind", "distress") != "distress" or c.category not in (*NATURE, "undesignated")),
+           lambda c: c.scenario.get("kind", "distress") != "distress" or c.category not in NATURE),
     Filter("over_out", "over or out used against their meaning", _over),
 )  # fmt: skip

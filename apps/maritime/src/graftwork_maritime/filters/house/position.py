@@ -116,13 +116,15 @@ def _at_sea(case: Case) -> list[Told]:
 
 
 def _said(case: Case) -> list[Told]:
-    """Neither degrees nor a bearing, a distance or a place, by the one who calls."""
+    """Neither a latitude nor a bearing, a distance or a place, by the one who calls."""
     caller = case.dialogue.turns[0].speaker
-    for turn in case.dialogue.turns:
-        where = any(True for _ in axes(turn.text)) or lexicon.POSITION.search(
-            without_names(case, turn.text)
+    for turn, message in zip(case.dialogue.turns, case.state.messages, strict=True):
+        where = (
+            "position" in message.offsets
+            or any(True for _ in axes(turn.text))
+            or lexicon.POSITION.search(without_names(case, turn.text))
         )
-        if where and turn.speaker in (caller, "ship"):
+        if where and turn.speaker in (caller, "ship", "other"):
             return []
     return [(None, "no position is said, neither degrees nor a distance from a place")]
 

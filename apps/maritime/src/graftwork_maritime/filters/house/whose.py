@@ -43,6 +43,14 @@ def relays(case: Case) -> bool:
     return bool(message and name and name in (message.sender or "").lower())
 
 
+# Limits, corners and lines have positions that are nobody's.
+_AREA = re.compile(
+    r"\bareas?\b|\bbounded\b|\bbetween\b|\blimits?\b|\blines? (?:joining|between|from)\b|\bcorners?\b|\bsectors?\b"
+    r"|\bzones?\b|\bway ?points?\b|\bradius\b|\bwithin\b",
+    re.IGNORECASE,
+)
+
+
 def sentences(text: str) -> list[str]:
     """Its parts between full stops."""
     return [s for s in re.split(r"(?<=[.?!;])\s+", text) if s.strip()]
@@ -62,6 +70,8 @@ def own_place(case: Case) -> Iterator[tuple[int, str]]:
     others = case.scenario.get("kind") in ("safety", "sar", "relay")
     for n, turn in enumerate(case.dialogue.turns, 1):
         for part in sentences(turn.text):
+            if _AREA.search(part) and turn.speaker != "ship":
+                continue
             if n == first:
                 yield n, part
                 continue

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...grammar import lexicon
 from ...scenario.kinds import CARRIES_CARGO, TYPES
+from ...spoken.numbers import NUMBER_WORDS
 from ..case import Case, Filter, Told
 from .said import figures
 from .whose import relays, sentences, without_names
@@ -50,6 +51,8 @@ def _repeated(case: Case) -> list[Told]:
             said = " ".join(re.findall(r"\w+", sentence.lower()))
             call = (
                 re.search(_CALLS, said)
+                or not set(re.findall(r"\b[a-z]+\b", sentence))
+                - NUMBER_WORDS  # names and signs alone
                 or len(re.findall(r"\w+", without_names(case, sentence))) < 4
             )
             if len(said.split()) > 3 and not call:
