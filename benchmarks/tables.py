@@ -17,6 +17,7 @@ from benchmarks.contamination import page as contamination
 from benchmarks.fewshot import page as fewshot
 from benchmarks.maritime import headline_page
 from benchmarks.maritime import page as maritime
+from benchmarks.methods import beside
 from benchmarks.methods.page import experiments, verdict_of
 from benchmarks.quantised import page as quantised
 from benchmarks.speed import page as speed
@@ -115,6 +116,7 @@ GENERATORS = {
     "demo": demo,
     "methods": methods,
     "experiments": experiments,
+    **beside.GENERATORS,
     **contamination.GENERATORS,
     **fewshot.GENERATORS,
     **speed.GENERATORS,

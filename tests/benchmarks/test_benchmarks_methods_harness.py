@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import inspect
 import math
 import re
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.methods import harness, page
+import graftwork as gw
+from benchmarks.methods import beside, harness, page
 from benchmarks.methods.harness import RATE, RECORDS, SWEEP, Experiment, compare, only, versus
 from graftwork import GraftError
 from graftwork.cards import cards
@@ -197,6 +199,31 @@ def test_every_method_has_a_verdict_that_links_to_a_row(tmp_path: Path) -> None:
     assert page.verdict_of("new", tmp_path) == "none"
     made_up().main(["--seeds", "5", "--out", str(tmp_path / "new.json")])
     assert page.verdict_of("new", tmp_path) == "[seen](experiments.md#methods-made_up)"
+
+
+def test_optimizers_and_selectors_have_verdicts_that_link_to_rows() -> None:
+    table = page.experiments()
+    for rows, made in (
+        (beside.OPTIMIZERS, beside.optimizers()),
+        (beside.SELECTORS, beside.selectors()),
+    ):
+        lines = made.splitlines()[2:]
+        assert len(lines) == len(rows)
+        for row, line in zip(rows, lines, strict=True):
+            links = re.findall(r"\[([^]]+)\]\(experiments.md#([^)]+)\)", line)
+            assert [anchor for _, anchor in links] == [f"methods-{n}" for n in row.experiments]
+            for word, anchor in links:
+                [told] = [text for text in table.splitlines() if f'<a id="{anchor}"></a>' in text]
+                assert f"**{word}**" in told
+
+
+def test_every_public_optimizer_and_selector_is_in_its_table() -> None:
+    rooms = {"graftwork.optim": beside.OPTIMIZERS, "graftwork.selection": beside.SELECTORS}
+    exported = {n: getattr(gw, n) for n in gw.__all__}
+    of = {n: thing.__module__ for n, thing in exported.items() if not inspect.ismodule(thing)}
+    for room, rows in rooms.items():
+        public = {n for n, module in of.items() if module.startswith(room)}
+        assert public == {name for row in rows for name in row.names}, room
 
 
 @pytest.mark.parametrize("module", MODULES)
