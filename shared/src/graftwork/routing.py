@@ -10,16 +10,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from graftwork.errors import GraftError
 
-def start(experts: int, in_: int, like: Tensor) -> Tensor:
-    """W_g `(experts, in)`, uniform in +-1/sqrt(in), of `like`'s dtype and device."""
+
+def check_top_k(method: Any) -> None:
+    """Refuse, at construction, a `top_k` above `experts`. Raises GraftError."""
+    if method.top_k is not None and method.top_k > method.experts:
+        what = f"{method.top_k} of {method.experts} experts cannot act at once"
+        raise GraftError(f"{type(method).__name__}.top_k: {what}")
+
+
+def refuses_merge(method: Any) -> str | None:
+    """Why a mixture has no one weight, or `None` for a single expert, whose gate is constant."""
+    if method.experts == 1:
+        return None
+    return f"{method.id} weighs its experts by the input, so there is no one weight (experts=1 has one)"
+
+
+def start(rows: int, in_: int, like: Tensor) -> Tensor:
+    """W_g or an A `(rows, in)`, uniform in +-1/sqrt(in), of `like`'s dtype and device."""
     bound = 1 / math.sqrt(in_)
-    return torch.nn.init.uniform_(like.new_empty(experts, in_), -bound, bound)
+    return torch.nn.init.uniform_(like.new_empty(rows, in_), -bound, bound)
 
 
 def gates(

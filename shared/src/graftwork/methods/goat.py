@@ -10,19 +10,18 @@ start factors are kept frozen and the change is computed as
 
     s [B - B0, B0] [w h; w d + (w - 1/E) (h - d)],   h = A x,  d = (A - A0) x,
 
-where w weighs each expert's r rows: at E = 1 every term is exactly 0 at the start. All experts run, as one product of
-rank R, and the gate's zeros put them out. In training each layer adds balance * L_bal to the loss
-(`gw.extra_loss`), L_bal = E sum_i f_i P_i, f_i the share of tokens that chose i and P_i the mean of p_i.
+where w weighs each expert's r rows. All experts run, as one product of rank R, and the gate's zeros put them out. In
+training each layer adds balance * L_bal to the loss (`gw.extra_loss`). Gates, in float32 at least, and L_bal, with each
+token counting for its k experts, are `graftwork.routing`'s.
 
-Shapes: A, A0 `(R, in)` and B, B0 `(out, R)`, expert by expert; router `(E, in)`, none at E = 1. Initialisation: as
-above, by a full SVD; the router uniform in +-1/sqrt(in). `init="zero"`: A uniform in +-1/sqrt(in), B zero, nothing
-subtracted; with alpha set this is MoE-LoRA (arXiv 2309.05444) with top-k gates.
+Shapes: A, A0 `(R, in)` and B, B0 `(out, R)`, expert by expert; router W_g `(E, in)`, none at E = 1. Initialisation: by
+a full SVD; the router uniform in +-1/sqrt(in). `init="zero"`: A as the router, B zero, nothing subtracted; with alpha
+set this is MoE-LoRA (arXiv 2309.05444) with top-k gates.
 
-Departures: the frozen branch in place of a changed weight. The gate is computed in float32 at least. One dropout
-mask, on the input of the whole change. The public code has s = alpha / r; here s comes from the paper's theorem.
-`exact_start` subtracts each expert's start under its own gate: then every token starts at the base (with the paper's
-W_res they do so in the mean), and the router learns nothing from the task until the experts move. Padding
-tokens count in L_bal, as in the public code, and its means are over one process's batch.
+Departures: the frozen branch in place of a changed weight. One dropout mask, on the input of the whole change. The
+public code has s = alpha / r; here s comes from the paper's theorem. `exact_start` subtracts each expert's start under
+its own gate: then every token starts at the base (with the paper's W_res in the mean), and the router learns nothing
+from the task until the experts move. L_bal counts padding, as the public code's, over one process's batch.
 Refuses: merging with more than one expert, k = E included (the gates depend on the input; E = 1 merges); an R that E
 does not divide and k above E, both at construction; a rank above the layer's own, min(out, in) / E per expert,
 rounded down; half-precision files; layers whose weight a fused owner reads; weights that are not finite.
@@ -76,14 +75,11 @@ class GOAT(Method):
     """A mixture of low-rank experts, each on its own slice of the weight's spectrum.
 
     Args:
-        rank: R, of all experts together.
-        experts: E. top_k: k, experts that act on a token.
+        rank: R, of all experts together. experts: E. top_k: k, experts that act on a token.
         rho: divisor of the start's spectrum. eta: full fine-tuning's learning rate over this one's, in s.
-        alpha: `None` derives s; a number makes it alpha / r.
-        balance: weight of the load-balance loss.
+        alpha: `None` derives s; a number makes it alpha / r. balance: weight of the load-balance loss.
         dropout: probability of zeroing an input element of the branch in training.
-        init: "svd", or "zero" for experts that start at zero.
-        exact_start: the start is the base for every token.
+        init: "svd", or "zero" for experts that start at zero. exact_start: the base for every token.
     """
 
     rank: int = setting(32, low=1)
@@ -105,10 +101,7 @@ class GOAT(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.top_k > self.experts:
-            raise GraftError(
-                f"GOAT.top_k: {self.top_k} of {self.experts} experts cannot act at once"
-            )
+        routing.check_top_k(self)
         if self.rank % self.experts:
             raise GraftError(f"GOAT.rank: {self.experts} experts do not divide {self.rank}")
 
@@ -134,22 +127,17 @@ class GOAT(Method):
         return None
 
     def refuses_merge(self) -> str | None:
-        if self.experts == 1:
-            return None
-        return f"{self.id} weighs its experts by the input, so there is no one weight (experts=1 has one)"
+        return routing.refuses_merge(self)
 
     def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
-        bound = 1 / math.sqrt(geo.in_)
         blank = torch.zeros(1, 1, dtype=work_dtype(weight), device=weight.device)
         if self.init == "zero":
-            a = torch.nn.init.uniform_(blank.new_empty(self.rank, geo.in_), -bound, bound)
-            b = blank.new_zeros(geo.out, self.rank)
+            a, b = routing.start(self.rank, geo.in_, blank), blank.new_zeros(geo.out, self.rank)
         else:
             found = svd.exact(svd.matrices(geo, weight), self.picks(geo))
             a, b = svd.factors(geo, found, 1 / (self.scale(geo) * self.rho))
-        if self.experts == 1:
-            return {"A": a, "B": b}
-        return {"A": a, "B": b, "router": routing.start(self.experts, geo.in_, blank)}
+        routed = {"router": routing.start(self.experts, geo.in_, blank)} if self.experts > 1 else {}
+        return {"A": a, "B": b, **routed}
 
     def frozen(
         self, geo: Geometry, weight: Tensor, bias: Tensor | None, start: Params
@@ -157,28 +145,21 @@ class GOAT(Method):
         return {} if self.init == "zero" else {"A0": start["A"], "B0": start["B"]}
 
     def gates(self, p: Params, c: Call) -> Tensor:
-        """w `(..., E)`; what the router adds to the loss is left behind."""
+        """w `(..., E)`, or `(1,)` at E = 1; what the router adds to the loss is left behind."""
         if self.experts == 1:
-            return torch.ones((), dtype=p["A"].dtype, device=c.x.device)
+            return p["A"].new_ones(1)
         k = self.top_k
         return routing.gates(c.x, p["router"], k, count=k, balance=self.balance, leave=c.leave)
 
     def change(self, geo: Geometry, p: Params, c: Call) -> Tensor:
-        w = self.gates(p, c)
-        w = w if w.dim() == 0 else w.repeat_interleave(self.rank // self.experts, -1)
-        dtype, s = c.y.dtype, self.scale(geo)
-        x = F.dropout(c.x, self.dropout, c.training)
-        if self.init == "zero":
-            return geo.up((s * w * geo.down(x, p["A"].to(dtype), c.y)).to(dtype), p["B"].to(dtype))
+        w, dtype = self.gates(p, c).repeat_interleave(self.rank // self.experts, -1), c.y.dtype
         a, b = (t.to(dtype) for t in difference(p))
-        h, d = geo.down(x, a, c.y).chunk(2, -1)
-        moved = w * d
-        if not self.exact_start:
-            moved = moved + (w - 1 / self.experts) * (h - d)
-        return geo.up((s * torch.cat([w * h, moved], -1)).to(dtype), b)
+        h = geo.down(F.dropout(c.x, self.dropout, c.training), a, c.y)
+        if self.init == "zero":
+            return geo.up((self.scale(geo) * w * h).to(dtype), b)
+        h, d = h.chunk(2, -1)
+        moved = w * d if self.exact_start else w * d + (w - 1 / self.experts) * (h - d)
+        return geo.up((self.scale(geo) * torch.cat([w * h, moved], -1)).to(dtype), b)
 
     def weight_change(self, geo: Geometry, p: Params, weight: Tensor, bias: Tensor | None) -> Delta:
-        s = self.scale(geo)
-        if self.init == "zero":
-            return Delta(weight=s * geo.product(p["A"], p["B"]))
-        return Delta(weight=s * geo.product(*difference(p)))
+        return Delta(weight=self.scale(geo) * geo.product(*difference(p)))

@@ -31,7 +31,6 @@ Invariants:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -85,10 +84,8 @@ class MoELoRA(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        routing.check_top_k(self)
         name = type(self).__name__
-        if self.top_k is not None and self.top_k > self.experts:
-            what = f"{self.top_k} of {self.experts} experts cannot act at once"
-            raise GraftError(f"{name}.top_k: {what}")
         for field in ("top_k", "balance"):
             if self.experts == 1 and getattr(self, field):
                 raise GraftError(
@@ -104,14 +101,12 @@ class MoELoRA(Method):
         return rank_above(self, min(geo.in_, geo.out))
 
     def refuses_merge(self) -> str | None:
-        if self.experts == 1:
-            return None
-        return f"{self.id} weighs its experts by the input, so there is no one weight (experts=1 has one)"
+        return routing.refuses_merge(self)
 
     def start(self, geo: Geometry, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
-        bound, each = 1 / math.sqrt(geo.in_), self.experts * self.rank
+        each = self.experts * self.rank
         b = torch.zeros(geo.out, each, dtype=work_dtype(weight), device=weight.device)
-        a = torch.nn.init.uniform_(b.new_empty(each, geo.in_), -bound, bound)
+        a = routing.start(each, geo.in_, b)
         routed = {"router": routing.start(self.experts, geo.in_, b)} if self.experts > 1 else {}
         return {"A": a, "B": b, **routed}
 

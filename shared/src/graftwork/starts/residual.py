@@ -73,7 +73,12 @@ class Residual(LoRA):
 
 
 def difference(p: Params, groups: int = 1) -> tuple[Tensor, Tensor]:
-    """[A; A - A0] and [B - B0, B0], of each group, in LoRA's shapes: their product is B A - B0 A0."""
+    """[A; A - A0] and [B - B0, B0], of each group, in LoRA's shapes: their product is B A - B0 A0.
+
+    A start of zero keeps no A0 and B0: then A and B are the difference themselves.
+    """
+    if "A0" not in p:
+        return p["A"], p["B"]
     rows = [split(t, groups) for t in (p["A"], p["A"] - p["A0"])]
     columns = [p["B"] - p["B0"], p["B0"]]
     return torch.cat(rows, dim=1).flatten(0, 1), torch.cat(columns, dim=1)
