@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -17,6 +18,10 @@ from graftwork.errors import GraftError
 from graftwork.lightning.primary import primary
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+#: seconds after which an interrupt that fell into an import is tried again
+RETRY = 0.05
+#: the file of the frames that import
+IMPORTING = "<frozen importlib._bootstrap>"
 
 
 def guarded(run: Callable[[], int | None], *, prog: str, verbose: bool = False) -> int:
@@ -70,11 +75,30 @@ def _guarded(run: Callable[[], int | None], prog: str, verbose: bool, interrupts
 
 @contextlib.contextmanager
 def _noticed() -> Iterator[list[int]]:
-    """Remember each Ctrl-C: one that falls into a library's import can come out as that library's own error."""
+    """Remember each Ctrl-C, and let one that falls into an import wait for the import's end.
+
+    There it can come out as a library's own error, be swallowed (torch takes numpy for absent then), or end the process
+    (torch's C++ code). A second Ctrl-C does not wait.
+    """
     seen: list[int] = []
+    waits: list[bool] = []
+    timers: list[threading.Timer] = []
+
+    def again() -> None:
+        waits[:] = [True]
+        os.kill(os.getpid(), signal.SIGINT)
 
     def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
+        ours_again = bool(waits)
+        waits.clear()
+        if not ours_again:
+            seen.append(number)
+        if len(seen) == 1 and _imports(frame):
+            timer = threading.Timer(RETRY, again)
+            timer.daemon = True
+            timers[:] = [timer]
+            timer.start()
+            return
         signal.default_int_handler(number, frame)
 
     ours = (
@@ -86,8 +110,19 @@ def _noticed() -> Iterator[list[int]]:
     try:
         yield seen
     finally:
+        for timer in timers:
+            timer.cancel()
         if ours and signal.getsignal(signal.SIGINT) is note:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported at this frame."""
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORTING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _say(prog: str, text: str, code: int) -> int:
