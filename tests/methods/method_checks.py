@@ -78,7 +78,7 @@ def move(made: gw.Graft, case: LayerCase, values: Values) -> None:
     with torch.no_grad():
         for _, p in made.named_parameters():
             noise = torch.randn(p.shape, generator=rng, dtype=torch.float64)
-            p.add_((values.size * noise).to(p.dtype))
+            p.add_((values.size * noise).to(p))
 
 
 def tensors_of(made: gw.Graft, case: LayerCase) -> dict[str, Tensor]:

@@ -132,12 +132,15 @@ def test_a_card_gives_the_cpus_answers(
     with torch.no_grad():
         assert torch.equal(back(x), one(x))
         if method.mergeable:
-            plain = two(x.to(device))
+            # bits of tensors, not of answers: transposed convolutions of a card add in any order
+            plain = {n: t.clone() for n, t in two.state_dict().items()}
             here.merge()
             there.merge()
             near([two(x.to(device)).cpu()], [one(x)], limit, "merged")
             there.unmerge()
-            assert torch.equal(two(x.to(device)), plain)
+            again = two.state_dict()
+            assert again.keys() == plain.keys()
+            assert all(torch.equal(again[n], t) for n, t in plain.items())
     there.remove()
     left, was = two.state_dict(), base.state_dict()
     assert left.keys() == was.keys() and all(torch.equal(left[n].cpu(), was[n]) for n in was)
