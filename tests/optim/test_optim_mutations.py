@@ -29,7 +29,11 @@ MUTANTS: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
                 "moved = master.to(p.dtype) != p.detach()",
                 "moved = master != master",
             ),
-            ("wrong start", "exp_avg=torch.zeros_like(tall)", "exp_avg=torch.ones_like(tall)"),
+            (
+                "wrong start",
+                '"exp_avg": torch.zeros_like(tall)',
+                '"exp_avg": torch.ones_like(tall)',
+            ),
             ("wrong start", "step % 2 == 1, step % 2 == 0", "step % 2 == 0, step % 2 == 1"),
             ("precision", "detach().to(p.device, copy=True)", "detach().to(p.dtype)"),
         ],
@@ -43,6 +47,17 @@ MUTANTS: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ("dropped term", '(state["exp_avg_sq"] / second)', '(state["exp_avg_sq"] / 1)'),
             ("dropped term", '.add_(group["eps"])', ""),
             ("wrong start", "torch.zeros_like(tall)", "torch.ones_like(tall)"),
+        ],
+    ),
+    "graftwork.optim.joint": (
+        ["optim/test_optim_joint.py"],
+        [
+            ("scale", "// len(states)", "// 1"),
+            ("transpose", "s.get(name) is t", "s.get(name) is not t"),
+            ("dropped term", "(pair.blocks, looks, also(pair))", "(pair.blocks, looks)"),
+            ("dropped term", "            state.update(view)", "            pass"),
+            ("sign", "if all(name in s", "if not all(name in s"),
+            ("wrong start", '{"step": 0, **tensors}', '{"step": 1, **tensors}'),
         ],
     ),
     "graftwork.optim.pairs": (

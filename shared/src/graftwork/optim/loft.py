@@ -15,7 +15,8 @@ step. The decay acts on the moving factor, and so on B A, not on W0. `loft_simpl
 
 Shapes: B `(out, r)`, A `(r, in)`, kernels counted with the inputs; grouped layers hold one pair a group. State:
 m and the previous factors r(out + in), P r^2(out + in) (simple: r(out + in)). Scratch: a few
-buffers of `chunk` elements, not of the weight's size. Initialisation: the graft's; states zero.
+buffers of `chunk` elements, not of the weight's size. Pairs of one shape are stepped side by side, as blocks of one,
+as many as `chunk` holds. Initialisation: the graft's; states zero.
 
 Departures: the published code transposes R in the transport of P (B gets R P R^T), which drifts away from AdamW as
 soon as the betas are not zero; it scales B's gradient by the A that has already moved; its decay lacks the rate; it
@@ -51,9 +52,8 @@ from torch.optim.adamw import adamw
 from graftwork.errors import GraftError
 from graftwork.handle import Graft
 from graftwork.methods.base import work_dtype
+from graftwork.optim.joint import Joint, State, alike, side_by_side
 from graftwork.optim.pairs import Pair, find_pairs, known, tensors_of
-
-State = dict[str, Any]
 
 
 class LoFT(Optimizer):
@@ -94,6 +94,7 @@ class LoFT(Optimizer):
             raise GraftError(f"{self._name}.chunk must be at least 1, not {chunk}")
         self.max_norm, self.chunk = max_norm, chunk
         self._pairs: list[list[Pair]] = []
+        self._joint = Joint()
         defaults = {
             "lr": lr,
             "betas": tuple(betas),
@@ -207,8 +208,8 @@ class LoFT(Optimizer):
             share = (self.max_norm / (self.effective_norm() + 1e-6)).clamp(max=1.0)
         for group, pairs in zip(self.param_groups, self._pairs, strict=True):
             self._plain_step(group, pairs, share)
-            for pair in pairs:
-                self._pair_step(pair, group, share)
+            for some in self._alike(pairs):
+                self._pair_steps(some, group, share)
         return loss
 
     @torch.no_grad()
@@ -223,46 +224,47 @@ class LoFT(Optimizer):
             for p in _others(group, pairs):
                 if p.grad is not None:
                     total = total.to(p.device) + p.grad.to(work_dtype(p.grad)).square().sum()
-            for pair in pairs:
-                turns = self.moving(self.state.get(pair.b, {}).get("step", 0) + 1)
-                factors = ((pair.b, pair.a, 0, turns[0]), (pair.a, pair.b, 1, turns[1]))
-                for own, other, index, moves in factors:
-                    if moves and own.grad is not None:
-                        partner = pair.tall(other, self._wide(other))
-                        inverse = self._inverse(pair, partner, group["ridge"][index])
-                        scaled = _times(pair.tall(own, own.grad).to(partner.dtype), inverse)
-                        size = (scaled @ (partner.mT @ partner) * scaled).sum()
-                        total = total.to(size.device) + size.clamp(min=0)
+            for some in self._alike(pairs):
+                turns = self.moving(self.state.get(some[0].b, {}).get("step", 0) + 1)
+                sides = [pair.b for pair in some], [pair.a for pair in some]
+                for i in (0, 1):
+                    if turns[i]:
+                        partner = self._values(some, sides[1 - i])
+                        inverse = self._inverse(some, partner, group["ridge"][i])
+                        scaled = _times(_gradients(some, sides[i], partner.dtype), inverse)
+                        size = (scaled @ (partner.mT @ partner) * scaled).sum((1, 2))
+                        total = total.to(size.device) + size.clamp(min=0).sum()
         return total.sqrt()
 
-    def _pair_step(self, pair: Pair, group: dict[str, Any], share: Tensor | None) -> None:
-        both = (pair.b, pair.a)
-        if all(p.grad is None for p in both):
-            return
+    def _pair_steps(self, pairs: list[Pair], group: dict[str, Any], share: Tensor | None) -> None:
+        """A step of pairs that are alike."""
+        sides = [pair.b for pair in pairs], [pair.a for pair in pairs]
         # as they stood when the gradient was taken, for both factors
-        values = [pair.tall(p, self._wide(p)).clone() for p in both]
-        states = [self._started(p, v) for p, v in zip(both, values, strict=True)]
+        values = [self._values(pairs, own) for own in sides]
+        states = [self._joined(own, v) for own, v in zip(sides, values, strict=True)]
         inverses = [
-            self._inverse(pair, values[1 - i], group["ridge"][i]) for i in (0, 1)
+            self._inverse(pairs, values[1 - i], group["ridge"][i]) for i in (0, 1)
         ]  # of A A^T for B, of B^T B for A
-        for i, (p, state) in enumerate(zip(both, states, strict=True)):
+        for i, (own, state) in enumerate(zip(sides, states, strict=True)):
             partner, before = values[1 - i], states[1 - i]["previous"]
             gram = before.double().mT @ partner.double()
             gram.diagonal(dim1=-2, dim2=-1).add_(group["ridge"][i])
             state["step"] += 1
             self.carry(state, (gram @ inverses[i]).to(partner.dtype))
-            grad = torch.zeros_like(values[i]) if p.grad is None else pair.tall(p, p.grad)
-            grad = grad.to(partner.dtype)
+            grad = _gradients(pairs, own, partner.dtype)
             grad = grad if share is None else grad * share.to(grad.device)
             self.accumulate(state, _times(grad, inverses[i]), group["betas"])
-        for value, state in zip(values, states, strict=True):
-            state["previous"].copy_(value)
         turns = self.moving(states[0]["step"])
-        for i, p in enumerate(both):
+        for i, (own, state) in enumerate(zip(sides, states, strict=True)):
+            state["previous"].copy_(values[i])
+            for p in own:
+                self.state[p]["step"] = state["step"]
             if turns[i]:
-                step = self.direction(states[i], values[1 - i], inverses[i], group)
+                step = self.direction(state, values[1 - i], inverses[i], group)
                 kept = values[i] * (1 - group["lr"] * group["weight_decay"])
-                self._place(p, pair.flat(p, kept - group["lr"] * step))
+                parts = (kept - group["lr"] * step).split(pairs[0].blocks)
+                for pair, p, part in zip(pairs, own, parts, strict=True):
+                    self._place(p, pair.flat(p, part))
 
     def _plain_step(self, group: dict[str, Any], pairs: list[Pair], share: Tensor | None) -> None:
         params = [p for p in _others(group, pairs) if p.grad is not None]
@@ -293,18 +295,26 @@ class LoFT(Optimizer):
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _inverse(self, pair: Pair, partner: Tensor, ridge: float) -> Tensor:
-        """The inverse of the partner's Gram matrix plus the ridge, `(blocks, r, r)`, float64."""
+    def _alike(self, pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+        """Pairs with a gradient, those together that can be stepped as one."""
+        found = [p for p in pairs if p.b.grad is not None or p.a.grad is not None]
+        return alike(found, lambda p: self.state.get(p.b, {}).get("step", 0), self.chunk)
+
+    def _values(self, pairs: list[Pair], own: list[nn.Parameter]) -> Tensor:
+        return side_by_side(pairs, own, [self._wide(p) for p in own])
+
+    def _inverse(self, pairs: list[Pair], partner: Tensor, ridge: float) -> Tensor:
+        """The inverse of the partner's Gram matrices plus the ridge, `(pairs blocks, r, r)`, float64."""
         wide = partner.double()
         gram = wide.mT @ wide
         gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
-        try:
-            root = torch.linalg.cholesky(gram)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        root, failed = torch.linalg.cholesky_ex(gram)
+        if failed.any():
+            site = pairs[int(failed.nonzero()[0]) // pairs[0].blocks].site
             raise GraftError(
-                f"{self._name}: {pair.site or 'the model'}: a factor has no full rank or is not finite, so its Gram "
+                f"{self._name}: {site or 'the model'}: a factor has no full rank or is not finite, so its Gram "
                 f"matrix has no inverse; give ridge above 0 (now {ridge:g}), or look for NaN"
-            ) from None
+            )
         return torch.cholesky_inverse(root)
 
     def _pieces(self, cross: Tensor) -> Iterator[slice]:
@@ -313,12 +323,13 @@ class LoFT(Optimizer):
         for at in range(0, cross.shape[1], height):
             yield slice(at, at + height)
 
-    def _started(self, p: nn.Parameter, tall: Tensor) -> State:
-        state: State = self.state[p]
-        if "previous" not in state:
-            state.update(step=0, exp_avg=torch.zeros_like(tall), previous=tall.clone())
-            state[self.second] = self.empty_second(tall)
-        return state
+    def _joined(self, own: list[nn.Parameter], tall: Tensor) -> State:
+        def start() -> State:
+            first = {"exp_avg": torch.zeros_like(tall), "previous": tall.clone()}
+            return {**first, self.second: self.empty_second(tall)}
+
+        names = ("exp_avg", "previous", self.second)
+        return self._joint.of([self.state[p] for p in own], names, start)
 
     def _wide(self, p: nn.Parameter) -> Tensor:
         """The factor in float32 or wider: itself, or the copy that half-precision factors have."""
@@ -344,6 +355,7 @@ class LoFT(Optimizer):
             GraftError: it is another optimizer's state.
         """
         super().load_state_dict(state_dict)
+        self._joint = Joint()
         numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
         saved = {p: state_dict["state"].get(n, {}) for n, p in zip(numbers, params, strict=True)}
@@ -362,12 +374,17 @@ class LoFT(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_pairs": self._pairs, "max_norm": self.max_norm, "chunk": self.chunk}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), **own, "_joint": Joint()}
 
 
 def _others(group: dict[str, Any], pairs: list[Pair]) -> list[Any]:
     factors = {id(p) for pair in pairs for p in (pair.a, pair.b)}
     return [p for p in group["params"] if id(p) not in factors]
+
+
+def _gradients(pairs: list[Pair], own: list[nn.Parameter], dtype: torch.dtype) -> Tensor:
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in own]
+    return side_by_side(pairs, own, grads).to(dtype)
 
 
 def _times(tall: Tensor, inverse: Tensor) -> Tensor:

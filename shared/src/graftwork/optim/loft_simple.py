@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graftwork.optim.loft import LoFT, State
+from graftwork.optim.joint import State
+from graftwork.optim.loft import LoFT
 
 
 class LoFTSimple(LoFT):
