@@ -62,8 +62,8 @@ def graft(
         A stateless view of the graft.
 
     Raises:
-        GraftError: bad name, pattern without a match, a layer that cannot be served exactly, a name
-            already in use. Nothing has changed then.
+        GraftError: bad name, pattern without a match, a layer that cannot be served exactly, a rank above
+            that of a layer named in `sites` or `overrides`, a name already in use. Nothing has changed then.
     """
     if not isinstance(model, nn.Module):
         raise GraftError(f"model: pass a torch.nn.Module, not {type(model).__name__}")
@@ -72,7 +72,10 @@ def graft(
     beside = beside_of(model, also_train)
     outside = {b.name for b in beside if b.new is None}
     chosen, left = select(model, method, sites, outside)
-    pairs, method = _fitted(_with_overrides(model, chosen, method, overrides or {}), method)
+    pairs = _with_overrides(model, chosen, method, overrides or {})
+    # default sites of a model of tiny layers only serve any rank; what somebody names must fit
+    _check_new([(s, own) for s, own in pairs if sites is not None or own != method])
+    pairs, method = _fitted(pairs, method)
     return attach_entry(model, name, Entry(method, pairs, beside, left), seed)
 
 
@@ -198,6 +201,16 @@ def _with_overrides(
                 raise GraftError(f"overrides: {new.id} refuses {site.name}: {why}")
             methods[site.name] = new
     return [(s, methods[s.name]) for s in chosen]
+
+
+def _check_new(pairs: list[tuple[Site, Method]]) -> None:
+    """Refuse what only a file may bring, once the overrides have had their say."""
+    for site, own in pairs:
+        why = own.refuses_new(site.geo) if site.geo is not None else None
+        if why is not None:
+            assert site.geo is not None
+            size = f"{site.geo.kind}, in {site.geo.in_}, out {site.geo.out}"
+            raise GraftError(f"{own.id} refuses {site.name or 'the model'} ({size}): {why}")
 
 
 def _fitted(
