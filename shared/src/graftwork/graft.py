@@ -45,6 +45,7 @@ def graft(
     also_train: Iterable[str | NewRows] | str | NewRows = (),
     name: str = "default",
     seed: int | None = None,
+    any_rank: bool = False,
 ) -> Graft:
     """Attach a graft in place; the model stays the module it was, its base frozen and untouched.
 
@@ -57,6 +58,8 @@ def graft(
         win. also_train: globs of whole modules the graft owns a copy of, and `NewRows`.
         name: of this graft; the new graft is switched on alone.
         seed: of the start values; `None` draws from torch's global generator.
+        any_rank: let LoRA and DoRA have ranks above those of named layers, where one rank is given to layers of
+            many sizes: such a graft trains more parameters than a full change of the layer has.
 
     Returns:
         A stateless view of the graft.
@@ -74,7 +77,8 @@ def graft(
     chosen, left = select(model, method, sites, outside)
     pairs = _with_overrides(model, chosen, method, overrides or {})
     # default sites of a model of tiny layers only serve any rank; what somebody names must fit
-    _check_new([(s, own) for s, own in pairs if sites is not None or own != method])
+    named = [(s, own) for s, own in pairs if sites is not None or own != method]
+    _check_new([] if any_rank else named)
     pairs, method = _fitted(pairs, method)
     return attach_entry(model, name, Entry(method, pairs, beside, left), seed)
 
@@ -210,7 +214,7 @@ def _check_new(pairs: list[tuple[Site, Method]]) -> None:
         if why is not None:
             assert site.geo is not None
             size = f"{site.geo.kind}, in {site.geo.in_}, out {site.geo.out}"
-            raise GraftError(f"{own.id} refuses {site.name or 'the model'} ({size}): {why}")
+            raise GraftError(f"{own.id} refuses {site.name or 'the model'} ({size}): {why}, or pass any_rank")
 
 
 def _fitted(
