@@ -265,12 +265,37 @@ def test_default_sites_of_tiny_layers_only_serve_any_rank_but_named_ones_do_not(
     assert names(gw.graft(copy.deepcopy(tiny), gw.LoRA(5))) == ["0", "1"]
     with pytest.raises(gw.GraftError, match=r"0 \(linear, in 4, out 4\): LoRA.rank = 5"):
         gw.graft(copy.deepcopy(tiny), gw.LoRA(5), sites=["0"])
-    with pytest.raises(gw.GraftError, match=r"1 \(linear, in 4, out 2\): LoRA.rank = 3.*any_rank"):
+    with pytest.raises(gw.GraftError, match=r"1 \(linear, in 4, out 2\): LoRA.rank = 3"):
         gw.graft(copy.deepcopy(tiny), gw.LoRA(1), overrides={"1": {"rank": 3}})
     g = gw.graft(copy.deepcopy(tiny), gw.LoRA(5), sites=["0", "1"], any_rank=True)
     assert {k: tuple(t.shape) for k, t in g.tensors().items()} == {
         "0.A": (5, 4), "0.B": (4, 5), "1.A": (5, 4), "1.B": (2, 5),
     }  # fmt: skip
+
+
+def test_all_narrow_layers_are_refused_in_one_message_with_the_remedies() -> None:
+    wide = nn.Linear(40, 40)
+    model = nn.ModuleDict({"wide": wide, **{f"n{i}": nn.Linear(6, 1 + i) for i in range(30)}})
+    with pytest.raises(gw.GraftError) as refusal:
+        gw.graft(model, gw.LoRA(4), sites=["*"], overrides={"n1": gw.DoRA(3), "n2": {"rank": 3}})
+    told, *lines = str(refusal.value).splitlines()
+    assert all(word in told for word in ("`overrides`", "`sites`", "`any_rank`", "lower rank"))
+    assert [line.split()[0] for line in lines] == ["n0", "n1"]
+    assert "LoRA.rank = 4" in lines[0] and "own, 1" in lines[0]
+    assert "DoRA.rank = 3" in lines[1] and "own, 2" in lines[1]
+    with pytest.raises(gw.GraftError, match=r"\n  n19 .*\n  and 10 more$"):
+        gw.graft(model, gw.LoRA(7), sites=["n*"])
+    assert not gw.grafts(model)
+
+
+def test_a_rank_that_a_file_may_have_trains_in_a_dual_only_if_it_is_said() -> None:
+    model = nn.Sequential(nn.Linear(9, 2), nn.Linear(2, 9))
+    for shared, private in ((gw.LoRA(2), gw.LoRA(3)), (gw.LoRA(3), gw.LoRA(2))):
+        with pytest.raises(gw.GraftError, match=r"0 \(linear, in 9, out 2\): LoRA.rank = 3"):
+            gw.dual(model, shared, private, sites=["*"])
+        assert not gw.grafts(model)
+    pair = gw.dual(model, gw.LoRA(2), gw.LoRA(3), sites=["*"], any_rank=True)
+    assert pair.private is not None and pair.private.tensors()["0.A"].shape == (3, 9)
 
 
 def test_a_file_with_a_rank_above_the_layers_still_loads(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from graftwork.handle import Graft, activate, fill, get
 from graftwork.ledger import ATTRIBUTE, Beside, Entry, Ledger, refuse_sharded
 from graftwork.methods import method_class
 from graftwork.methods.base import Method, from_config
-from graftwork.refusals import check_entry, check_name, check_root, obstacle
+from graftwork.refusals import check_entry, check_name, check_ranks, check_root, obstacle
 from graftwork.seeded import GENERATOR
 from graftwork.sites import (
     Pattern,
@@ -59,14 +59,14 @@ def graft(
         name: of this graft; the new graft is switched on alone.
         seed: of the start values; `None` draws from torch's global generator.
         any_rank: let LoRA and DoRA have ranks above those of named layers, where one rank is given to layers of
-            many sizes: such a graft trains more parameters than a full change of the layer has.
+            many sizes: there a graft has more parameters than the layer's weight.
 
     Returns:
         A stateless view of the graft.
 
     Raises:
         GraftError: bad name, pattern without a match, a layer that cannot be served exactly, a rank above
-            that of a layer named in `sites` or `overrides`, a name already in use. Nothing has changed then.
+            that of layers that `sites` or `overrides` match, a name already in use. Nothing has changed then.
     """
     if not isinstance(model, nn.Module):
         raise GraftError(f"model: pass a torch.nn.Module, not {type(model).__name__}")
@@ -76,9 +76,8 @@ def graft(
     outside = {b.name for b in beside if b.new is None}
     chosen, left = select(model, method, sites, outside)
     pairs = _with_overrides(model, chosen, method, overrides or {})
-    # default sites of a model of tiny layers only serve any rank; what somebody names must fit
-    named = [(s, own) for s, own in pairs if sites is not None or own != method]
-    _check_new([] if any_rank else named)
+    if not any_rank:  # default sites of a model of tiny layers only take any rank
+        check_ranks((s, own) for s, own in pairs if sites is not None or own != method)
     pairs, method = _fitted(pairs, method)
     return attach_entry(model, name, Entry(method, pairs, beside, left), seed)
 
@@ -205,16 +204,6 @@ def _with_overrides(
                 raise GraftError(f"overrides: {new.id} refuses {site.name}: {why}")
             methods[site.name] = new
     return [(s, methods[s.name]) for s in chosen]
-
-
-def _check_new(pairs: list[tuple[Site, Method]]) -> None:
-    """Refuse what only a file may bring, once the overrides have had their say."""
-    for site, own in pairs:
-        why = own.refuses_new(site.geo) if site.geo is not None else None
-        if why is not None:
-            assert site.geo is not None
-            size = f"{site.geo.kind}, in {site.geo.in_}, out {site.geo.out}"
-            raise GraftError(f"{own.id} refuses {site.name or 'the model'} ({size}): {why}, or pass any_rank")
 
 
 def _fitted(

@@ -175,8 +175,8 @@ class Method:
         """Why this layer cannot be served, or `None`."""
         return None
 
-    def refuses_new(self, geo: Geometry) -> str | None:
-        """Why no new graft of this named layer is made, although a file that holds one loads, or `None`."""
+    def refuses_rank(self, geo: Geometry) -> str | None:
+        """Why a new graft of this layer needs `any_rank`, although a file that holds one loads, or `None`."""
         return None
 
     def refuses_merge(self) -> str | None:

@@ -16,8 +16,8 @@ On an embedding A is zero and B standard normal, because gradients reach A one t
 
 Departures: none for linear layers; convolutions and embeddings as in Hugging Face PEFT, plus
 dilation, padding modes, groups and transposed convolutions, which it lacks.
-Refuses: a rank above a named layer's own in a new graft (files that hold one load), min(out, in k), of a group times
-the groups where these divide r; Embedding(max_norm) and Embedding(sparse) (the algebra does); dropout > 0 where a fused
+Refuses: without `any_rank`, a rank above a named layer's own in a new graft (files that hold one load): min(out, in k),
+where the groups divide r their number times that of one group; Embedding(max_norm) and Embedding(sparse) (the algebra does); dropout > 0 where a fused
 owner reads the weight without calling the layer, because dropout acts on an input nobody passes in.
 
 Invariants:
@@ -102,7 +102,7 @@ class LoRA(Method):
             return alpha * math.sqrt(self.clients / self.rank)
         return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
-    def refuses_new(self, geo: Geometry) -> str | None:
+    def refuses_rank(self, geo: Geometry) -> str | None:
         return rank_above(self, geo.largest_rank(self.rank))
 
     def refuses_fused(self, geo: Geometry) -> str | None:
