@@ -17,8 +17,9 @@ On an embedding A is zero and B standard normal, because gradients reach A one t
 Departures: none for linear layers; convolutions and embeddings as in Hugging Face PEFT, plus
 dilation, padding modes, groups and transposed convolutions, which it lacks.
 Refuses: without `any_rank`, a rank above a named layer's own in a new graft (files that hold one load): min(out, in k),
-where the groups divide r their number times that of one group; Embedding(max_norm) and Embedding(sparse) (the algebra does); dropout > 0 where a fused
-owner reads the weight without calling the layer, because dropout acts on an input nobody passes in.
+where the groups divide r their number times that of one group; Embedding(max_norm) and Embedding(sparse) (the algebra
+does); dropout > 0 where a fused owner reads the weight without calling the layer, because dropout acts on an input
+nobody passes in.
 
 Invariants:
 1. The start equals the base bit for bit.
