@@ -104,7 +104,7 @@ def training(model: nn.Module, x: Tensor) -> Step:
 
 
 def ours(model: nn.Module) -> nn.Module:
-    gw.graft(model, gw.LoRA(rank=RANK), sites=sites(model))
+    gw.graft(model, gw.LoRA(rank=RANK), sites=sites(model), any_rank=True)  # as peft has it
     return model
 
 

@@ -165,14 +165,16 @@ def _part(
         if taken:
             beside: list[Any] = [gw.NewRows(head, new)] if new else [head]
             network.requires_grad_(False)
-            gw.graft(network, method(level), sites=taken, also_train=beside, seed=seed)
+            gw.graft(
+                network, method(level), sites=taken, also_train=beside, seed=seed, any_rank=True
+            )
             return split(network, {"level": level, "layers": len(taken), "of": len(order)})
     least = _cost(network, method(PART_LEVELS[-1]), order[0])
     raise DoesNotFit(f"{arm} trains at least {least + cap - room} parameters, the cap is {cap}")
 
 
 def _cost(network: nn.Module, method: Any, name: str) -> int:
-    graft = gw.graft(network, method, sites=[name], name="probe")
+    graft = gw.graft(network, method, sites=[name], name="probe", any_rank=True)
     try:
         return sum(p.numel() for p in graft.parameters())
     finally:

@@ -99,7 +99,7 @@ def steps(
     }
     for form in (PLAIN, *FORMS):
         grafted = layer()
-        gw.graft(grafted, gw.LoRA(setting.rank), sites=["*"], seed=0)
+        gw.graft(grafted, gw.LoRA(setting.rank), sites=["*"], seed=0, any_rank=True)
         out[form] = step(grafted, x, setting, options.burst, form)
     return out
 

@@ -181,7 +181,8 @@ def ours(
     model: nn.Module, setting: Setting, dtype: torch.dtype | None = None
 ) -> tuple[nn.Module, Iterable[Tensor]]:
     """A graft; its tensors in `dtype` where one is given (they start in float32)."""
-    graft = gw.graft(model, gw.LoRA(setting.rank), sites=sites(model, setting), seed=0)
+    places = sites(model, setting)  # of all sizes, at one rank
+    graft = gw.graft(model, gw.LoRA(setting.rank), sites=places, seed=0, any_rank=True)
     if dtype is not None:
         for p in graft.parameters():
             p.data = p.data.to(dtype)

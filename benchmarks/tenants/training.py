@@ -88,6 +88,7 @@ def together(base: Base, tasks: int, name: str, options: argparse.Namespace) -> 
                 sites=[f"*.{n}" for n in LINEARS],
                 optimizer=adamw,
                 seed=i,
+                any_rank=True,  # a rehearsal's layers are narrow
             )
             for i, x in enumerate(inputs(tasks, options))
         ],

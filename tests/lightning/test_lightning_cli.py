@@ -230,6 +230,10 @@ def test_print_config_schema_and_completion(capsys: pytest.CaptureFixture[str]) 
         ("data: {samples: 0}", "data.samples must be at least 1, not 0"),
         ("trainer: {accelerator: abacus}", "trainer: You selected an invalid accelerator name"),
         ("sites: ['nothing*']", "nothing*"),
+        (
+            "sites: ['*']\ngraft: {class_path: graftwork.LoRA, init_args: {rank: 4}}",
+            "2 (linear, in 8, out 2): LoRA.rank = 4 is a rank above the layer's own, 2",
+        ),
         ("- a list", "config bad.yaml: expected `key: value` lines, found list"),
         ("a: [", "config bad.yaml: not plain YAML"),
         ("\x00", "config bad.yaml: not plain YAML"),
@@ -247,6 +251,17 @@ def test_bad_configs_name_file_and_field(
     err = capsys.readouterr().err
     assert err.startswith("tinyapp: error: ") and message in err
     assert "Traceback" not in err and not Path("runs").exists()
+
+
+def test_a_config_may_ask_for_any_rank() -> None:
+    Path("wide.yaml").write_text(
+        "sites: ['*']\nany_rank: true\ngraft: {class_path: graftwork.LoRA, init_args: {rank: 4}}"
+    )
+    assert call("fit", "--config", "short", "--config", "wide.yaml") == 0
+    folder = Path("runs/tinyapp/fit")
+    with safe_open(str(folder / "graft" / "adapter.safetensors"), "pt") as file:
+        assert file.get_tensor("2.A").shape == (4, 8)
+    assert call("validate", "--adapter", str(folder / "graft")) == 0
 
 
 def test_bad_arguments_are_told_from_bad_files(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,9 +67,9 @@ class Figures:
 
 
 def graft(model: nn.Module, method: Method, case: LayerCase) -> gw.Graft:
-    """Graft the case's layer, with the case's own start values."""
+    """Graft the case's layer, with the case's own start values; at any rank, as files may bring."""
     torch.default_generator.manual_seed(case.seed)  # graft's own `seed` does it too, far slower
-    return gw.graft(model, method, sites=[case.site])
+    return gw.graft(model, method, sites=[case.site], any_rank=True)
 
 
 def move(made: gw.Graft, case: LayerCase, values: Values) -> None:

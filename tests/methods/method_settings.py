@@ -20,6 +20,8 @@ WIDE = 4.0
 
 #: settings that fit a layer of a few channels, for methods whose own would be refused there
 SMALL: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 4},
+    "dora": {"rank": 4},
     "pissa": {"rank": 4},
     "milora": {"rank": 4},
     "goat": {"rank": 3, "experts": 3, "top_k": 2, "rho": 2.0},

@@ -13,7 +13,7 @@ from graftwork.federated import common_start, effective_clients
 
 
 def fresh(method: Any, seed: int | None = None) -> gw.Graft:
-    model = nn.Sequential(nn.Linear(300, 20), nn.Tanh(), nn.Linear(20, 4))
+    model = nn.Sequential(nn.Linear(300, 20), nn.Tanh(), nn.Linear(20, 8))
     return gw.graft(model, method, sites=["0", "2"], seed=seed)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
 from method_invariants import invariant
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import graftwork as gw
@@ -190,7 +192,7 @@ def test_dropout_acts_in_training_on_the_branch_only(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "fan_in"), [(nn.Linear(400, 3), 400), (nn.Conv2d(40, 4, (5, 2), groups=2), 200)]
+    ("layer", "fan_in"), [(nn.Linear(400, 8), 400), (nn.Conv2d(40, 8, (5, 2), groups=2), 200)]
 )
 def test_a_starts_uniform_and_b_zero(layer: nn.Module, fan_in: int) -> None:
     t = gw.graft(layer, gw.LoRA(8), sites=["*"]).tensors()
@@ -220,3 +222,101 @@ def test_a_peft_folder_keeps_the_scale_of_a_federation(rslora: bool, tmp_path: P
     assert back.method.scale == pytest.approx(3.0 * 1.5)
     x = torch.randn(3, 5)
     torch.testing.assert_close(fresh(x), model(x))
+
+
+NARROW = [
+    (nn.Linear(6, 3), 3),
+    (nn.Embedding(9, 4), 4),
+    (nn.Conv2d(1, 12, 3), 9),
+    (nn.ConvTranspose1d(4, 12, 1), 4),
+    (nn.Conv1d(6, 6, 3, groups=3), 6),  # two of each group
+]
+
+
+def names(g: gw.Graft) -> list[str]:
+    return [site["name"] for site in g.spec()["sites"]]
+
+
+@pytest.mark.parametrize("method", [gw.LoRA, gw.DoRA])
+@pytest.mark.parametrize(("layer", "most"), NARROW)
+def test_a_rank_above_the_layers_is_refused_with_the_largest(
+    layer: nn.Module, most: int, method: type[gw.LoRA]
+) -> None:
+    model = nn.ModuleDict({"narrow": copy.deepcopy(layer), "wide": nn.Linear(40, 40)})
+    groups = getattr(layer, "groups", 1)
+    with pytest.raises(gw.GraftError, match=rf"narrow \(.*, in \d+, out \d+\).*own, {most};"):
+        gw.graft(model, method(most + groups), sites=["*"])
+    assert not gw.grafts(model)
+    g = gw.graft(model, method(most + groups), overrides={"narrow": {"rank": most}}, sites=["*"])
+    assert set(names(g)) == {"narrow", "wide"}
+    g.remove()
+    assert names(gw.graft(model, method(most + groups))) == ["wide"]
+
+
+def test_a_shared_a_may_have_more_rows_than_a_group_of_channels() -> None:
+    depthwise = nn.Conv2d(8, 8, 3, groups=8)  # the change of all groups is one (8, 9) matrix
+    gw.graft(copy.deepcopy(depthwise), gw.LoRA(7), sites=["*"])
+    with pytest.raises(gw.GraftError, match="own, 8;"):
+        gw.graft(copy.deepcopy(depthwise), gw.LoRA(9), sites=["*"])
+
+
+def test_default_sites_of_tiny_layers_only_serve_any_rank_but_named_ones_do_not() -> None:
+    tiny = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    assert names(gw.graft(copy.deepcopy(tiny), gw.LoRA(5))) == ["0", "1"]
+    with pytest.raises(gw.GraftError, match=r"0 \(linear, in 4, out 4\): LoRA.rank = 5"):
+        gw.graft(copy.deepcopy(tiny), gw.LoRA(5), sites=["0"])
+    with pytest.raises(gw.GraftError, match=r"1 \(linear, in 4, out 2\): LoRA.rank = 3"):
+        gw.graft(copy.deepcopy(tiny), gw.LoRA(1), overrides={"1": {"rank": 3}})
+    g = gw.graft(copy.deepcopy(tiny), gw.LoRA(5), sites=["0", "1"], any_rank=True)
+    assert {k: tuple(t.shape) for k, t in g.tensors().items()} == {
+        "0.A": (5, 4), "0.B": (4, 5), "1.A": (5, 4), "1.B": (2, 5),
+    }  # fmt: skip
+
+
+def test_all_narrow_layers_are_refused_in_one_message_with_the_remedies() -> None:
+    wide = nn.Linear(40, 40)
+    model = nn.ModuleDict({"wide": wide, **{f"n{i}": nn.Linear(6, 1 + i) for i in range(30)}})
+    with pytest.raises(gw.GraftError) as refusal:
+        gw.graft(model, gw.LoRA(4), sites=["*"], overrides={"n1": gw.DoRA(3), "n2": {"rank": 3}})
+    told, *lines = str(refusal.value).splitlines()
+    assert all(word in told for word in ("`overrides`", "`sites`", "`any_rank`", "lower rank"))
+    assert [line.split()[0] for line in lines] == ["n0", "n1"]
+    assert "LoRA.rank = 4" in lines[0] and "own, 1" in lines[0]
+    assert "DoRA.rank = 3" in lines[1] and "own, 2" in lines[1]
+    with pytest.raises(gw.GraftError, match=r"\n  n19 .*\n  and 10 more$"):
+        gw.graft(model, gw.LoRA(7), sites=["n*"])
+    assert not gw.grafts(model)
+
+
+def test_a_rank_that_a_file_may_have_trains_in_a_dual_only_if_it_is_said() -> None:
+    model = nn.Sequential(nn.Linear(9, 2), nn.Linear(2, 9))
+    for shared, private in ((gw.LoRA(2), gw.LoRA(3)), (gw.LoRA(3), gw.LoRA(2))):
+        with pytest.raises(gw.GraftError, match=r"0 \(linear, in 9, out 2\): LoRA.rank = 3"):
+            gw.dual(model, shared, private, sites=["*"])
+        assert not gw.grafts(model)
+    pair = gw.dual(model, gw.LoRA(2), gw.LoRA(3), sites=["*"], any_rank=True)
+    assert pair.private is not None and pair.private.tensors()["0.A"].shape == (3, 9)
+
+
+def test_a_file_with_a_rank_above_the_layers_still_loads(tmp_path: Path) -> None:
+    tall = nn.Sequential(nn.Linear(6, 3))
+    g = gw.graft(tall, gw.LoRA(3))
+    moved(tall)
+    to_peft(g, tmp_path / "peft")
+    path = tmp_path / "peft" / "adapter_model.safetensors"
+    wide = {
+        key: torch.cat([t, torch.zeros_like(t)], 0 if "lora_A" in key else 1).contiguous()
+        for key, t in load_file(path).items()
+    }
+    save_file(wide, path)
+    config = tmp_path / "peft" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 6, "lora_alpha": 6}))
+    x, fresh = torch.randn(2, 6), copy.deepcopy(tall)
+    gw.get(fresh).remove()
+    back = from_peft(fresh, tmp_path / "peft", allow_other_base=True)
+    assert back.method.rank == 6
+    torch.testing.assert_close(fresh(x), tall(x))
+    gw.save(back, tmp_path / "ours")
+    back.remove()
+    assert gw.load(fresh, tmp_path / "ours").method.rank == 6
+    torch.testing.assert_close(fresh(x), tall(x))

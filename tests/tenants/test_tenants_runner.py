@@ -305,9 +305,13 @@ def test_bad_tasks_are_refused_by_name_before_anything_changes() -> None:
         runner.join(task("lora"))
     with pytest.raises(gw.GraftError, match="matches no layer"):
         runner.join(task("ia3", sites=["nothing"]))
+    with pytest.raises(gw.GraftError, match=r"LoRA\.rank = 99 is a rank above the layer's own"):
+        runner.join(Task("wide", [], mse, gw.LoRA(99), sites=["*"]))
     with pytest.raises(ZeroDivisionError):
         runner.join(task("dora", optimizer=lambda g: 1 / 0))
     assert set(gw.grafts(runner.model)) == {"lora"} and list(runner.tenants) == ["lora"]
+    wide = runner.join(Task("wide", batches(1, 0), mse, gw.LoRA(99), sites=["*"], any_rank=True))
+    assert all(99 in t.shape for t in wide.graft.tensors().values())
     for word, value in (("accumulate", 0), ("steps", 0), ("clip", -1.0), ("loss", None)):
         with pytest.raises(gw.GraftError, match=f"Task.{word} of 'lora'"):
             task("lora", **{word: value})

@@ -35,6 +35,7 @@ from graftwork.ledger import Entry
 from graftwork.merging import merge, unmerge
 from graftwork.methods.base import Method
 from graftwork.methods.lora import LoRA
+from graftwork.refusals import check_ranks
 from graftwork.sites import Pattern, Site
 from graftwork.states import MethodState
 
@@ -131,6 +132,7 @@ def dual(
     seed: int | None = None,
     private_seed: int | None = None,
     names: tuple[str, str] = ("shared", "private"),
+    any_rank: bool = False,
 ) -> Dual:
     """Graft a shared and a private low-rank pair that act together.
 
@@ -148,6 +150,7 @@ def dual(
         private_seed: of the private pair's, the client's own; `None` takes `seed`. The stream is another one
             in any case, so equal ranks do not start alike.
         names: of the shared and the private graft.
+        any_rank: as in `graft`, of both pairs.
 
     Raises:
         GraftError: another method than LoRA, no shared pair, or whatever `graft` refuses. Nothing has changed
@@ -186,11 +189,14 @@ def dual(
             also_train=also_train,
             name=name,
             seed=seed,
+            any_rank=any_rank,
         )
     mine = None
     try:
         if private is not None:
             places: list[tuple[Site, Method]] = [(site, private) for site, _ in own.entry.sites]
+            if not any_rank and (sites is not None or isinstance(shared, str)):
+                check_ranks(places)
             entry = Entry(private, places, beside_of(own.model, private_also_train), {})
             mine = attach_entry(
                 own.model,

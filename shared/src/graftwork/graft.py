@@ -21,7 +21,7 @@ from graftwork.handle import Graft, activate, fill, get
 from graftwork.ledger import ATTRIBUTE, Beside, Entry, Ledger, refuse_sharded
 from graftwork.methods import method_class
 from graftwork.methods.base import Method, from_config
-from graftwork.refusals import check_entry, check_name, check_root, obstacle
+from graftwork.refusals import check_entry, check_name, check_ranks, check_root, obstacle
 from graftwork.seeded import GENERATOR
 from graftwork.sites import (
     Pattern,
@@ -45,6 +45,7 @@ def graft(
     also_train: Iterable[str | NewRows] | str | NewRows = (),
     name: str = "default",
     seed: int | None = None,
+    any_rank: bool = False,
 ) -> Graft:
     """Attach a graft in place; the model stays the module it was, its base frozen and untouched.
 
@@ -57,13 +58,15 @@ def graft(
         win. also_train: globs of whole modules the graft owns a copy of, and `NewRows`.
         name: of this graft; the new graft is switched on alone.
         seed: of the start values; `None` draws from torch's global generator.
+        any_rank: let LoRA and DoRA have ranks above those of named layers, where one rank is given to layers of
+            many sizes: there a graft has more parameters than the layer's weight.
 
     Returns:
         A stateless view of the graft.
 
     Raises:
-        GraftError: bad name, pattern without a match, a layer that cannot be served exactly, a name
-            already in use. Nothing has changed then.
+        GraftError: bad name, pattern without a match, a layer that cannot be served exactly, a rank above
+            that of layers that `sites` or `overrides` match, a name already in use. Nothing has changed then.
     """
     if not isinstance(model, nn.Module):
         raise GraftError(f"model: pass a torch.nn.Module, not {type(model).__name__}")
@@ -72,7 +75,10 @@ def graft(
     beside = beside_of(model, also_train)
     outside = {b.name for b in beside if b.new is None}
     chosen, left = select(model, method, sites, outside)
-    pairs, method = _fitted(_with_overrides(model, chosen, method, overrides or {}), method)
+    pairs = _with_overrides(model, chosen, method, overrides or {})
+    if not any_rank:  # default sites of a model of tiny layers only take any rank
+        check_ranks((s, own) for s, own in pairs if sites is not None or own != method)
+    pairs, method = _fitted(pairs, method)
     return attach_entry(model, name, Entry(method, pairs, beside, left), seed)
 
 

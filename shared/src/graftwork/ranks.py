@@ -22,10 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graftwork.errors import GraftError
-from graftwork.graft import graft as attach
+from graftwork.graft import attach_entry
 from graftwork.handle import Graft
+from graftwork.ledger import Entry
+from graftwork.methods.base import Method
 from graftwork.methods.lora import LoRA
 from graftwork.methods.lora_sp import LoRASP
+from graftwork.sites import Site
 from graftwork.states import MethodState, first_input
 
 See = Callable[[MethodState, Tensor], None]
@@ -149,19 +152,17 @@ def to_lora(
 
 
 def _attach(graft: Graft, name: str, factors: dict[str, tuple[Tensor, Tensor]]) -> Graft:
-    widths = {site: len(a) for site, (a, _) in factors.items()}
-    most = max(widths.values())
-    overrides = {site: {"rank": k} for site, k in widths.items() if k != most}
-    sites = [site or "*" for site in factors]  # a bare layer has no name
-    made = attach(graft.model, LoRA(most), sites=sites, overrides=overrides, name=name)
-    made.load_tensors(
-        {
-            f"{site}.{leaf}".lstrip("."): t
-            for site, pair in factors.items()
-            for leaf, t in zip("AB", pair, strict=True)
-        }
-    )
-    return made
+    tensors = {
+        f"{site}.{leaf}".lstrip("."): t
+        for site, pair in factors.items()
+        for leaf, t in zip("AB", pair, strict=True)
+    }
+    # a bank may be wider than its layer, where a new LoRA may not
+    places: list[tuple[Site, Method]] = [
+        (site, LoRA(len(factors[site.name][0]))) for site, _ in graft.entry.sites
+    ]
+    entry = Entry(LoRA(max(len(a) for a, _ in factors.values())), places, [], {})
+    return attach_entry(graft.model, name, entry, None, tensors)
 
 
 def _states(graft: Graft) -> list[tuple[str, MethodState]]:

@@ -6,7 +6,7 @@ that were found come back, so that the graft can serve them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -24,6 +24,9 @@ from graftwork.methods.base import Method
 from graftwork.sites import Site, is_within
 
 _WEIGHT_HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
+
+#: so many layers are listed in a refusal
+SHOWN = 20
 
 #: a site (module name), the parameters that show effective there, and who reads them from where
 Reading = tuple[str, tuple[str, ...], str, str]
@@ -73,6 +76,26 @@ def check_entry(model: nn.Module, entry: Entry) -> list[Reading]:
         if why is not None:
             raise GraftError(f"{name or 'the model'}: {why}")
     return found
+
+
+def check_ranks(pairs: Iterable[tuple[Site, Method]]) -> None:
+    """Refuse ranks above their layers' own in a graft that is no file's.
+
+    Raises:
+        GraftError: the layers, each with its largest rank, and what to do.
+    """
+    faults = []
+    for site, method in pairs:
+        why = None if site.geo is None else method.refuses_rank(site.geo)
+        if site.geo is not None and why is not None:
+            size = f"{site.geo.kind}, in {site.geo.in_}, out {site.geo.out}"
+            faults.append(f"{site.name or 'the model'} ({size}): {why}")
+    if faults:
+        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        raise GraftError(
+            "ranks above the layers' own; take a lower rank, lower it there with `overrides`, choose `sites` without "
+            "these layers, or set `any_rank` to true:\n  " + "\n  ".join(faults[:SHOWN] + more)
+        )
 
 
 def obstacle(module: nn.Module, called: bool = True) -> str | None:

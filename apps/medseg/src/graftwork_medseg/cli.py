@@ -143,6 +143,7 @@ class MedsegCLI(AppCLI):
             rows=len(self.model.classes) - self.outputs,
             moving=self._setting("dual_moving"),
             seed=int(self._setting("seed_everything")),
+            any_rank=self._setting("any_rank"),
         )
 
     def passport(self) -> dict[str, Any]:

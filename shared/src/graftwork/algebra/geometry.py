@@ -125,6 +125,12 @@ class Geometry:
         """Whether each group gets `rank/groups` rows of its own."""
         return rank % self.groups == 0
 
+    def largest_rank(self, rank: int) -> int:
+        """The rank beyond which factors laid out as for `rank` reach no further change of the weight."""
+        groups = self.groups if self.splits(rank) else 1
+        columns = self.in_ // self.groups * math.prod(self.kernel)
+        return groups * min(self.out // groups, columns)
+
     def factor_shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of A `(r, in/g, *kernel)` and B `(out, r/g, 1...)` (all r where shared)."""
         width = rank // self.groups if self.splits(rank) else rank

@@ -22,7 +22,7 @@ An app writes one class and one light declaration (see `graftwork.lightning.app`
             self.fit(); self.test()
 
 The config of each verb has the fields: seed_everything, trainer, model, data, graft, sites,
-also_train, adapter, optimizer, lr_scheduler, graphs, run_dir, resume, dry_run, and the verb's own.
+also_train, any_rank, adapter, optimizer, lr_scheduler, graphs, run_dir, resume, dry_run, and the verb's own.
 """
 
 from __future__ import annotations
@@ -211,9 +211,8 @@ class AppCLI(LightningCLI):
             return gw.load(target, self.adapter_folder(adapter))
         if method is None or self.verb in _MEASURING:
             return None
-        sites, beside = self._setting("sites"), self._setting("also_train")
-        seed = int(self._setting("seed_everything"))
-        return gw.graft(target, method, sites=sites, also_train=beside, seed=seed)
+        places = {field: self._setting(field) for field in ("sites", "also_train", "any_rank")}
+        return gw.graft(target, method, **places, seed=int(self._setting("seed_everything")))
 
     def say(self, line: str) -> None:
         """Print one line for the user, unless `--quiet`; of several processes the first alone does."""

@@ -60,6 +60,12 @@ def add_fields(
         help="Globs of whole modules that train beside the graft.",
     )
     parser.add_argument(
+        "--any_rank",
+        type=bool,
+        default=False,
+        help="Let LoRA and DoRA have ranks above those of layers that `sites` names.",
+    )
+    parser.add_argument(
         "--adapter",
         type=str | None,
         default=None,

@@ -175,6 +175,10 @@ class Method:
         """Why this layer cannot be served, or `None`."""
         return None
 
+    def refuses_rank(self, geo: Geometry) -> str | None:
+        """Why a new graft of this layer needs `any_rank`, although a file that holds one loads, or `None`."""
+        return None
+
     def refuses_merge(self) -> str | None:
         """Why the change cannot become a part of the layer's own tensors, or `None`."""
         if self.changes in ("activation", "attention"):

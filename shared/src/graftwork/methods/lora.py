@@ -16,8 +16,10 @@ On an embedding A is zero and B standard normal, because gradients reach A one t
 
 Departures: none for linear layers; convolutions and embeddings as in Hugging Face PEFT, plus
 dilation, padding modes, groups and transposed convolutions, which it lacks.
-Refuses: Embedding(max_norm) and Embedding(sparse) (the algebra does); dropout > 0 where a fused
-owner reads the weight without calling the layer, because dropout acts on an input nobody passes in.
+Refuses: without `any_rank`, a rank above a named layer's own in a new graft (files that hold one load): min(out, in k),
+where the groups divide r their number times that of one group; Embedding(max_norm) and Embedding(sparse) (the algebra
+does); dropout > 0 where a fused owner reads the weight without calling the layer, because dropout acts on an input
+nobody passes in.
 
 Invariants:
 1. The start equals the base bit for bit.
@@ -50,6 +52,7 @@ from graftwork.methods.base import (
     Method,
     Params,
     dropped,
+    rank_above,
     setting,
     work_dtype,
 )
@@ -99,6 +102,9 @@ class LoRA(Method):
         if self.clients is not None:
             return alpha * math.sqrt(self.clients / self.rank)
         return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def refuses_rank(self, geo: Geometry) -> str | None:
+        return rank_above(self, geo.largest_rank(self.rank))
 
     def refuses_fused(self, geo: Geometry) -> str | None:
         if self.dropout > 0:

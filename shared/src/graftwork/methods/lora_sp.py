@@ -19,7 +19,7 @@ logarithm; the balance loss takes the softmax of all scores, in the code of thos
 layers (the paper takes their mean: divide the weights by the number of sites). Dropout acts on the router's input
 only, as in the code. Energies are computed in float32 at least. Padding tokens count in the losses;
 `graftwork.ranks` can leave them out of the statistics. The spectral loss acts from the first step. m was not to be
-found; 4 is read off the published figures.
+found; 4 is read off the published figures. A bank may be wider than its layer: a token takes few of its vectors.
 Refuses: merging (the change depends on the input; `graftwork.ranks.to_lora` averages it); eta outside (0, 1], a rank
 that m does not divide, at construction; layers whose weight a fused owner reads.
 

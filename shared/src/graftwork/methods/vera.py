@@ -11,7 +11,8 @@ Shapes: A `(r, width_in)` and B `(width_out, r)`, cut to `(r, in/g k)` and `(out
 uniform in +-sqrt(6 / width_in) and +-sqrt(6 / r) (Kaiming, section 3.3), the widths of the whole matrices.
 
 Departures: none on linear layers; convolutions as in LoRA. A graft whose sites take several settings shares among the
-sites of each. In memory every site keeps its corner.
+sites of each. In memory every site keeps its corner. r may be above a layer's own rank: d weighs random directions, and
+r costs one number each.
 Refuses: a layer wider than the shared matrices, where `width_in` or `width_out` is given or a loaded graft has
 it; dropout > 0 where a fused owner reads the weight without calling the layer, because dropout acts on an input
 nobody passes in; embeddings.

@@ -134,6 +134,7 @@ class Runner:
                 also_train=task.also_train,
                 name=task.name,
                 seed=task.seed,
+                any_rank=task.any_rank,
             )
         else:
             handle = get(self.model, task.name)

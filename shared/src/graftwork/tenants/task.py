@@ -35,7 +35,7 @@ class Task:
         loss: of the task's rows of the model's output and the target, a scalar. It is called with this task's graft
             alone switched on, so a head that the output still has to pass may be called in it.
         method: of the graft; `None`: the model has a graft of this name already.
-        sites, overrides, also_train: as `graftwork.graft` takes them.
+        sites, overrides, also_train, any_rank: as `graftwork.graft` takes them.
         optimizer: makes the optimizer from the graft.
         schedule: makes the schedule from the optimizer; it steps once a step.
         clip: largest norm of the task's own gradient; `None` leaves it as it is.
@@ -67,6 +67,7 @@ class Task:
     seed: int = 0
     own_rows: bool = False
     weight: Callable[[Any], float] | None = None
+    any_rank: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:

@@ -106,7 +106,8 @@ def _affine(model: nn.Module, head: str, new: int, _level: int, seed: int) -> gw
 
 def _lora(model: nn.Module, head: str, new: int, level: int, seed: int) -> gw.Graft:
     sites = layers_of(model, head)
-    return gw.graft(model, gw.LoRA(level), sites=sites, also_train=_beside(head, new), seed=seed)
+    beside = _beside(head, new)  # one level for all layers, narrow ones too
+    return gw.graft(model, gw.LoRA(level), sites=sites, also_train=beside, seed=seed, any_rank=True)
 
 
 def _adaptformer(model: nn.Module, head: str, new: int, level: int, seed: int) -> gw.Graft:

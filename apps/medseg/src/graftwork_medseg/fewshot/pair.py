@@ -37,6 +37,7 @@ def start(
     rows: int,
     moving: bool,
     seed: int,
+    any_rank: bool = False,
 ) -> gw.Graft:
     """Load the shared graft and pair it with a new private one on the same sites.
 
@@ -48,6 +49,7 @@ def start(
         rows: output rows that the private graft adds to it.
         moving: train the shared pair too.
         seed: of the private pair's start values.
+        any_rank: as in `graftwork.graft`.
 
     Returns:
         The private graft.
@@ -75,6 +77,7 @@ def start(
                 train_shared=moving,
                 private_seed=seed,
                 names=(SHARED, PRIVATE),
+                any_rank=any_rank,
             )
         except GraftError as error:
             raise GraftError(f"dual: {shared}: {error}") from None

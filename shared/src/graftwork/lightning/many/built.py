@@ -191,6 +191,7 @@ def task_of(b: Built, model: nn.Module) -> Task:
         method,
         sites=None if adapter is not None else cli._setting("sites"),
         also_train=() if adapter is not None else cli._setting("also_train"),
+        any_rank=cli._setting("any_rank"),
         optimizer=own.optimizer,
         schedule=own.schedule,
         clip=float(clip) if clip else None,
