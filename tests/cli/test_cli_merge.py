@@ -31,7 +31,7 @@ class Zoo(nn.Module):
         self.grouped = nn.Conv3d(4, 6, (1, 3, 2), groups=2, dilation=2, padding_mode="circular")
         self.up1 = nn.ConvTranspose1d(6, 4, 3)
         self.up2 = nn.ConvTranspose2d(4, 8, 2, stride=2, groups=2)
-        self.up3 = nn.ConvTranspose3d(4, 2, 2)
+        self.up3 = nn.ConvTranspose3d(4, 4, 2)
         self.norm = nn.BatchNorm1d(6)
         self.layer_norm = nn.LayerNorm(6)
         self.head = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
