@@ -263,6 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = hold(
             make, count, variant, keep, args.lines, partial(print, flush=True), args.part, SETS[args.wordings]
         )  # fmt: skip
+        if args.part[1] > 1:
+            continue  # a part may have no dialogue
         found += rows(lines, variant, keep)
         known = args.partner == "composer" and args.wordings != list(SETS)[-1]
         said.append(verdict(found, variant) + (_KNOWN if known else ""))
