@@ -15,7 +15,6 @@ from graftwork_maritime.app import main
 from graftwork_maritime.dialogues import (
     MAX_LINE,
     MAX_TEXT,
-    MAX_TURN,
     Dialogue,
     Turn,
     from_json,
