@@ -12,6 +12,7 @@ from benchmarks.maritime.slots import score
 from benchmarks.maritime.slots.sets import COMPOSED, labelled
 from benchmarks.maritime.slots.spans import Labelled, read
 from benchmarks.maritime.slots.work import ARMS, LORA, RULES, SMALL, listed, spans_in
+from graftwork.errors import GraftError
 from graftwork_runs import Record, Row, environment
 from graftwork_runs.files import digest
 
@@ -64,6 +65,12 @@ def write(data: Path, out: Path, target: Path = TARGET) -> Record:
     for name, labels in sets.items():
         for arm in ARMS:
             each = [r for r in found.get(arm, []) if name in r["found"]]
+            for r in each:
+                if lacking := {one.dialogue.id for one in labels} - set(r["found"][name]):
+                    raise GraftError(
+                        f"{out}: {arm}, seed {r['seed']}, has not read {len(lacking)} dialogues of the {name}; it is a "
+                        "rehearsal's, or of other data: remove it and run it again"
+                    )
             if each:
                 rows += scored(name, labels, arm, each, known)
             else:
