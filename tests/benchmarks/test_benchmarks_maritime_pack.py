@@ -161,6 +161,14 @@ def test_jobs_of_every_part_leave_their_benchmarks_own_files(
     spoken = (out / LIVE / "1of8.jsonl").read_text().splitlines()
     variants = {json.loads(line)["variant"] for line in spoken}
     assert variants == {"tiny, graft", "tiny, graft, facts kept"}
+    file = out / LIVE / "1of8.jsonl"
+    first = {k: v for k, v in json.loads(spoken[0]).items() if k in ("variant", "scenario")}
+    file.write_text("\n".join([json.dumps({**first, "error": "once"}), *spoken]) + "\n")
+    bench.run(Job(LIVE, "1of8"))  # it was held again since
+    lost = json.dumps({**first, "scenario": "another", "error": "OutOfMemoryError"})
+    file.write_text("\n".join([lost, *spoken]) + "\n")
+    with pytest.raises(GraftError, match="1 exchanges failed: OutOfMemoryError"):
+        bench.run(Job(LIVE, "1of8"))
     monkeypatch.setattr(headline.Work, "run", lambda *a: 1 / 0)
     with pytest.raises(GraftError, match="division by zero"):
         bench.run(Job(HEADLINE, "LoFT-2"))
