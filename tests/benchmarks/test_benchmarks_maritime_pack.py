@@ -149,6 +149,7 @@ def test_jobs_of_every_part_leave_their_benchmarks_own_files(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = Path(bench.setting.out)
+    (out / LIVE / "run" / "tensorboard").mkdir(parents=True)  # as a fit that was killed early
     for job in (
         Job(HEADLINE, "LoRA-0"), Job(HEADLINE, "LoRA-0-constrained"), Job(CONTAMINATION, "base-s0"),
         Job(CONTAMINATION, "2-e2-c3-s0"), Job(LIVE, LIVE_GRAFT), Job(LIVE, "1of8"), Job(LIVE, "7of8"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,8 +111,10 @@ class Bench:
         ]  # fmt: skip
         if (self._live_run / "graft").is_dir():
             return
-        if self._live_run.exists():
+        if (self._live_run / "checkpoints" / "last.ckpt").is_file():
             words.append("--resume")
+        else:  # what was stopped before its first checkpoint begins again
+            shutil.rmtree(self._live_run, ignore_errors=True)
         code = APP.main(words)
         if code:
             raise GraftError(f"maritime fit ended with {code}; see its message above")
