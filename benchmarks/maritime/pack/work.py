@@ -69,8 +69,12 @@ class Bench:
         parts: dict[str, Callable[[str], None]] = {
             HEADLINE: self._headline, SLOTS: self._slots, CONTAMINATION: self._contamination, LIVE: self._live,
         }  # fmt: skip
+        import torch
+
         begun = time.perf_counter()
         self.setting.folder(job.part).mkdir(parents=True, exist_ok=True)
+        # as each benchmark's own command has it: rows of this run stand beside rows of those
+        torch.backends.cuda.matmul.allow_tf32 = job.part == CONTAMINATION
         with self.results.noting(job):
             parts[job.part](job.key)
         return {"status": "done", "wall": round(time.perf_counter() - begun, 2)}
