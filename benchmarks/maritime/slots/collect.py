@@ -100,7 +100,7 @@ def write(data: Path, out: Path, target: Path = TARGET) -> Record:
             f"Exact: a slot has the words of a true span. {score.OVERLAP}: of the words of all dialogues together.",
             "Filled exactly, half right (words in common at least half of both): shares of the n slots so worded.",
             "Labels of the first set were written by who wrote the extractor, after it, without sight of its output.",
-            "The second and the third set are of others, who labelled them; no extractor was changed after a score on them.",
+            "The second and the third set are of others, who labelled them; no extractor was changed afterwards.",
             "The grammar that the rules rest on was mended with the first two sets known; the third is a first look.",
         ],
         details={"jobs": [
