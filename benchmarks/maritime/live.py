@@ -30,6 +30,7 @@ from graftwork_maritime.live import Composer, Exchange, Partner, Session, truth
 from graftwork_maritime.scenario import Engine, Scenario
 from graftwork_runs import Record, Row, environment
 from graftwork_runs.files import write_atomic
+from graftwork_runs.surroundings import device_name
 
 RECORDS = Path(__file__).parents[1] / "records" / "maritime"
 PLAYED = ("distress", "urgency", "medical")
@@ -125,7 +126,9 @@ def _held(
     make: Maker, scenario: Scenario, variant: str, keep: bool, said: Wordings
 ) -> list[dict[str, Any]]:
     try:
-        new = dialogue(scenario, make(scenario, SEED), keep, said)
+        partner = make(scenario, SEED)
+        where = device_name(getattr(partner, "device", "cpu"))
+        new = [{**line, "device": where} for line in dialogue(scenario, partner, keep, said)]
     except Exception as error:  # the others go on, and the record says it
         traceback.print_exc()
         new = [{"scenario": scenario.id, "error": f"{type(error).__name__}: {error}"}] * MOVES
@@ -258,11 +261,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = 20 if args.tiny else args.exchanges
     found: list[Row] = []
     said: list[str] = []
+    where: set[str] = set()  # other machines, where --lines came from them
     for variant, (make, keep) in makers(args).items():
         variant += "" if args.wordings == "first" else f", {args.wordings} wordings"
         lines = hold(
             make, count, variant, keep, args.lines, partial(print, flush=True), args.part, SETS[args.wordings]
         )  # fmt: skip
+        if args.part[1] > 1:
+            continue  # a part may have no dialogue
+        where |= {line["device"] for line in lines if "device" in line}
         found += rows(lines, variant, keep)
         known = args.partner == "composer" and args.wordings != list(SETS)[-1]
         said.append(verdict(found, variant) + (_KNOWN if known else ""))
@@ -281,6 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             NOTICE,
             _NEW if args.wordings == list(SETS)[-1] else _READ,
             "Kinds of reply and changed facts are told by words and patterns, not by a reader.",
+            f"The replies were made on: {', '.join(sorted(where)) or 'not known'}.",
         ],
         verdict="; ".join(said),
         **environment(args.device),

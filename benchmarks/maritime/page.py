@@ -104,6 +104,15 @@ def throughput() -> str:
     return markdown(["dialogues a minute", *devices], rows) + "\n\n" + "\n\n".join(told)
 
 
+def first_run() -> str:
+    """How long the first run of the shipped adapter takes."""
+    path = RECORDS / "first-run.json"
+    if not path.is_file():
+        return "Not measured yet; `python -m benchmarks.maritime.first_run --help` says how."
+    record = validate_record(path)
+    return f"{record.device}: {' '.join(record.notes[1:])} {record.verdict}"
+
+
 def _rate(row: Row | None) -> str:
     if row is None:
         return ""
@@ -122,5 +131,6 @@ GENERATORS = {
     "maritime/alarms-third": partial(alarms, "third"),
     "maritime/live": live,
     "maritime/throughput": throughput,
+    "maritime/first-run": first_run,
     **slots.GENERATORS,
 }

@@ -238,6 +238,10 @@ def test_the_whole_command(
     assert "Not run yet: head alone.\n" in page.f1()
     assert "| vessel | after THIS IS | 2 |" in page.missed()
     assert made.verdict and "rules" in made.verdict
+    monkeypatch.setattr(collect, "labelled", sets.labelled)
+    capsys.readouterr()
+    assert main(["table", "--data", str(data), "--out", str(out), "--record", str(record)]) == 2
+    assert "has not read" in capsys.readouterr().err
     assert main(["run", "--data", str(data), "--out", str(out), "--arms", "no"]) == 2
     assert "no" in capsys.readouterr().err
     assert main(["run", "--data", str(tmp_path), "--out", str(out)]) == 2

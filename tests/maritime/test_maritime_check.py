@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from graftwork.errors import GraftError
 from graftwork_maritime import NOTICE
 from graftwork_maritime.app import main
-from graftwork_maritime.dialogues import MAX_LINE, MAX_TEXT, Dialogue, Turn, from_json, read
+from graftwork_maritime.dialogues import (
+    MAX_LINE,
+    MAX_TEXT,
+    Dialogue,
+    Turn,
+    from_json,
+    read,
+)
 from graftwork_maritime.stats import statistics
 
 TEXT = """\
@@ -129,7 +136,18 @@ BAD: dict[str, tuple[bytes, str]] = {
     "a long line": (b'{"turns": "' + b"x" * MAX_LINE, "line 1: longer than 1 MB"),
     "a long text": (b"Mayday.\n" * (MAX_TEXT // 8 + 1), "10.0 MB of plain text"),
     "many turns": (b"Mayday.\n" * 2000, "2000 turns"),
+    "a long turn": (b"Over.\n" + b"Mayday " * 3000, "turn 2 has 20,999 characters"),
+    "a long turn of a line": (
+        b'{"turns":[{"speaker":"ship","text":"' + b"x" * 20_001 + b'"}]}',
+        "line 1: turn 1 has 20,001 characters",
+    ),
 }
+
+
+@pytest.mark.parametrize("text", ["7" * 5000, "1 " * 5000])  # Python reads 4,300 by itself
+def test_a_turn_of_thousands_of_figures_is_judged(tmp_path: Path, text: str) -> None:
+    file = jsonl(tmp_path / "figures.jsonl", dialogue(1, text))
+    assert main(["check", str(file), "--filters", "paper,house,grammar"]) == 0
 
 
 def test_an_empty_turn_of_a_model_is_judged_and_not_refused(

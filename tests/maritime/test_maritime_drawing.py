@@ -10,10 +10,10 @@ import pytest
 from graftwork.errors import GraftError
 from graftwork_maritime import NOTICE
 from graftwork_maritime.app import main
-from graftwork_maritime.dialogues import read
+from graftwork_maritime.dialogues import Dialogue, Turn, read
 from graftwork_maritime.grammar import parse
 from graftwork_maritime.resumable import write
-from graftwork_maritime.scenario import Scenario
+from graftwork_maritime.scenario import Engine, Scenario, read_scenarios
 
 
 def run(*args: object) -> int:
@@ -127,6 +127,40 @@ def test_a_position_on_land_is_refused_with_its_line(tmp_path: Path, capsys) -> 
     assert run("compose", "--scenarios", file) == 2
     said = capsys.readouterr()
     assert "line 2: position 48, 10 is on land; give one at sea" in said.err and not said.out
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "reason"),
+    [
+        ("vessel", "mmsi", "12345", "MMSI '12345' has not nine digits"),
+        ("vessel", "mmsi", "992345678", r"belongs to no ship \(aid to navigation\)"),
+        ("vessel", "call_sign", "GABC", "call sign GABC is not of exercises"),
+        (None, "exercise", False, "no country has the MID 2"),
+        ("vessel", "mmsi", 123456789, "a value is of the wrong form"),
+        ("position", "lat", "50 north", "a value is of the wrong form"),
+    ],
+)
+def test_numbers_that_are_no_ships_are_refused_with_their_line(
+    tmp_path: Path, part: str | None, key: str, value: object, reason: str
+) -> None:
+    good, bad = (s.as_dict() for s in Engine("distress", exercise=True).scenarios(0, 2))
+    (bad if part is None else bad[part])[key] = value
+    file = tmp_path / "s.jsonl"
+    file.write_text(f"{json.dumps(good)}\n{json.dumps(bad)}\n")
+    with pytest.raises(GraftError, match=rf"s\.jsonl line 2: .*{reason}"):
+        read_scenarios(file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_scenarios_are_read_alone_or_out_of_dialogues(tmp_path: Path, encoding: str) -> None:
+    one, two = Engine("distress", exercise=True).scenarios(0, 2)
+    raw = one.as_dict() | {"place": {**(one.as_dict()["place"] or {}), "name": "Tórshavn"}}
+    dialogue = Dialogue((Turn("ship", "x"),), scenario=two.as_dict())
+    file = tmp_path / "s.jsonl"
+    text = f"{json.dumps(raw, ensure_ascii=False)}\n{json.dumps(dialogue.to_json())}\n"
+    file.write_bytes(text.encode(encoding))
+    found = read_scenarios(file)
+    assert [s.id for s in found] == [one.id, two.id] and found[0].place.name == "Tórshavn"
 
 
 def test_a_file_of_other_settings_is_left_alone(tmp_path: Path, capsys) -> None:

@@ -19,7 +19,7 @@ from graftwork_maritime import NOTICE
 from graftwork_maritime.dialogues import Dialogue, Turn, from_json
 from graftwork_maritime.grammar import compose, parse
 from graftwork_maritime.model import data as data_room
-from graftwork_maritime.model.data import ComposedData, FolderData, scenarios_in, split_seed
+from graftwork_maritime.model.data import ComposedData, FolderData, split_seed
 from graftwork_maritime.model.generate import Origin, generate
 from graftwork_maritime.model.module import Writer
 from graftwork_maritime.model.prompts import NOTHING, answer, prompt, written
@@ -199,20 +199,3 @@ def test_a_file_of_other_settings_is_left_alone(tmp_path: Path, scenarios: list[
     with pytest.raises(GraftError, match="cannot be written"):
         generate(model, words, scenarios[:1], tmp_path / "none" / "e.jsonl", ORIGIN)
     assert before.count(b"\n") == 1
-
-
-def test_scenarios_are_read_alone_or_out_of_dialogues(
-    tmp_path: Path, scenarios: list[Scenario]
-) -> None:
-    file = tmp_path / "s.jsonl"
-    dialogue = Dialogue((Turn("ship", "x"),), scenario=scenarios[1].as_dict())
-    file.write_text(scenarios[0].to_json() + "\n" + json.dumps(dialogue.to_json()) + "\n")
-    assert [s.id for s in scenarios_in(file)] == [s.id for s in scenarios[:2]]
-    for text, reason in (
-        ("", "holds no scenario"),
-        ("[1]", "line 1: no scenario"),
-        ("{", "line 1"),
-    ):
-        file.write_text(text)
-        with pytest.raises(GraftError, match=reason):
-            scenarios_in(file)

@@ -66,6 +66,12 @@ def test_a_person_plays_the_coast_station(tab: Any, page: Page) -> None:
         scenario.vessel.mmsi or "–"
     )
     assert state(tab, "acknowledged") == "no" and tab.is_visible("#none")
+    lat, lon = (round(abs(v) * 6000) for v in (scenario.position.lat, scenario.position.lon))
+    sides = "S" if scenario.position.lat < 0 else "N", "W" if scenario.position.lon < 0 else "E"
+    assert state(tab, "position") == (
+        f"{lat // 6000:02}° {lat % 6000 / 100:05.2f}′ {sides[0]}, "
+        f"{lon // 6000:03}° {lon % 6000 / 100:05.2f}′ {sides[1]}"
+    )
     say(
         tab,
         f"Mayday. {scenario.vessel.name}, this is {scenario.station.name}. Received Mayday. How many persons? Over.",
@@ -94,6 +100,8 @@ def test_silence_is_shown_and_orders_are_at_hand(tab: Any) -> None:
 
 
 def test_another_scenario_and_another_speaker(tab: Any) -> None:
+    offered = tab.locator("#index option").all_inner_texts()
+    assert len(set(offered)) == len(offered) > 20
     tab.select_option("#index", label="urgency: engine")
     tab.fill("#seed", "4")
     tab.click("text=New exchange")

@@ -16,6 +16,7 @@ from graftwork_maritime.live import Composer, Scene, Session, truth
 from graftwork_maritime.live.replies import KINDS as REPLIES
 from graftwork_maritime.scenario import Scenario
 from graftwork_runs import validate_record
+from graftwork_runs.surroundings import device_name
 from tests.maritime.live_kit import Says, one
 
 
@@ -125,6 +126,7 @@ def test_the_command_is_rehearsed(
         live.main(["--partner", partner, "--tiny", "--out", str(out), "--lines", str(lines)]) == 0
     )
     record = validate_record(out)
+    assert record.notes[-1] == f"The replies were made on: {device_name('cpu')}."
     variants = {r.variant for r in record.rows}
     assert (
         len(variants) == (1 if partner == "composer" else 2)

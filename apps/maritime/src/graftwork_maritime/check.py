@@ -12,7 +12,7 @@ from graftwork.errors import GraftError
 
 from . import NOTICE
 from .arguments import Parser, names
-from .dialogues import read
+from .dialogues import MAX_TURN, read
 
 if TYPE_CHECKING:
     from graftwork.lightning.app import App
@@ -38,6 +38,7 @@ def main(app: App, args: Sequence[str]) -> int:
     parser.add_argument("--strict", action="store_true", help="exit code 1 when one is refused")
     parser.add_argument("--list", action="store_true", help="say which filters there are, and end")
     given = parser.parse_args(list(args))
+    sys.set_int_max_str_digits(MAX_TURN)  # a turn of figures alone is a number, too
     if given.list:
         print(_listed())
         return 0

@@ -18,6 +18,7 @@ SPEAKERS = ("ship", "coast", "other")
 MAX_TEXT = 10_000_000  # bytes of a plain text, which is one dialogue
 MAX_LINE = 1_000_000  # bytes of a JSONL line
 MAX_TURNS = 1_000
+MAX_TURN = 20_000  # characters of a turn, of which judging takes seconds
 _LABEL = re.compile(r"\s*(SHIP|COAST|OTHER)(?:\s*\(([^)]*)\))?\s*:\s*", re.IGNORECASE)
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -163,7 +164,7 @@ def read(file: str | Path, encoding: str | None = None) -> Iterator[Dialogue]:
         )
     text = "\n".join(line for _, line in _decoded(file, encoding, limit=MAX_TEXT))
     try:
-        yield from_text(text, id=file.stem, line=1)
+        yield _short(from_text(text, id=file.stem, line=1))
     except GraftError as error:
         raise GraftError(f"{file}: {error}") from None
 
@@ -173,7 +174,7 @@ def _lines(file: Path, encoding: str) -> Iterator[Dialogue]:
         if not line.strip():
             continue
         try:
-            found = from_json(json.loads(line))
+            found = _short(from_json(json.loads(line)))
         except json.JSONDecodeError as error:
             raise GraftError(
                 f"{file}: line {n}: not JSON ({error.msg} at character {error.pos + 1}); "
@@ -191,6 +192,15 @@ def _lines(file: Path, encoding: str) -> Iterator[Dialogue]:
             found.provenance,
             n,
         )
+
+
+def _short(one: Dialogue) -> Dialogue:
+    for n, turn in enumerate(one.turns, 1):
+        if len(turn.text) > MAX_TURN:
+            raise GraftError(
+                f"turn {n} has {len(turn.text):,d} characters, and a turn has at most {MAX_TURN:,d}; part it into turns"
+            )
+    return one
 
 
 def _encoding(file: Path) -> str:

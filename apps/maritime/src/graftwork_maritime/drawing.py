@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftwork.errors import GraftError
@@ -53,6 +52,8 @@ def compose(app: App, args: Sequence[str]) -> int:
     given = parser.parse_args(list(args))
     variants = _positive(given.variants, "variants")
     if given.scenarios:
+        from .scenario import read_scenarios
+
         known = read_scenarios(given.scenarios)
         count = len(known)
 
@@ -100,35 +101,6 @@ def line(scenario: Scenario, variant: int, form: str, preset: str | None = None)
         provenance,
     )
     return json.dumps(dialogue.to_json(), ensure_ascii=False)
-
-
-def read_scenarios(file: str | Path) -> list[Scenario]:
-    """The scenarios of a JSONL file. Raises GraftError with the line and the remedy."""
-    from .scenario import given
-    from .scenario.register import decode
-
-    path = Path(file)
-    try:
-        text = decode(path.read_bytes(), str(path))
-    except OSError as error:
-        raise GraftError(f"{path}: {error.strerror}; check --scenarios") from None
-    found = []
-    for number, raw in enumerate(text.split("\n"), 1):
-        if not raw.strip():
-            continue
-        try:
-            found.append(given(json.loads(raw)))
-        except (json.JSONDecodeError, RecursionError):
-            raise GraftError(
-                f"{path} line {number}: not JSON; write one whole object a line"
-            ) from None
-        except GraftError as error:
-            raise GraftError(f"{path} line {number}: {error}") from None
-    if not found:
-        raise GraftError(
-            f"{path} holds no scenario; write some with `maritime scenario --out {path}`"
-        )
-    return found
 
 
 def _parser(verb: str, summary: str) -> Parser:

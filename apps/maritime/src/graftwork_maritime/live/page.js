@@ -15,9 +15,17 @@ function part(tag, text, className) {
   return made;
 }
 
+// As on a chart: 48.2105 is 48° 12.63′ N.
+function axis(degrees, width, sides) {
+  const hundredths = Math.round(Math.abs(degrees) * 6000);
+  const whole = String(Math.floor(hundredths / 6000)).padStart(width, "0");
+  const minutes = ((hundredths % 6000) / 100).toFixed(2).padStart(5, "0");
+  return `${whole}° ${minutes}′ ${sides[degrees < 0 ? 1 : 0]}`;
+}
+
 function shown(key, value) {
   if (value === null || value === undefined || value.length === 0) return "–";
-  if (key === "position") return value.map((degrees) => degrees.toFixed(4) + "°").join(", ");
+  if (key === "position") return axis(value[0], 2, "NS") + ", " + axis(value[1], 3, "EW");
   if (typeof value === "boolean") return value ? "yes" : "no";
   return Array.isArray(value) ? value.join(", ") : String(value);
 }

@@ -44,11 +44,11 @@ class LivePages:
 
     def front(self, token: str) -> str:
         """Choice of a scenario, the exchange, and what is understood."""
-        draws = list(enumerate(self.desk.engine.preset.draws))
+        draws = self.desk.engine.preset.draws  # what comes oftener stands there oftener
         options = "".join(
-            f'<option value="{n}">{escape(kind)}: {escape(category.replace("_", " "))}</option>'
-            for n, (kind, category) in draws
-            if kind in SHIP_FIRST
+            f'<option value="{draws.index(draw)}">{escape(draw[0])}: {escape(draw[1].replace("_", " "))}</option>'
+            for draw in dict.fromkeys(draws)
+            if draw[0] in SHIP_FIRST
         )
         phrases = "".join(
             f'<button type="button" class="plain" data-text="{escape(text)}">{escape(name)}</button>'

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from graftwork.lightning.data import ResumableLoader
 from graftwork_llm.batches import Example, collate, encode
 
 from ..dialogues import Dialogue, read
-from ..scenario import PRESETS, Engine, Scenario, given
+from ..scenario import PRESETS, Engine, Scenario
 from .prompts import SYSTEM, answer, prompt
 
 SPLITS = ("train", "val", "test")
@@ -278,28 +276,3 @@ class FolderData(DialogueData):
         """The folder's name and files."""
         files = [s for s in SPLITS if self._file(s).is_file()]
         return {"data": self.path.name, "files": files, "form": self.form}
-
-
-def scenarios_in(file: Path) -> Sequence[Scenario]:
-    """The scenarios of a JSONL file, one a line, or those of its dialogues.
-
-    Raises GraftError with the line and what is wrong.
-    """
-    found: list[Scenario] = []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise GraftError(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise GraftError(f"{file}: not UTF-8 text") from None
-    for n, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            raw = json.loads(line)
-            found.append(given(raw.get("scenario", raw)))
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise GraftError(f"{file}: line {n}: no scenario: {error}") from None
-    if not found:
-        raise GraftError(f"{file}: holds no scenario")
-    return found

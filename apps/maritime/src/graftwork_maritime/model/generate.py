@@ -103,6 +103,8 @@ def generate(
     todo = [s for s in scenarios if s.id not in done]
     if done:
         say(f"{file}: {len(ids) - len(todo)} of {len(ids)} dialogues are there already")
+    if todo:
+        say(f"{len(todo)} dialogues to write, {min(batch, len(todo))} at once")
     model.eval()
     asked = ask or partial(prompt, form=origin.form)
     pieces = Pieces(tokenizer) if origin.constrained else None

@@ -14,8 +14,8 @@ from graftwork_runs import Record, Report, Row, environment
 from graftwork_runs.files import write_atomic
 
 from .. import NOTICE
-from ..scenario import PRESETS, Engine, Scenario
-from .data import DialogueData, scenarios_in
+from ..scenario import PRESETS, Engine, Scenario, read_scenarios
+from .data import DialogueData
 from .module import Writer
 
 
@@ -29,7 +29,7 @@ def drawn(file: str | None, count: int, preset: str, form: str, seed: int) -> Se
     if form not in FORMS:
         raise GraftError(f"form {form!r}; choose one of {', '.join(FORMS)}")
     if file is not None:
-        return scenarios_in(Path(file))
+        return read_scenarios(file)
     if count < 1:
         raise GraftError(f"count must be at least 1, not {count}")
     if preset not in PRESETS:

@@ -10,9 +10,8 @@ from pathlib import Path
 from graftwork.errors import GraftError
 
 from ..dialogues import Dialogue
-from ..scenario import PRESETS, Engine, Scenario
+from ..scenario import PRESETS, Engine, Scenario, read_scenarios
 from .bootstrap import Pair, seeds_of
-from .data import scenarios_in
 
 SEEDS = 10  # of a category, as in the paper
 OFFSET = 1_000_000  # of the engine's seeds: other scenarios than those of training and generation
@@ -52,7 +51,7 @@ def scenario_source(
             raise GraftError(f"preset {preset!r}; choose one of {', '.join(PRESETS)}")
         engine = Engine(preset=preset, exercise=True)
         return cache(lambda n: engine.scenario(OFFSET + seed, n)), preset
-    known = scenarios_in(Path(file))
+    known = read_scenarios(file)
     lines: dict[str, int] = {}
     for n, one in enumerate(known, 1):
         if one.id in lines:

@@ -7,9 +7,18 @@ scenario.to_json()                              # one line of JSONL
 
 from .context import paper_context
 from .engine import Engine
-from .given import given
+from .given import given, read_scenarios
 from .model import Scenario
 from .presets import PRESETS, Preset
 from .register import read_register
 
-__all__ = ["PRESETS", "Engine", "Preset", "Scenario", "given", "paper_context", "read_register"]
+__all__ = [
+    "PRESETS",
+    "Engine",
+    "Preset",
+    "Scenario",
+    "given",
+    "paper_context",
+    "read_register",
+    "read_scenarios",
+]

@@ -82,9 +82,7 @@ def check_ship(mmsi: str | None, call_sign: str | None, exercise: bool) -> None:
         return
     kind = mmsi_class(mmsi)
     if kind != "ship":
-        raise GraftError(
-            f"MMSI {mmsi} is that of a {kind}, not of a ship; ships' begin with 2 to 7"
-        )
+        raise GraftError(f"MMSI {mmsi} belongs to no ship ({kind}); ships' begin with 2 to 7")
     mid = mmsi[:3]
     if mid in EXERCISE_MIDS:
         if not exercise:

@@ -179,6 +179,5 @@ def _build(kind: type, values: Any, prefix: str) -> Any:
     try:
         return kind(**values)
     except TypeError as error:
-        raise GraftError(
-            f"{prefix[:-1] or 'a scenario'}: {str(error).partition('__init__() ')[2] or error}"
-        ) from None
+        said = str(error).partition("__init__() ")[2] or f"a value is of the wrong form ({error})"
+        raise GraftError(f"{prefix[:-1] or 'a scenario'}: {said}") from None

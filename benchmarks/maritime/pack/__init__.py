@@ -1,0 +1,1 @@
+"""All that wants a trained model, as one list of jobs for one card."""
