@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,33 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+class FakeNumbers:
+    """See `graftwork.recording.take.Numbers`."""
+
+    def __init__(self) -> None:
+        self._own = torch.Generator()
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        before = torch.get_rng_state()
+        torch.set_rng_state(self._own.get_state())
+        try:
+            yield
+        finally:
+            self._own.set_state(torch.get_rng_state())
+            torch.set_rng_state(before)
+
+    def get(self) -> Tensor:
+        return self._own.get_state()
+
+    def put(self, state: Tensor) -> None:
+        self._own.set_state(state)
+
+
 class Again:
-    """See `graftwork.recording.tape.Graphs`."""
+    """See `graftwork.recording.take.Graphs`."""
+
+    bytes = 0
 
     def __init__(
         self,
@@ -55,7 +80,7 @@ class _NoWait(TorchDispatchMode):
 
 
 class Fake:
-    """See `graftwork.recording.tape.Machine`; the device is the host."""
+    """See `graftwork.recording.take.Machine`; the device is the host."""
 
     captures = 0
 
@@ -69,12 +94,18 @@ class Fake:
         self,
         forward: Callable[[], list[Tensor]],
         backward: Callable[[list[Tensor]], list[Tensor | None]],
+        numbers: Sequence[FakeNumbers] = (),
     ) -> Again:
         self.captures += 1
-        state = torch.get_rng_state()
+        state, theirs = torch.get_rng_state(), [n.get() for n in numbers]
         made = Again(forward, backward)
         torch.set_rng_state(state)  # a capture runs nothing
+        for n, there in zip(numbers, theirs, strict=True):
+            n.put(there)
         return made
+
+    def numbers(self) -> FakeNumbers:
+        return FakeNumbers()
 
     def random(self) -> Any:
         return torch.get_rng_state()

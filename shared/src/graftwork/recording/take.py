@@ -1,0 +1,275 @@
+"""One pass as it is recorded: rehearsed, captured, and compared with the rehearsal.
+
+A rehearsal runs the pass as it is, on copies of the input, under parameters that are other objects in the same memory:
+an accumulation node that autograd made for a parameter elsewhere belongs to that place's stream, and a recording must
+not wait for it. Generators and buffers are put back after each rehearsal, so that nothing of it is left. Code that asks
+whether a stream is being captured is told so in rehearsals, too, and does what it will do in the recording.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from graftwork.fast import twins
+from graftwork.recording.around import (
+    RECOMPUTED,
+    Unfit,
+    as_if_captured,
+    recomputes,
+    saved_plainly,
+)
+from graftwork.recording.standing import Standing
+from graftwork.states import MethodState
+
+#: passes before a recording: families of layers are known after two
+REHEARSALS = 3
+#: the largest difference of a replay from its rehearsal, over the size of the tensor (half precision; wider), and how
+#: many times the difference of two rehearsals, whose kernels may add in no fixed order; that up to a tenth of the size
+NEAR, TIMES, MOST = (3e-2, 2e-3), 4.0, 0.1
+#: a gradient this much smaller than the largest one is noise, like a bias's in front of a normalisation
+NOISE = 1e-3
+ELSEWHERE = "a trained tensor is read from elsewhere than its module"
+
+
+class Graphs(Protocol):
+    """A captured pass: what it fills, and how.
+
+    Attributes:
+        bytes: of memory that the capture reserved for its passes.
+    """
+
+    outs: list[Tensor]
+    grads: list[Tensor | None]
+    bytes: int
+
+    def forward(self) -> None:
+        """Fill `outs` from the static inputs."""
+
+    def backward(self) -> None:
+        """Fill `grads` from the static gradients of `outs`."""
+
+
+class Numbers(Protocol):
+    """A generator of its own, which can stand in for torch's in a pass and in that pass's replays."""
+
+    def on(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the block what draws from the device's generator draws from this one."""
+
+    def get(self) -> Tensor:
+        """Where it stands, as `torch.Generator.get_state` says it."""
+
+    def put(self, state: Tensor) -> None:
+        """Go on from there."""
+
+
+class Machine(Protocol):
+    """What records and replays."""
+
+    def beside(self) -> contextlib.AbstractContextManager[Any]:
+        """Where rehearsals run."""
+
+    def capture(
+        self,
+        forward: Callable[[], list[Tensor]],
+        backward: Callable[[list[Tensor]], list[Tensor | None]],
+        numbers: Sequence[Any] = (),
+    ) -> Graphs:
+        """Record both, which nobody but the graphs calls any more; `numbers` are those that `forward` draws from."""
+
+    def numbers(self) -> Numbers:
+        """A generator on the device."""
+
+    def strict(self) -> contextlib.AbstractContextManager[Any]:
+        """Where whatever cannot be recorded raises."""
+
+    def random(self) -> Any:
+        """The state of all generators."""
+
+    def again(self, state: Any) -> None:
+        """Put that state back."""
+
+    def host_drew(self, state: Any) -> bool:
+        """Whether the host's generators moved since: their numbers would be the same in each replay."""
+
+
+class Take:
+    """A recorded pass; subclasses say in `_run` and `_back` what the pass is.
+
+    Args:
+        standing: the model as it stands.
+        trained: tensors of it whose gradients the pass gives, each once.
+    """
+
+    def __init__(self, standing: Standing, trained: Iterable[Tensor]) -> None:
+        self.standing = standing
+        self.trained = list(trained)
+        self._aliases = {
+            id(t): nn.Parameter(t.detach())
+            if isinstance(t, nn.Parameter)
+            else t.detach().requires_grad_()
+            for t in self.trained
+        }
+        self.seeds: list[Tensor] = []
+        self._graphs: Graphs
+
+    def _run(self) -> list[Tensor]:
+        """The forward pass on the static inputs."""
+        raise NotImplementedError
+
+    def _back(self, outs: list[Tensor], rehearsed: bool = False) -> list[Tensor | None]:
+        """The backward pass from `seeds`: the gradients of what is wanted.
+
+        Args:
+            outs: of `_run`.
+            rehearsed: look for trained tensors that the pass reads under their own name, too.
+
+        Raises:
+            Unfit: there are such tensors.
+        """
+        raise NotImplementedError
+
+    def _rewind(self) -> None:
+        """Put back what a rehearsal or a replay moves beside generators and buffers."""
+
+    def _drawn(self) -> Sequence[Numbers]:
+        """The generators of its own that the rehearsed pass drew from."""
+        return ()
+
+    def _record(self, model: nn.Module, machine: Machine) -> None:
+        """Rehearse, capture, compare.
+
+        Raises:
+            Unfit: the pass cannot be recorded.
+        """
+        before = machine.random()
+        buffers = [(b, b.clone()) for b in model.buffers() if not b.is_inference()]
+
+        def put_back() -> None:
+            machine.again(before)
+            self._rewind()
+            with torch.no_grad():
+                for b, value in buffers:  # a batch norm's change without a trace in their versions
+                    b.copy_(value)
+
+        try:
+            with machine.beside():
+                last, other = self._rehearse(put_back, machine, before)
+            drawn = self._drawn()
+            self._pools(model)
+            self._graphs = machine.capture(self._run, self._back, drawn)
+            self._forms = _forms(model)  # the graphs write into copies that these hold
+        finally:
+            put_back()
+        if not self.standing.holds():
+            raise Unfit("the forward pass exchanges a module, a buffer or a graft of its own model")
+        self._compare(last, other)
+        put_back()
+
+    def _rehearse(
+        self, put_back: Callable[[], None], machine: Machine, before: Any
+    ) -> list[list[Tensor | None]]:
+        """Outputs and gradients of the last two rehearsals, the last one first."""
+        found: list[list[Tensor | None]] = []
+        for turn in range(REHEARSALS):
+            put_back()
+            strict = machine.strict() if turn == REHEARSALS - 1 else contextlib.nullcontext()
+            with as_if_captured(), strict:
+                with saved_plainly():
+                    outs = self._run()
+                if any(t.grad_fn is not None and recomputes(t.grad_fn) for t in outs):
+                    raise Unfit(RECOMPUTED)
+                grads = self._back(outs, rehearsed=True)
+            if machine.host_drew(before):
+                raise Unfit(
+                    "the forward pass draws random numbers on the host, which each replay would repeat"
+                )
+            found = [[*(t.detach() for t in outs), *grads], *found[:1]]
+        return found
+
+    def _pools(self, model: nn.Module) -> None:
+        """Have the copies of all factors made inside the recording, by its first layer."""
+        for fast in _fasts(model):
+            fast.pool.due = True
+            if fast._kept is not None:
+                fast._kept.form.twin.fresh = False
+
+    @contextlib.contextmanager
+    def _renamed(self) -> Iterator[None]:
+        """The trained parameters as other objects in the same memory."""
+        places = [p for p in self.standing.trained if id(p[2]) in self._aliases]
+        for there, name, t in places:
+            there[name] = self._aliases[id(t)]
+        twins.tape.on = True
+        try:
+            yield
+        finally:
+            twins.tape.on = False
+            for there, name, t in places:
+                there[name] = t
+
+    def _compare(self, last: list[Tensor | None], other: list[Tensor | None]) -> None:
+        """The first replay gives what the last rehearsal gave.
+
+        Raises:
+            Unfit: it does not: the pass depends on something that a recording does not see.
+        """
+        self._graphs.forward()
+        self._graphs.backward()
+        replayed = [*self._graphs.outs, *self._graphs.grads]
+        if [t is None for t in replayed] != [t is None for t in last]:
+            raise Unfit("another tensor has a gradient in each pass")
+        found = [
+            (a, b, b if c is None else c)
+            for a, b, c in zip(replayed, last, other, strict=True)
+            if a is not None and b is not None and b.numel()
+        ]
+        largest = max((_norm(b) for _, b, _ in found), default=0.0)
+        for one, two, three in found:
+            if not two.is_floating_point():
+                same = torch.equal(one, two)
+            else:
+                size = max(_norm(two), NOISE * largest)
+                near = NEAR[0] if two.dtype.itemsize < 4 else NEAR[1]
+                gap, usual = _norm(one.float() - two.float()), _norm(three.float() - two.float())
+                allowed = near * size + min(TIMES * usual, MOST * size)
+                same = gap <= allowed or not math.isfinite(size)
+            if not same:
+                raise Unfit("a replay gives other values than the pass it was recorded from")
+
+
+def copies(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Copies of tensors, those of one dtype in one operation."""
+    out: list[Tensor | None] = [None] * len(grads)
+    there: dict[torch.dtype, list[int]] = {}
+    for i, g in enumerate(grads):
+        if g is not None:
+            there.setdefault(g.dtype, []).append(i)
+    for places in there.values():
+        parts = [grads[i] for i in places]
+        fresh = [torch.empty_like(g) for g in parts]  # type: ignore[arg-type]
+        torch._foreach_copy_(fresh, parts)  # type: ignore[arg-type]
+        for i, g in zip(places, fresh, strict=True):
+            out[i] = g
+    return out
+
+
+def _norm(t: Tensor) -> float:
+    return float(torch.linalg.vector_norm(t.detach().float())) if t.is_floating_point() else 0.0
+
+
+def _fasts(model: nn.Module) -> Iterator[Any]:
+    from graftwork.fast.sites import Fast
+
+    for m in model.modules():
+        if isinstance(m, MethodState) and isinstance(m.fast, Fast):
+            yield m.fast
+
+
+def _forms(model: nn.Module) -> list[Any]:
+    return [(fast._kept, fast.pool) for fast in _fasts(model) if fast._kept is not None]
