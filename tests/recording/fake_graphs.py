@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from graftwork.recording.around import as_if_captured
+
 
 class FakeNumbers:
     """See `graftwork.recording.take.Numbers`."""
@@ -44,8 +46,12 @@ class Again:
         forward: Callable[[], list[Tensor]],
         backward: Callable[[list[Tensor]], list[Tensor | None]],
     ) -> None:
-        self._forward, self._backward = forward, backward
-        made = forward()
+        def captured() -> list[Tensor]:
+            with as_if_captured():  # what a graph holds is what a capture saw
+                return forward()
+
+        self._forward, self._backward = captured, backward
+        made = captured()
         self.outs = [t.detach().clone() for t in made]
         self.grads = [None if g is None else g.clone() for g in backward(made)]
         self._made: list[Tensor] = []

@@ -24,6 +24,7 @@ from graftwork.recording.around import (
     recomputes,
     saved_plainly,
 )
+from graftwork.recording.positions import Positions
 from graftwork.recording.standing import Standing
 from graftwork.states import MethodState
 
@@ -99,11 +100,14 @@ class Machine(Protocol):
 
 
 class Take:
-    """A recorded pass; subclasses say in `_run` and `_back` what the pass is.
+    """A recorded pass; subclasses say in `_run` and `_back` what the pass is, and set `inputs` before they record.
 
     Args:
         standing: the model as it stands.
         trained: tensors of it whose gradients the pass gives, each once.
+
+    Attributes:
+        inputs: the static ones; seeds: the static gradients of the outputs.
     """
 
     def __init__(self, standing: Standing, trained: Iterable[Tensor]) -> None:
@@ -115,7 +119,9 @@ class Take:
             else t.detach().requires_grad_()
             for t in self.trained
         }
+        self.inputs: list[Tensor] = []
         self.seeds: list[Tensor] = []
+        self._positions = Positions()
         self._graphs: Graphs
 
     def _run(self) -> list[Tensor]:
@@ -162,7 +168,7 @@ class Take:
                 last, other = self._rehearse(put_back, machine, before)
             drawn = self._drawn()
             self._pools(model)
-            self._graphs = machine.capture(self._run, self._back, drawn)
+            self._graphs = machine.capture(self._known, self._back, drawn)
             self._forms = _forms(model)  # the graphs write into copies that these hold
         finally:
             put_back()
@@ -180,7 +186,8 @@ class Take:
             put_back()
             strict = machine.strict() if turn == REHEARSALS - 1 else contextlib.nullcontext()
             with as_if_captured(), strict:
-                with saved_plainly():
+                learns = self._positions.know() if turn else self._positions.learn(self.inputs)
+                with saved_plainly(), learns:
                     outs = self._run()
                 if any(t.grad_fn is not None and recomputes(t.grad_fn) for t in outs):
                     raise Unfit(RECOMPUTED)
@@ -191,6 +198,10 @@ class Take:
                 )
             found = [[*(t.detach() for t in outs), *grads], *found[:1]]
         return found
+
+    def _known(self) -> list[Tensor]:
+        with self._positions.know():
+            return self._run()
 
     def _pools(self, model: nn.Module) -> None:
         """Have the copies of all factors made inside the recording, by its first layer."""

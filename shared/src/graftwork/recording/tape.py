@@ -58,7 +58,7 @@ class Tape(Take):
         for i in self._where:
             leaves[i] = leaves[i].detach().clone().requires_grad_(leaves[i].requires_grad)
         self._leaves = leaves
-        self.inputs: list[Tensor] = [leaves[i] for i in self._where]
+        self.inputs = [leaves[i] for i in self._where]
         self._wanted = [t for t in self.inputs if t.requires_grad] + [*self._aliases.values()]
         self._forward = forward
         self._kind = self.inputs[0].device.type
