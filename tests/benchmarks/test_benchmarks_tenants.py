@@ -8,7 +8,9 @@ import pytest
 
 from benchmarks.tenants import inference, isolation, training
 from benchmarks.tenants.__main__ import command_of, judge, main, measured
+from graftwork.tenants import Recordings
 from graftwork_runs import Row, validate_record
+from tests.recording.fake_graphs import Fake
 
 TINY = ["--tiny", "--device", "cpu", "--dtype", "float32", "--rounds", "2", "--backend", "none"]
 
@@ -54,14 +56,38 @@ def test_every_part_runs_in_small_and_goes_on_with_what_is_missing(
     assert len(same) == len(kept)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_recorded_rows_are_chosen_replayed_and_refused_where_a_pass_ran_plainly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "engine.json"
+    chosen = ["--parts", "training", "--only", "*recorded", "--out", str(out)]
+    assert main([*TINY, *chosen]) == 0
+    rows = validate_record(out).rows
+    names = {training.RECORDED, *(n for n in training.EXTRA if n.endswith(training.REPLAYED))}
+    failed = [r for r in rows if r.variant in names]
+    assert {r.variant for r in failed} == names and not any(r.value for r in failed)
+    assert all("need a GPU" in (r.note or "") for r in failed)
+
+    monkeypatch.setattr(training, "recordings", lambda: Recordings(tell=print, machine=Fake))
+    assert main([*TINY, *chosen]) == 0
+    found = {(r.case, r.variant, r.metric): r.value for r in validate_record(out).rows}
+    case = "training: 8 tasks of 1 x 16"
+    assert all((found[case, name, "ratio to floor"] or 0) > 0 for name in names)
+    assert found[case, training.RECORDED, training.HELD] == 0
+    assert {n for _, n, _ in found} == {*names, "floor"}
+    with pytest.raises(SystemExit):
+        main([*TINY, "--parts", "training", "--only", "nothing"])
+
+
 def test_a_verdict_names_what_holds_and_what_was_not_measured() -> None:
     def row(value: float) -> Row:
         case = "training: 8 tasks of 1 x 512"
         return Row(case=case, variant=training.OURS, metric="ratio to floor", value=value)
 
     assert judge([]).startswith("not testable here")
-    assert judge([row(1.4)]).startswith("partly: 1 of 11 limits hold")
-    assert judge([row(1.6)]).startswith("not seen at this scale: 0 of 11")
+    assert judge([row(1.4)]).startswith("partly: 1 of 12 limits hold")
+    assert judge([row(1.6)]).startswith("not seen at this scale: 0 of 12")
 
 
 def test_the_command_in_a_record_names_no_file() -> None:

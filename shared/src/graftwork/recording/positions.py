@@ -71,7 +71,7 @@ class _Follows(TorchDispatchMode):
     """Sees which tensors are computed from some others; what shares memory with one of them counts, too."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._places = {_place(t) for t in inputs}
 
     def reaches(self, t: Any) -> bool:
