@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import dataclasses
 import fnmatch
 import functools
+import gc
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,6 +36,7 @@ COMPILED = "peft compiled, one after another"
 #: rows that are measured for one number of tasks alone
 EXTRA = (UNEQUAL, DROPOUT, MIXED, UNEQUAL + REPLAYED, DROPOUT + REPLAYED)
 HELD = "graphs' memory"
+RATIO = "ratio to floor"
 NOTES = [
     "floor: forward and backward pass of one frozen batch of all tasks' rows, to its input, without an optimizer.",
     "All other rows are whole steps of all tasks: passes, and a fused AdamW step of every task.",
@@ -218,12 +222,37 @@ def figures(base: Base, tasks: int, name: str, options: argparse.Namespace) -> l
 
     steps = {FLOOR: variants(base, "hidden", sizes)[FLOOR], name: kept}
     turns = Turns(options.device, options.rounds, 1, options.burst)
-    rows = measure(Case(case_of(tasks, options), steps, base), turns)
+    case = Case(case_of(tasks, options), steps, base)
+    rows: list[Row] = []
+    with contextlib.suppress(torch.OutOfMemoryError):  # graphs keep theirs in the floor's turn
+        rows = measure(case, turns)
+    if not rows:  # behind the block, where the error holds no steps any more
+        built.clear()
+        rows = _apart(case, turns)
     rows += _speeds(rows, tasks * options.tokens)
     recorded = getattr(built[0], "recordings", None) if built else None
     if recorded is not None and recorded.replayed:
         gib = round(recorded.bytes / 2**30, 3)
         rows.append(Row(case=rows[0].case, variant=name, metric=HELD, value=gib, unit="GiB"))
+    return rows
+
+
+def _apart(case: Case, turns: Turns) -> list[Row]:
+    """Variants one behind another where they do not fit side by side; the ratio is that of the medians."""
+    rows: list[Row] = []
+    for name in (FLOOR, *(n for n in case.variants if n != FLOOR)):
+        gc.collect()
+        if turns.device == "cuda":
+            torch.cuda.empty_cache()
+        alone = dataclasses.replace(case, variants={name: case.variants[name]})
+        rows += measure(alone, turns)
+    steps = {r.variant: r.value for r in rows if r.metric == "step"}
+    floor = steps.pop(FLOOR)
+    note = "not in turns: both do not fit the card side by side"
+    for name, step in steps.items():
+        if step and floor:
+            ratio = float(f"{step / floor:.5g}")
+            rows.append(Row(case=case.name, variant=name, metric=RATIO, value=ratio, note=note))
     return rows
 
 

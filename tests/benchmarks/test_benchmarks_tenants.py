@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks.speed.llama import decoder
+from benchmarks.speed.measure import Case, Turns
 from benchmarks.tenants import inference, isolation, training
-from benchmarks.tenants.__main__ import command_of, judge, main, measured
+from benchmarks.tenants.__main__ import command_of, judge, main, measured, parsed
 from graftwork.tenants import Recordings
 from graftwork_runs import Row, validate_record
 from tests.recording.fake_graphs import Fake
@@ -78,6 +82,29 @@ def test_recorded_rows_are_chosen_replayed_and_refused_where_a_pass_ran_plainly(
     assert {n for _, n, _ in found} == {*names, "floor"}
     with pytest.raises(SystemExit):
         main([*TINY, "--parts", "training", "--only", "nothing"])
+
+
+def test_what_does_not_fit_beside_the_floor_is_measured_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, cases = training.measure, []
+
+    def small(case: Case, turns: Turns) -> list[Row]:
+        cases.append([*case.variants])
+        if len(case.variants) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(case, turns)
+
+    monkeypatch.setattr(training, "measure", small)
+    options = parsed([*TINY, "--parts", "training"])
+    base = functools.cache(lambda: decoder(options, torch.float32))
+    rows = training.figures(base, 2, training.OURS, options)
+    assert cases == [["floor", training.OURS], ["floor"], [training.OURS]]
+    figures = {(r.variant, r.metric): r for r in rows}
+    ratio = figures[training.OURS, "ratio to floor"]
+    step, floor = figures[training.OURS, "step"].value, figures["floor", "step"].value
+    assert step and floor and ratio.value == pytest.approx(step / floor, rel=1e-4)
+    assert "not in turns" in (ratio.note or "")
 
 
 def test_a_verdict_names_what_holds_and_what_was_not_measured() -> None:

@@ -228,13 +228,13 @@ def test_a_language_model_in_half_precision() -> None:
 
     plain, again, recorded = run(False), run(False), run(Recordings(tell=fail))
     assert recorded.recordings is not None and recorded.recordings.replayed == 7
-    for name, t in plain.tenants.items():
-        mine, usual = (
-            max(
-                float((a - b).detach().norm() / a.detach().norm().clamp_min(1e-12))
-                for a, b in zip(t.parameters, other.tenants[name].parameters, strict=True)
-            )
-            for other in (recorded, again)
+    mine, usual = (
+        max(
+            float((a - b).detach().norm() / a.detach().norm().clamp_min(1e-12))
+            for name, t in plain.tenants.items()
+            for a, b in zip(t.parameters, other.tenants[name].parameters, strict=True)
         )
-        print(f"  {name}: apart by {mine:.1e}, two plain runs by {usual:.1e}")
-        assert mine <= max(4 * usual, 1e-6), name
+        for other in (recorded, again)
+    )
+    print(f"  apart by {mine:.1e}, two plain runs by {usual:.1e}")
+    assert mine <= 4 * usual

@@ -92,7 +92,11 @@ class _Follows(TorchDispatchMode):
 
 
 def _place(t: Tensor) -> int:
-    place: int = t.untyped_storage()._cdata
+    """A tensor's memory; 0 where it has none of its own."""
+    try:
+        place: int = t.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse, and other wrappers
+        return 0
     return place
 
 
