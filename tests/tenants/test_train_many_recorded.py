@@ -47,7 +47,7 @@ def trained(run_dir: str, **top: Any) -> Any:
     return {n: bits(load_file(f)) for n, f in files.items()}
 
 
-@pytest.mark.parametrize("layout", ["padded", "chunked"])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_adapters_are_those_of_a_run_without_recordings(
     layout: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -278,9 +278,8 @@ def chunked(
         tasks: the sequences.
         chunk: C.
         limit: positions of the model: where the last line of a sequence would reach beyond, its free places repeat
-            the last position.
-        dtype: of a mask that keeps transformers from looking for new sequences among the positions, which waits for
-            the device: the model's.
+            the last position, and a mask tells transformers that no new sequence begins there.
+        dtype: of that mask: the model's.
 
     Raises:
         GraftError: a chunk below 1.
@@ -304,12 +303,11 @@ def chunked(
             first += count
         spans[t.name] = tuple(mine)
         sizes.append(first - begin)
-    causal = torch.ones(1, chunk, chunk, device=lines[0].device).bool()
-    inputs = {
-        "input_ids": torch.cat(lines),
-        "position_ids": torch.cat(positions),
-        "attention_mask": _mask(causal, dtype),
-    }
+    inputs = {"input_ids": torch.cat(lines), "position_ids": torch.cat(positions)}
+    if beyond:
+        inputs["attention_mask"] = _mask(
+            torch.ones(1, chunk, chunk, device=lines[0].device).bool(), dtype
+        )
     return Aligned(
         "chunked",
         inputs,
