@@ -9,7 +9,6 @@ whether a stream is being captured is told so in rehearsals, too, and does what 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -24,17 +23,15 @@ from graftwork.recording.around import (
     recomputes,
     saved_plainly,
 )
+from graftwork.recording.likeness import distances, gaps, told, unsteady
 from graftwork.recording.positions import Positions
 from graftwork.recording.standing import Standing
 from graftwork.states import MethodState
 
-#: passes before a recording: families of layers are known after two
-REHEARSALS = 3
-#: the largest difference of a replay from its rehearsal, over the size of the tensor (half precision; wider), and how
-#: many times the difference of two rehearsals, whose kernels may add in no fixed order; that up to a tenth of the size
-NEAR, TIMES, MOST = (3e-2, 2e-3), 4.0, 0.1
-#: a gradient this much smaller than the largest one is noise, like a bias's in front of a normalisation
-NOISE = 1e-3
+#: passes before a recording, at least three: families of layers are known after the first ones, the others are compared
+REHEARSALS, COMPARED = 4, 3
+#: of the random numbers that stand for the gradients of the outputs meanwhile; ones would cancel in a normalisation
+SEED = 0
 ELSEWHERE = "a trained tensor is read from elsewhere than its module"
 
 
@@ -165,7 +162,7 @@ class Take:
 
         try:
             with machine.beside():
-                last, other = self._rehearse(put_back, machine, before)
+                rehearsed = self._rehearse(put_back, machine, before)
             drawn = self._drawn()
             self._pools(model)
             self._graphs = machine.capture(self._known, self._back, drawn)
@@ -174,13 +171,13 @@ class Take:
             put_back()
         if not self.standing.holds():
             raise Unfit("the forward pass exchanges a module, a buffer or a graft of its own model")
-        self._compare(last, other)
+        self._compare(model, rehearsed, put_back)
         put_back()
 
     def _rehearse(
         self, put_back: Callable[[], None], machine: Machine, before: Any
     ) -> list[list[Tensor | None]]:
-        """Outputs and gradients of the last two rehearsals, the last one first."""
+        """Outputs and gradients of the last rehearsals, the very last one first."""
         found: list[list[Tensor | None]] = []
         for turn in range(REHEARSALS):
             put_back()
@@ -191,12 +188,14 @@ class Take:
                     outs = self._run()
                 if any(t.grad_fn is not None and recomputes(t.grad_fn) for t in outs):
                     raise Unfit(RECOMPUTED)
-                grads = self._back(outs, rehearsed=True)
+                # by this thread, as in the capture: a library's handle, and what it has planned, belong to a thread
+                with torch.autograd.set_multithreading_enabled(False):
+                    grads = self._back(outs, rehearsed=True)
             if machine.host_drew(before):
                 raise Unfit(
                     "the forward pass draws random numbers on the host, which each replay would repeat"
                 )
-            found = [[*(t.detach() for t in outs), *grads], *found[:1]]
+            found = [[*(t.detach() for t in outs), *grads], *found[: COMPARED - 1]]
         return found
 
     def _known(self) -> list[Tensor]:
@@ -224,34 +223,60 @@ class Take:
             for there, name, t in places:
                 there[name] = t
 
-    def _compare(self, last: list[Tensor | None], other: list[Tensor | None]) -> None:
-        """The first replay gives what the last rehearsal gave.
+    def _compare(
+        self, model: nn.Module, rehearsed: list[list[Tensor | None]], put_back: Callable[[], None]
+    ) -> None:
+        """The first replay gives what the rehearsals gave.
 
         Raises:
             Unfit: it does not: the pass depends on something that a recording does not see.
         """
+        outputs = len(self._graphs.outs)
+        replayed = self._replay()
+        found = gaps(self._names(model, outputs), replayed, rehearsed, self._half())
+        outputs = sum(t.numel() > 0 for t in self._graphs.outs)
+        unlike = unsteady(found, outputs)
+        if unlike is not None:
+            raise Unfit(unlike)
+        places = [i for i, g in enumerate(found) if not g.fits]
+        if places:
+            put_back()
+            apart = distances(replayed, self._replay())
+            raise Unfit(told([found[i] for i in places], len(found), [apart[i] for i in places]))
+
+    def _replay(self) -> list[Tensor | None]:
+        """Copies of what a replay gives."""
         self._graphs.forward()
         self._graphs.backward()
-        replayed = [*self._graphs.outs, *self._graphs.grads]
-        if [t is None for t in replayed] != [t is None for t in last]:
-            raise Unfit("another tensor has a gradient in each pass")
-        found = [
-            (a, b, b if c is None else c)
-            for a, b, c in zip(replayed, last, other, strict=True)
-            if a is not None and b is not None and b.numel()
+        there = [*self._graphs.outs, *self._graphs.grads]
+        return [None if t is None else t.detach().clone() for t in there]
+
+    def _names(self, model: nn.Module, outputs: int) -> list[str]:
+        """What the outputs and the gradients are called in a message."""
+        own = {id(t): name for name, t in (*model.named_buffers(), *model.named_parameters())}
+        inputs = len(self._graphs.grads) - len(self.trained)
+        return [
+            *(f"output {i}" for i in range(outputs)),
+            *(f"the gradient of input {i}" for i in range(inputs)),
+            *(f"the gradient of {own.get(id(t), '?')}" for t in self.trained),
         ]
-        largest = max((_norm(b) for _, b, _ in found), default=0.0)
-        for one, two, three in found:
-            if not two.is_floating_point():
-                same = torch.equal(one, two)
-            else:
-                size = max(_norm(two), NOISE * largest)
-                near = NEAR[0] if two.dtype.itemsize < 4 else NEAR[1]
-                gap, usual = _norm(one.float() - two.float()), _norm(three.float() - two.float())
-                allowed = near * size + min(TIMES * usual, MOST * size)
-                same = gap <= allowed or not math.isfinite(size)
-            if not same:
-                raise Unfit("a replay gives other values than the pass it was recorded from")
+
+    def _half(self) -> bool:
+        """Whether the pass computes in half precision."""
+        ends = (*self.inputs, *self._graphs.outs)
+        kind = self._graphs.outs[0].device.type
+        return torch.is_autocast_enabled(kind) or any(
+            t.is_floating_point() and t.dtype.itemsize < 4 for t in ends
+        )
+
+
+def seeds_like(outs: Iterable[Tensor]) -> list[Tensor]:
+    """Random gradients for outputs, the same each time, whatever torch's own generators are at."""
+    found = []
+    for t in outs:
+        generator = torch.Generator(t.device).manual_seed(SEED)
+        found.append(torch.empty_like(t, requires_grad=False).normal_(generator=generator))
+    return found
 
 
 def copies(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -268,10 +293,6 @@ def copies(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
         for i, g in zip(places, fresh, strict=True):
             out[i] = g
     return out
-
-
-def _norm(t: Tensor) -> float:
-    return float(torch.linalg.vector_norm(t.detach().float())) if t.is_floating_point() else 0.0
 
 
 def _fasts(model: nn.Module) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from graftwork.errors import GraftError
 from graftwork.recording.around import Unfit, uncached
 from graftwork.recording.standing import Standing
-from graftwork.recording.take import ELSEWHERE, Machine, Take, copies
+from graftwork.recording.take import ELSEWHERE, Machine, Take, copies, seeds_like
 
 #: what an output may hold beside tensors
 _PLAIN = (type(None), bool, int, float, str)
@@ -104,7 +104,7 @@ class Tape(Take):
     def _back(self, outs: list[Tensor], rehearsed: bool = False) -> list[Tensor | None]:
         asked = [outs[i] for i in self._asked]
         if not self.seeds:
-            self.seeds = [torch.ones_like(t) for t in asked]
+            self.seeds = seeds_like(asked)
         more = self.trained if rehearsed else []
         found = torch.autograd.grad(asked, [*self._wanted, *more], self.seeds, allow_unused=True)
         if any(g is not None for g in found[len(self._wanted) :]):

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from graftwork.recording.around import Unfit, described, reason_of, uncached
 from graftwork.recording.recorder import MOST_AGAIN, machine_for, modes
 from graftwork.recording.standing import Standing
-from graftwork.recording.take import ELSEWHERE, Machine, Numbers, Take, copies
+from graftwork.recording.take import ELSEWHERE, Machine, Numbers, Take, copies, seeds_like
 from graftwork.tenants.align import Aligned
 from graftwork.tenants.batches import Joined
 from graftwork.tenants.mix import KEPT, Mix
@@ -147,7 +147,7 @@ class RecordedPass(Take):
 
     def _back(self, outs: list[Tensor], rehearsed: bool = False) -> list[Tensor | None]:
         if not self.seeds:
-            self.seeds = [torch.ones_like(outs[0])]
+            self.seeds = seeds_like(outs)
         own = [self._aliases[id(p)] for p in self.trained]
         torch.autograd.backward(outs, self.seeds)
         found = [p.grad for p in own]
