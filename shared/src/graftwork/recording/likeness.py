@@ -1,9 +1,10 @@
 """Is a replay as near to the rehearsals of its pass as they are to one another?
 
-A kernel that adds in no fixed order (atomics in the backward pass of an attention) gives other last bits each time, and
-a tensor whose parts cancel may be little else. So the distance of two rehearsals is what a pass allows of itself, and a
-replay is allowed a small multiple of it, beside the rounding of the dtype in which the pass computes: in a capture a
-library may choose another kernel for the same product.
+A kernel that adds in no fixed order (atomics in the backward pass of cuDNN's attention) gives other last bits each
+time, and all that is computed from them differs, by a few per cent in half precision. Two rehearsals show how much, but
+of one tensor they are one sample, and may happen to agree. So what counts is the level of the whole pass: by how much
+of its size the tensor differs that differs most. A replay's tensors are allowed a small multiple of it. Where
+rehearsals are equal the level is 0, and a replay is allowed rounding alone.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from torch import Tensor
 
 from graftwork.recording.around import Unfit
 
-#: rounding, over the size of a tensor, where the pass computes in half precision, and where in wider dtypes
+#: rounding, over the size of a tensor, in half precision and in wider dtypes
 HALF, WIDE = 3e-2, 2e-3
-#: how many times the largest distance of two rehearsals a replay may be away from the nearest one
-TIMES = 4.0
-#: rehearsals that differ by more than this, of an output's size or of all gradients' together, show nothing
+#: how many times the level of two rehearsals a replay may be away from the nearest one
+TIMES = 3.0
+#: the most that this allows, of a tensor's size. Tensors whose own rehearsals differ by more are noise: they count by
+#: themselves, and if they make up so much of all gradients, or are outputs, rehearsals show nothing
 MOST = 0.1
 #: a gradient this much smaller than the largest tensor is noise, like a bias's in front of a normalisation
 NOISE = 1e-3
@@ -39,6 +41,7 @@ class Gap:
         size: its norm, or what counts as one for a tensor that is noise beside the largest.
         gap: norm of the difference from the nearest rehearsal; usual: largest such norm between two rehearsals.
         allowed: the largest gap; 0 where bits must be the same (whole numbers).
+        output: it is one, and no gradient.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Gap:
     gap: float
     usual: float
     allowed: float
+    output: bool
 
     @property
     def fits(self) -> bool:
@@ -63,15 +67,15 @@ class Gap:
 
 
 def gaps(
-    names: Sequence[str], replayed: Found, rehearsed: Sequence[Found], half: bool
+    names: Sequence[str], replayed: Found, rehearsed: Sequence[Found], outputs: int
 ) -> list[Gap]:
-    """Every tensor of a replay beside those of its rehearsals.
+    """Every tensor of a replay beside those of its rehearsals, but for empty ones.
 
     Args:
         names: of the tensors.
         replayed: the replay's tensors, `None` where there is no gradient.
         rehearsed: the same of each rehearsal, the last one first.
-        half: the pass computes in half precision, whatever dtype its gradients end in.
+        outputs: how many of them, at the front, are outputs; a forward pass may have another level than a backward one.
 
     Raises:
         Unfit: another tensor has a gradient.
@@ -79,12 +83,12 @@ def gaps(
     for other in rehearsed:
         if [t is None for t in other] != [t is None for t in replayed]:
             raise Unfit("another tensor has a gradient in each pass")
-    near = HALF if half else WIDE
     rows = [
         (name, a, own)
         for name, a, *own in zip(names, replayed, *rehearsed, strict=True)
         if a is not None and a.numel()
     ]
+    ends = sum(a is not None and a.numel() > 0 for a in replayed[:outputs])
     norms = _numbers([_norm(own[0]) for _, _, own in rows])
     differing = _numbers([(a != own[0]).sum() for _, a, own in rows])
     away = [_numbers([_norm(a, own[i]) for _, a, own in rows]) for i in range(len(rehearsed))]
@@ -93,30 +97,36 @@ def gaps(
         for i, j in itertools.combinations(range(len(rehearsed)), 2)
     ]
     largest = max((n for n in norms if math.isfinite(n)), default=0.0)
+    sizes = [max(n, NOISE * largest) for n in norms]  # of a NaN: NaN
+    usual = [max((d[i] for d in among), default=0.0) for i in range(len(rows))]
+    steady = [u / s if s and u <= MOST * s else 0.0 for u, s in zip(usual, sizes, strict=True)]
+    levels = [max(part, default=0.0) for part in (steady[:ends], steady[ends:])]
     out = []
     for i, (name, a, _) in enumerate(rows):
         gap = min((d[i] for d in away), key=lambda d: (math.isnan(d), d))
-        usual = max((d[i] for d in among), default=0.0)
-        size = max(norms[i], NOISE * largest)  # of a NaN: NaN
-        exact = not (a.is_floating_point() or a.is_complex())
-        allowed = 0.0 if exact else near * size + TIMES * usual
-        out.append(Gap(name, a.numel(), int(differing[i]), size, gap, usual, allowed))
+        allowed = 0.0
+        if a.is_floating_point() or a.is_complex():
+            near = HALF if a.dtype.itemsize < 4 else WIDE
+            common = min(TIMES * levels[i >= ends], MOST) * sizes[i]
+            own = TIMES * usual[i] if usual[i] > MOST * sizes[i] else 0.0
+            allowed = near * sizes[i] + max(common, own)
+        out.append(
+            Gap(name, a.numel(), int(differing[i]), sizes[i], gap, usual[i], allowed, i < ends)
+        )
     return out
 
 
-def unsteady(found: Sequence[Gap], outputs: int) -> str | None:
+def unsteady(found: Sequence[Gap]) -> str | None:
     """Why nothing can be said, since rehearsals differ too much among themselves; `None`: they do not.
 
     Args:
-        found: of `gaps`, the outputs first.
-        outputs: how many those are.
+        found: of `gaps`.
     """
-    for g in found[:outputs]:
-        if g.usual > MOST * g.size:
+    for g in found:
+        if g.output and g.usual > MOST * g.size:
             return f"two rehearsals of the pass differ by {g.usual / g.size:.1e} of the norm of {g.name}"
     usual, size = (
-        math.hypot(*values)
-        for values in ([g.usual for g in found[outputs:]], [g.size for g in found[outputs:]])
+        math.hypot(*(getattr(g, what) for g in found if not g.output)) for what in ("usual", "size")
     )
     if usual > MOST * size:
         return (
@@ -157,19 +167,15 @@ def _excess(g: Gap) -> float:
 
 def _norm(a: Tensor, b: Tensor | None = None) -> Tensor:
     """Of a tensor, or of a difference, in a dtype that holds it."""
-    wide = (
-        torch.complex128
-        if a.is_complex()
-        else torch.float64
-        if a.element_size() > 4
-        else torch.float32
-    )
-    if not (a.is_floating_point() or a.is_complex()):
-        wide = torch.float64
+    wide = torch.float64 if a.element_size() > 4 else torch.float32
+    if a.is_complex():
+        wide = torch.complex128
     t = a.detach().to(wide)
-    return torch.linalg.vector_norm(t if b is None else t - b.detach().to(wide)).double()
+    norm: Tensor = torch.linalg.vector_norm(t if b is None else t - b.detach().to(wide))
+    return norm.double()
 
 
 def _numbers(scalars: Sequence[Tensor]) -> list[float]:
     """Scalars of a device, waited for once."""
-    return torch.stack(list(scalars)).tolist() if scalars else []
+    found: list[float] = torch.stack(list(scalars)).tolist() if scalars else []
+    return found

@@ -28,8 +28,8 @@ from graftwork.recording.positions import Positions
 from graftwork.recording.standing import Standing
 from graftwork.states import MethodState
 
-#: passes before a recording, at least three: families of layers are known after the first ones, the others are compared
-REHEARSALS, COMPARED = 4, 3
+#: passes before a recording, families of layers being known after two; and behind it, where they show too little
+REHEARSALS, MORE = 3, 3
 #: of the random numbers that stand for the gradients of the outputs meanwhile; ones would cancel in a normalisation
 SEED = 0
 ELSEWHERE = "a trained tensor is read from elsewhere than its module"
@@ -144,6 +144,10 @@ class Take:
         """The generators of its own that the rehearsed pass drew from."""
         return ()
 
+    def _held(self) -> Any:
+        """What the graphs read or write beside their own memory, and a later pass might let go."""
+        return None
+
     def _record(self, model: nn.Module, machine: Machine) -> None:
         """Rehearse, capture, compare.
 
@@ -166,18 +170,19 @@ class Take:
             drawn = self._drawn()
             self._pools(model)
             self._graphs = machine.capture(self._known, self._back, drawn)
-            self._forms = _forms(model)  # the graphs write into copies that these hold
+            # the graphs write into copies that these hold
+            self._forms = _forms(model), self._held()
         finally:
             put_back()
         if not self.standing.holds():
             raise Unfit("the forward pass exchanges a module, a buffer or a graft of its own model")
-        self._compare(model, rehearsed, put_back)
+        self._compare(model, rehearsed, lambda: self._more(put_back, machine))
         put_back()
 
     def _rehearse(
         self, put_back: Callable[[], None], machine: Machine, before: Any
     ) -> list[list[Tensor | None]]:
-        """Outputs and gradients of the last rehearsals, the very last one first."""
+        """Outputs and gradients of the last two rehearsals, the last one first."""
         found: list[list[Tensor | None]] = []
         for turn in range(REHEARSALS):
             put_back()
@@ -195,7 +200,7 @@ class Take:
                 raise Unfit(
                     "the forward pass draws random numbers on the host, which each replay would repeat"
                 )
-            found = [[*(t.detach() for t in outs), *grads], *found[: COMPARED - 1]]
+            found = [[*(t.detach() for t in outs), *grads], *found[:1]]
         return found
 
     def _known(self) -> list[Tensor]:
@@ -223,8 +228,27 @@ class Take:
             for there, name, t in places:
                 there[name] = t
 
+    def _more(self, put_back: Callable[[], None], machine: Machine) -> list[list[Tensor | None]]:
+        """Outputs and gradients of further rehearsals, when the pass is recorded already."""
+        found: list[list[Tensor | None]] = []
+        try:
+            with machine.beside():
+                for _ in range(MORE):
+                    put_back()
+                    with as_if_captured(), torch.autograd.set_multithreading_enabled(False):
+                        outs = self._known()
+                        found.append(
+                            [*(t.detach() for t in outs), *self._back(outs, rehearsed=True)]
+                        )
+        finally:
+            put_back()
+        return found
+
     def _compare(
-        self, model: nn.Module, rehearsed: list[list[Tensor | None]], put_back: Callable[[], None]
+        self,
+        model: nn.Module,
+        rehearsed: list[list[Tensor | None]],
+        more: Callable[[], list[list[Tensor | None]]],
     ) -> None:
         """The first replay gives what the rehearsals gave.
 
@@ -232,15 +256,16 @@ class Take:
             Unfit: it does not: the pass depends on something that a recording does not see.
         """
         outputs = len(self._graphs.outs)
-        replayed = self._replay()
-        found = gaps(self._names(model, outputs), replayed, rehearsed, self._half())
-        outputs = sum(t.numel() > 0 for t in self._graphs.outs)
-        unlike = unsteady(found, outputs)
+        names, replayed = self._names(model, outputs), self._replay()
+        found = gaps(names, replayed, rehearsed, outputs)
+        if not all(g.fits for g in found):
+            # what adds in no fixed order may have happened to agree in the first two
+            found = gaps(names, replayed, [*rehearsed, *more()], outputs)
+        unlike = unsteady(found)
         if unlike is not None:
             raise Unfit(unlike)
         places = [i for i, g in enumerate(found) if not g.fits]
         if places:
-            put_back()
             apart = distances(replayed, self._replay())
             raise Unfit(told([found[i] for i in places], len(found), [apart[i] for i in places]))
 
@@ -260,14 +285,6 @@ class Take:
             *(f"the gradient of input {i}" for i in range(inputs)),
             *(f"the gradient of {own.get(id(t), '?')}" for t in self.trained),
         ]
-
-    def _half(self) -> bool:
-        """Whether the pass computes in half precision."""
-        ends = (*self.inputs, *self._graphs.outs)
-        kind = self._graphs.outs[0].device.type
-        return torch.is_autocast_enabled(kind) or any(
-            t.is_floating_point() and t.dtype.itemsize < 4 for t in ends
-        )
 
 
 def seeds_like(outs: Iterable[Tensor]) -> list[Tensor]:

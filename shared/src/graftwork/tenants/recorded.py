@@ -170,6 +170,9 @@ class RecordedPass(Take):
         for name, start in self._starts.items():
             self._streams[name].numbers.put(start)
 
+    def _held(self) -> Any:
+        return self._mix.held()
+
     def _drawn(self) -> Sequence[Numbers]:
         def moved(t: Tenant) -> bool:
             return not torch.equal(self._streams[t.name].numbers.get(), self._starts[t.name])
