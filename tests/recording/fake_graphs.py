@@ -77,10 +77,14 @@ class Again:
 
 
 class _NoWait(TorchDispatchMode):
-    """Raises where a device would be waited for."""
+    """Raises where a device would be waited for: a value read, or numbers of the host's own copied to it."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero"):
+        name = func.overloadpacket.__name__
+        waits = name in ("_local_scalar_dense", "nonzero", "lift_fresh", "masked_select")
+        if name in ("index", "index_put", "index_put_"):  # a mask is turned into places
+            waits = any(t is not None and t.dtype is torch.bool for t in args[1])
+        if waits:
             raise RuntimeError("called a synchronizing operation")
         return func(*args, **(kwargs or {}))
 

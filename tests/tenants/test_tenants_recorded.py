@@ -288,3 +288,28 @@ def test_sequences_of_unequal_length_in_every_layout() -> None:
         assert plain == found, layout
         assert kept.replayed == replayed, (layout, str(kept))
         assert (layout == "chunked") is any("chunked" in why for why in kept.plain)
+
+
+def test_a_recording_keeps_the_copies_of_factors_that_it_reads() -> None:
+    """A pass beside one that still lives takes other memory for them; what a graph reads must not go then."""
+    runner = Runner(net(), loras(), record=recordings())
+    runner.run(rounds=2)
+    found = runner.recordings
+    assert found is not None
+    (tape,) = found._kept.values()
+    _, held = tape._forms
+
+    def filled(held: Any) -> list[Tensor]:
+        return [t for stacks in held for new, _ in stacks.values() for t in new]
+
+    living = tape._run()  # holds its token
+    there = [t.clone() for t in filled(held)]
+    assert len(there) >= 2 * len(runner.tenants)
+    with torch.no_grad():
+        for t in runner.tenants.values():
+            for p in t.parameters:
+                p.add_(1)
+    tape._run()
+    assert living and all(map(torch.equal, filled(held), there))
+    now = filled(tape._held())
+    assert not any(torch.equal(a, b) for a, b in zip(now, there, strict=True))
