@@ -112,7 +112,7 @@ def test_the_message_names_the_tensor_and_by_how_much() -> None:
     assert recorder.replayed == 0 and len(lines) == 1
     assert f"1 of {1 + len(names)} tensors, most of all the gradient of {names[-1]}: " in lines[0]
     assert "16 of 16 values differ, by 5.0e-01 of its norm" in lines[0]
-    assert "rehearsals among themselves 0.0e+00" in lines[0]
+    assert "(rehearsals 0.0e+00, allowed 2.0e-03)" in lines[0]
     assert "two replays differ by 0.0e+00" in lines[0]
 
 

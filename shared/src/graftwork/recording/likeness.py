@@ -62,7 +62,7 @@ class Gap:
         size = self.size or 1.0
         return (
             f"{self.name}: {self.differing} of {self.of} values differ, by {self.gap / size:.1e} of its norm "
-            f"(rehearsals among themselves {self.usual / size:.1e}, allowed {self.allowed / size:.1e})"
+            f"(rehearsals {self.usual / size:.1e}, allowed {self.allowed / size:.1e})"
         )
 
 
