@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 import graftwork as gw
 from graftwork.recording.around import Unfit
 from graftwork.recording.likeness import HALF, MOST, TIMES, WIDE, distances, gaps, told, unsteady
+from graftwork.recording.take import seeds_like
 from tests.recording.fake_graphs import Again, Fake
 
 NAMES = ["output 0", "the gradient of a"]
@@ -134,17 +138,51 @@ class Unordered(nn.Module):
         return beside(g, share, self.calls)
 
 
-@pytest.mark.parametrize("steady", [0, 3], ids=["always", "not in the rehearsals"])
-def test_a_pass_that_adds_in_no_fixed_order_is_recorded(steady: int) -> None:
-    """Where the rehearsals happened to agree, further ones show that the pass does not."""
+def test_seeds_do_not_cancel_in_a_normalisation_and_draw_from_nobody() -> None:
+    x = drawn(5, 16, seed=0).requires_grad_()
+    y = nn.functional.layer_norm(x, (16,))
+    state = torch.get_rng_state()
+    seeds = seeds_like([y])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(seeds[0], seeds_like([y])[0]) and seeds[0].dtype is y.dtype
+    (vain,) = torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)
+    (grad,) = torch.autograd.grad(y, x, seeds[0])
+    assert grad.norm() > 1e4 * vain.norm()
+
+
+class Full(Fake):
+    """Has no memory for a rehearsal beside a recording."""
+
+    def beside(self) -> contextlib.AbstractContextManager[Any]:
+        if self.captures:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().beside()
+
+
+def unordered(steady: int, machine: Fake) -> tuple[Any, list[str]]:
     torch.manual_seed(0)
     net = nn.Sequential(Unordered(steady), nn.Tanh(), nn.Linear(16, 4))
-    gw.graft(net, gw.LoRA(4), sites=["0.up", "2"])
+    gw.graft(net, gw.LoRA(4, dropout=0.3), sites=["0.up", "2"])
     lines: list[str] = []
-    with gw.recorded(net, tell=lines.append, machine=Fake()) as recorder:
+    with gw.recorded(net, tell=lines.append, machine=machine) as recorder:
         for _ in range(3):
             net(torch.randn(3, 8)).sum().backward()
+    return recorder, lines
+
+
+@pytest.mark.parametrize("steady", [0, 3], ids=["always", "not in the rehearsals"])
+def test_a_pass_that_adds_in_no_fixed_order_is_recorded(steady: int) -> None:
+    """Where the rehearsals happened to agree, further ones, on the same random numbers, show that the pass does not."""
+    recorder, lines = unordered(steady, Fake())
     assert recorder.replayed == 3 and not lines
+
+
+def test_without_memory_for_further_rehearsals_the_first_ones_judge() -> None:
+    recorder, lines = unordered(0, Full())
+    assert recorder.replayed == 3 and not lines
+    recorder, lines = unordered(3, Full())
+    assert recorder.replayed == 0 and recorder.plain.total() == 3
+    assert len(lines) == 1 and "a replay gives other values" in lines[0]
 
 
 def test_the_worst_of_several_is_told() -> None:

@@ -229,7 +229,7 @@ class Take:
                 there[name] = t
 
     def _more(self, put_back: Callable[[], None], machine: Machine) -> list[list[Tensor | None]]:
-        """Outputs and gradients of further rehearsals, when the pass is recorded already."""
+        """Outputs and gradients of further rehearsals, beside the recording, if there is memory for them."""
         found: list[list[Tensor | None]] = []
         try:
             with machine.beside():
@@ -240,6 +240,9 @@ class Take:
                         found.append(
                             [*(t.detach() for t in outs), *self._back(outs, rehearsed=True)]
                         )
+        except torch.OutOfMemoryError:
+            for p in self._aliases.values():
+                p.grad = None
         finally:
             put_back()
         return found
@@ -266,15 +269,15 @@ class Take:
             raise Unfit(unlike)
         places = [i for i, g in enumerate(found) if not g.fits]
         if places:
-            apart = distances(replayed, self._replay())
+            before = copies(replayed)
+            apart = distances(before, self._replay())
             raise Unfit(told([found[i] for i in places], len(found), [apart[i] for i in places]))
 
     def _replay(self) -> list[Tensor | None]:
-        """Copies of what a replay gives."""
+        """What a replay gives, until the next one."""
         self._graphs.forward()
         self._graphs.backward()
-        there = [*self._graphs.outs, *self._graphs.grads]
-        return [None if t is None else t.detach().clone() for t in there]
+        return [t if t is None else t.detach() for t in (*self._graphs.outs, *self._graphs.grads)]
 
     def _names(self, model: nn.Module, outputs: int) -> list[str]:
         """What the outputs and the gradients are called in a message."""
