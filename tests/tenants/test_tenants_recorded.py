@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import graftwork as gw
 from graftwork.tenants import Aligner, Joined, Recordings, Runner, Segments, Task
+from graftwork.tenants.recorded import RecordedPass
 from tests.recording.fake_graphs import Fake
 from tests.tenants.tenants_kit import METHODS, Groups, batches, mse, net, state, task
 
@@ -313,3 +316,70 @@ def test_a_recording_keeps_the_copies_of_factors_that_it_reads() -> None:
     assert living and all(map(torch.equal, filled(held), there))
     now = filled(tape._held())
     assert not any(torch.equal(a, b) for a, b in zip(now, there, strict=True))
+
+
+class Operations(TorchDispatchMode):
+    """Collects the operations on numbers that are no indices, with shapes, strides and dtypes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if any(t.is_floating_point() for t in given):
+            self.found.append((func, [(t.dtype, t.shape, t.stride()) for t in given]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_recorded_pass_has_the_operations_of_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a kernel is chosen by is the same, so a graph holds the plain pass's kernels."""
+    transformers = pytest.importorskip("transformers")
+    seen: dict[str, list[Any]] = {}
+
+    def body(model: Any, x: Tensor) -> Tensor:
+        with Operations() as done:
+            out: Tensor = model(inputs_embeds=x).last_hidden_state
+        seen["forward"] = done.found
+        return out
+
+    def data(i: int) -> Any:
+        x = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(i))
+        return itertools.repeat((x.bfloat16(), None))
+
+    run = torch.autograd.backward
+
+    def backward(*args: Any, **kwargs: Any) -> None:
+        with Operations() as done, torch.autograd.set_multithreading_enabled(False):
+            run(*args, **kwargs)
+        seen["backward"] = max(seen.get("backward", []), done.found, key=len)
+
+    def found(record: bool) -> dict[str, list[Any]]:
+        torch.manual_seed(0)
+        config = transformers.LlamaConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, vocab_size=64, max_position_embeddings=32, use_cache=False,
+        )  # fmt: skip
+        model = transformers.LlamaModel(config).bfloat16().train()
+        tasks = [
+            Task(f"t{i}", data(i), lambda h, _: h.float().square().mean(), gw.LoRA(4 + i), steps=9)
+            for i in range(3)
+        ]
+        recorded = recordings()
+        runner = Runner(model, tasks, body=body, check=False, record=recorded if record else False)
+        runner.run(rounds=1)
+        seen.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(RecordedPass, "_compare", lambda *_: kept.update(seen))
+            kept: dict[str, list[Any]] = {}
+            runner.run(rounds=1)
+        assert recorded.recorded == record
+        return kept if record else dict(seen)
+
+    monkeypatch.setattr(torch.autograd, "backward", backward)
+    plain, recorded = found(False), found(True)
+    assert len(plain["forward"]) > 100 and len(plain["backward"]) > 100
+    assert plain["forward"] == recorded["forward"]
+    assert plain["backward"] == recorded["backward"]

@@ -1,10 +1,10 @@
 """Is a replay as near to the rehearsals of its pass as they are to one another?
 
-A kernel that adds in no fixed order (atomics in the backward pass of cuDNN's attention) gives other last bits each
-time, and all that is computed from them differs, by a few per cent in half precision. Two rehearsals show how much, but
-of one tensor they are one sample, and may happen to agree. So what counts is the level of the whole pass: by how much
-of its size the tensor differs that differs most. A replay's tensors are allowed a small multiple of it. Where
-rehearsals are equal the level is 0, and a replay is allowed rounding alone.
+A kernel that adds in no fixed order (atomics in the backward pass of an attention) gives other last bits each time, and
+all that is computed from them differs, by a few per cent in half precision. Two rehearsals show how much, but of one
+tensor they are one sample, and may happen to agree. So what counts is the level of the whole pass: by how much of its
+size the tensor differs that differs most. A replay's tensors are allowed a small multiple of it. Where rehearsals are
+equal the level is 0, and a replay is allowed rounding alone.
 """
 
 from __future__ import annotations
