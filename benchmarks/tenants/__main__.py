@@ -1,6 +1,7 @@
 """What many tasks on one backbone cost, over the least that their rows can cost, and many adapters in one batch.
 
     python -m benchmarks.tenants --parts training --minutes 8
+    python -m benchmarks.tenants --parts training --only "graftwork, all tasks*" "*recorded"
     python -m benchmarks.tenants --parts batch resident
     python -m benchmarks.tenants --parts parallel --gpus 2
     python -m benchmarks.tenants --tiny --device cpu
@@ -42,6 +43,7 @@ CLAIM = (
 #: (start of the case, variant, metric, limit)
 LIMITS = (
     ("training: 8 tasks", training.OURS, "ratio to floor", 1.5),
+    ("training: 8 tasks", training.RECORDED, "ratio to floor", 1.5),
     ("inference: prefill", inference.SHELF.format(64), "ratio to one adapter", 1 / 0.85),
     ("inference: decoding", inference.SHELF.format(64), "ratio to one adapter", 1 / 0.85),
     ("inference: 1000 adapters", inference.SHELF.format("random"), "compiled anew", 0),
@@ -111,6 +113,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--tiny", action="store_true", help="rehearse every row in small")
     parser.add_argument("--tasks", nargs="+", type=int, default=[8, 1, 2, 4, 16, 64])
+    parser.add_argument("--only", nargs="+", default=["*"], help="globs over the training rows")
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--tokens", type=int, default=512, help="of each task's row")
@@ -141,6 +144,8 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.device == "cuda" and not cuda:
         parser.error("--device cuda: there is no GPU here")
     options.extra, options.visit_tokens, options.compiled_visits = 8, 16, 50
+    if "training" in options.parts and not training.rows_of(options.extra, options):
+        parser.error(f"--only: no training row matches {options.only}")
     options.distinct = [n for n in inference.DISTINCT if n <= options.rows]
     if options.tiny:
         options.tasks, options.steps = [8, 2], 3

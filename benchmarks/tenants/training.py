@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import dataclasses
+import fnmatch
 import functools
+import gc
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,22 +19,30 @@ from torch import Tensor, nn
 import graftwork as gw
 from benchmarks.speed.llama import LINEARS, peft, twin, variants
 from benchmarks.speed.measure import FLOOR, Build, Case, Step, Turns, measure
-from graftwork.tenants import Runner, Task
+from graftwork.tenants import Recordings, Runner, Task
+from graftwork.tenants.recorded import FIRST
 from graftwork_runs import Row
 
 OURS = "graftwork, all tasks in one pass"
 UNEQUAL = f"{OURS}, ranks 4 to 32"
 DROPOUT = f"{OURS}, dropout 0.05"
 MIXED = f"{OURS}, LoRA, IA3 and DoRA"
+#: ends the name of a row whose passes are replayed
+REPLAYED = ", recorded"
+RECORDED = "graftwork" + REPLAYED
 TURNS = "graftwork, one after another"
 PEFT = "peft, one after another"
 COMPILED = "peft compiled, one after another"
 #: rows that are measured for one number of tasks alone
-EXTRA = (UNEQUAL, DROPOUT, MIXED)
+EXTRA = (UNEQUAL, DROPOUT, MIXED, UNEQUAL + REPLAYED, DROPOUT + REPLAYED)
+HELD = "graphs' memory"
+RATIO = "ratio to floor"
 NOTES = [
     "floor: forward and backward pass of one frozen batch of all tasks' rows, to its input, without an optimizer.",
     "All other rows are whole steps of all tasks: passes, and a fused AdamW step of every task.",
     "graftwork in one pass also checks every loss and gradient norm for being finite, once a round.",
+    "recorded: the backbone's passes are replayed as CUDA graphs, all else is as it is.",
+    "The peak of a recorded row leaves out the graphs' memory, which has a figure of its own.",
     "peft compiled: one adapter's compiled step, as often as there are tasks; that nothing is switched flatters it.",
     "adapters and mLoRA are not among the rows.",
     "LoRA of rank 16 on all seven linears of a block, adapters in float32 on a bf16 base.",
@@ -46,6 +58,7 @@ def loss(hidden: Tensor, target: Any = None) -> Tensor:
 
 def methods(name: str) -> list[Any]:
     """The tasks' methods, to be gone through again and again."""
+    name = name.removesuffix(REPLAYED)
     if name == UNEQUAL:
         return [gw.LoRA(r) for r in (4, 8, 16, 32)]
     if name == DROPOUT:
@@ -74,9 +87,15 @@ def hidden_states(model: Any, x: Tensor) -> Tensor:
     return out
 
 
+def recordings() -> Recordings:
+    """What replays the passes of recorded rows."""
+    return Recordings(tell=lambda _: None)
+
+
 def together(base: Base, tasks: int, name: str, options: argparse.Namespace) -> Step:
-    """One round of a runner."""
+    """One round of a runner; of a recorded row, a pass that is not replayed raises."""
     cycle = itertools.cycle(methods(name))
+    recorded = recordings() if name.endswith(REPLAYED) else None
     runner = Runner(
         twin(base()).train(),
         [
@@ -94,13 +113,18 @@ def together(base: Base, tasks: int, name: str, options: argparse.Namespace) -> 
         ],
         body=hidden_states,
         check=False,
+        record=recorded or False,
     )
 
     def step() -> None:
         faults = {n: o.fault for n, o in runner.round().items() if o.fault}
         if faults:
             raise RuntimeError(f"a task failed: {faults}")
+        plain = [] if recorded is None else [why for why in recorded.plain if why != FIRST]
+        if plain:
+            raise RuntimeError(f"a pass is not recorded: {plain[0]}")
 
+    step.recordings = recorded  # type: ignore[attr-defined]
     return step
 
 
@@ -164,9 +188,10 @@ def peft_compiled(base: Base, tasks: int, options: argparse.Namespace) -> Step:
 
 def rows_of(tasks: int, options: argparse.Namespace) -> list[str]:
     """The rows for a number of tasks."""
-    if tasks != options.extra:
-        return [OURS, TURNS, PEFT]
-    return [OURS, TURNS, PEFT, *EXTRA, *([COMPILED] if options.backend != "none" else [])]
+    rows = [OURS, RECORDED, TURNS, PEFT]
+    if tasks == options.extra:
+        rows += [*EXTRA, *([COMPILED] if options.backend != "none" else [])]
+    return [r for r in rows if any(fnmatch.fnmatchcase(r, glob) for glob in options.only)]
 
 
 def build(base: Base, tasks: int, name: str, options: argparse.Namespace) -> Build:
@@ -189,13 +214,47 @@ def figures(base: Base, tasks: int, name: str, options: argparse.Namespace) -> l
     """One row beside the floor, alone with it in memory."""
     sizes = copy.copy(options)
     sizes.batch, sizes.modes = tasks, ["eager"]
-    steps = {
-        FLOOR: variants(base, "hidden", sizes)[FLOOR],
-        name: build(base, tasks, name, options),
-    }
+    made = build(base, tasks, name, options)
+    built: list[Step] = []
+
+    def kept() -> Step:
+        built.append(made())
+        return built[-1]
+
+    steps = {FLOOR: variants(base, "hidden", sizes)[FLOOR], name: kept}
     turns = Turns(options.device, options.rounds, 1, options.burst)
-    rows = measure(Case(case_of(tasks, options), steps, base), turns)
-    return [*rows, *_speeds(rows, tasks * options.tokens)]
+    case = Case(case_of(tasks, options), steps, base)
+    rows: list[Row] = []
+    with contextlib.suppress(torch.OutOfMemoryError):  # graphs keep theirs in the floor's turn
+        rows = measure(case, turns)
+    if not rows:  # behind the block, where the error holds no steps any more
+        built.clear()
+        rows = _apart(case, turns)
+    rows += _speeds(rows, tasks * options.tokens)
+    recorded = getattr(built[0], "recordings", None) if built else None
+    if recorded is not None and recorded.replayed:
+        gib = round(recorded.bytes / 2**30, 3)
+        rows.append(Row(case=rows[0].case, variant=name, metric=HELD, value=gib, unit="GiB"))
+    return rows
+
+
+def _apart(case: Case, turns: Turns) -> list[Row]:
+    """Variants one behind another where they do not fit side by side; the ratio is that of the medians."""
+    rows: list[Row] = []
+    for name in (FLOOR, *(n for n in case.variants if n != FLOOR)):
+        gc.collect()
+        if turns.device == "cuda":
+            torch.cuda.empty_cache()
+        alone = dataclasses.replace(case, variants={name: case.variants[name]})
+        rows += measure(alone, turns)
+    steps = {r.variant: r.value for r in rows if r.metric == "step"}
+    floor = steps.pop(FLOOR)
+    note = "not in turns: both do not fit the card side by side"
+    for name, step in steps.items():
+        if step and floor:
+            ratio = float(f"{step / floor:.5g}")
+            rows.append(Row(case=case.name, variant=name, metric=RATIO, value=ratio, note=note))
+    return rows
 
 
 def _speeds(rows: Sequence[Row], tokens: int) -> list[Row]:

@@ -20,7 +20,7 @@ from tests.recording.fake_graphs import Fake
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Fake:
     fake = Fake()
-    monkeypatch.setattr(recorder, "_machine_for", lambda standing: fake)
+    monkeypatch.setattr(recorder, "machine_for", lambda standing: fake)
     return fake
 
 

@@ -90,7 +90,7 @@ REFUSED: list[tuple[type[Net], Callable[[nn.Module], None], str]] = [
     (Looks, lambda m: None, "called a synchronizing operation"),
     (Recomputes, lambda m: None, "is checkpointed"),
     (Reenters, lambda m: None, "is checkpointed"),
-    (Counts, lambda m: None, "a replay gives other values"),
+    (Counts, lambda m: None, "two rehearsals of the pass differ"),
 ]
 
 

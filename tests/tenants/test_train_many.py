@@ -321,6 +321,7 @@ def test_bad_jobs_are_refused_by_name(text: str, capsys: pytest.CaptureFixture[s
         ({"layout": "tight"}, "layout: 'tight' is none of"),
         ({"fairness": 0}, "fairness must lie in"),
         ({"checkpoint_every": 0}, "checkpoint_every must be"),
+        ({"record": "yes"}, "record must be true or false, not 'yes'"),
         ({"colour": 1}, "unknown field 'colour'"),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 RECOMPUTED = (
     "the forward pass is checkpointed, or its saved tensors are offloaded: activations that come back in the backward "
@@ -16,6 +17,26 @@ RECOMPUTED = (
 
 class Unfit(Exception):
     """A pass cannot be recorded; says why."""
+
+
+def reason_of(error: Exception) -> str:
+    """One line: why an error keeps a pass from being recorded."""
+    if isinstance(error, Unfit):
+        return str(error)
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+def described(t: Tensor) -> tuple[object, ...]:
+    """What a recording's input must have in common with the input of a call that is to be replayed.
+
+    Raises:
+        Unfit: it is no plain tensor.
+    """
+    if type(t) not in (Tensor, nn.Parameter):
+        raise Unfit(f"an input is a {type(t).__name__}, not a plain tensor")
+    if t.is_inference():
+        raise Unfit("an input was made in inference mode")
+    return t.shape, t.stride(), t.dtype, t.device, t.requires_grad
 
 
 def recomputes(node: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ class CudaGraphs:
     """A captured forward and backward pass in one pool of memory.
 
     Args:
-        forward, backward: see `graftwork.recording.tape.Machine.capture`.
+        forward, backward, numbers: see `graftwork.recording.take.Machine.capture`.
         stream: that records; not the default one.
+        pool: of memory that graphs share which are replayed one after another, a backward pass right behind its own
+            forward pass; `None`: one of its own.
     """
 
     def __init__(
@@ -25,11 +27,19 @@ class CudaGraphs:
         forward: Callable[[], list[Tensor]],
         backward: Callable[[list[Tensor]], list[Tensor | None]],
         stream: torch.cuda.Stream,
+        numbers: Sequence[CudaNumbers] = (),
+        pool: Any = None,
     ) -> None:
         self._first, self._second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        for own in numbers:
+            self._first.register_generator_state(own.generator)
+        self._numbers = numbers
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # as a capture does when it begins
+        before = torch.cuda.memory_reserved()
         # other threads go on meanwhile: the one that pins a data loader's batches calls what a global capture forbids
         mode: Any = {"stream": stream, "capture_error_mode": "thread_local"}
-        with torch.cuda.graph(self._first, **mode):
+        with torch.cuda.graph(self._first, pool=pool, **mode):
             made = forward()
         with (
             torch.cuda.graph(self._second, pool=self._first.pool(), **mode),
@@ -37,6 +47,7 @@ class CudaGraphs:
         ):
             self.grads = backward(made)
         self.outs = [t.detach() for t in made]
+        self.bytes = torch.cuda.memory_reserved() - before
 
     def forward(self) -> None:
         """Replay the forward pass on the current stream."""
@@ -47,16 +58,54 @@ class CudaGraphs:
         self._second.replay()
 
 
+class CudaNumbers:
+    """See `graftwork.recording.take.Numbers`.
+
+    Args:
+        device: whose generator it stands in for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.generator = torch.Generator(device)
+        torch.cuda.init()
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self._default: torch.Generator = torch.cuda.default_generators[index]
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        """Inside the block what draws from the device's generator draws from this one, in a capture too."""
+        before = self._default.graphsafe_get_state()
+        self._default.graphsafe_set_state(self.generator.graphsafe_get_state())
+        try:
+            yield
+        finally:
+            self._default.graphsafe_set_state(before)
+
+    def get(self) -> Tensor:
+        """Where it stands."""
+        return self.generator.get_state()
+
+    def put(self, state: Tensor) -> None:
+        """Go on from there."""
+        self.generator.set_state(state)
+
+
 class Cuda:
     """Records on one device.
 
     Args:
         device: where the model and its inputs lie.
+        shared: all recordings lie in one pool of memory; see `CudaGraphs`.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, shared: bool = False) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle() if shared else None
+
+    def numbers(self) -> CudaNumbers:
+        """A generator on the device."""
+        return CudaNumbers(self.device)
 
     @contextlib.contextmanager
     def beside(self) -> Iterator[None]:
@@ -72,10 +121,11 @@ class Cuda:
         self,
         forward: Callable[[], list[Tensor]],
         backward: Callable[[list[Tensor]], list[Tensor | None]],
+        numbers: Sequence[CudaNumbers] = (),
     ) -> CudaGraphs:
         """Record both passes."""
         with torch.cuda.device(self.device):
-            return CudaGraphs(forward, backward, self._stream)
+            return CudaGraphs(forward, backward, self._stream, numbers, self._pool)
 
     @contextlib.contextmanager
     def strict(self) -> Iterator[None]:

@@ -27,9 +27,10 @@ from torch.utils import _pytree as pytree
 
 from graftwork.errors import GraftError
 from graftwork.fast.siblings import transformed
-from graftwork.recording.around import Unfit
+from graftwork.recording.around import Unfit, described, reason_of
 from graftwork.recording.standing import Standing
-from graftwork.recording.tape import Machine, Tape
+from graftwork.recording.take import Machine
+from graftwork.recording.tape import Tape
 
 #: recordings of one kind of call after which a model counts as one that does not keep still
 MOST_AGAIN = 16
@@ -110,7 +111,7 @@ class Recorder:
         tape = self._tapes.get(key)
         if tape is None or not tape.standing.holds():
             tape = self._record(key, args, kwargs)
-        why = tape.standing.now()
+        why = _passing(tape.standing)
         if why is None and tape.busy():
             why = "an earlier pass still waits for its backward pass"
         if why is not None:
@@ -122,7 +123,7 @@ class Recorder:
         if before is not None and before.holds():
             raise Unfit(why)
         standing = Standing(self.model)
-        passing = standing.now()
+        passing = _passing(standing)
         if passing is not None:  # may be over at the next call, and what is recorded may hold then
             raise Unfit(passing)
         self._tapes = {k: t for k, t in self._tapes.items() if t.standing.holds()}
@@ -137,11 +138,10 @@ class Recorder:
             self._tries[key] += 1
             if self._tries[key] > MOST_AGAIN:
                 raise Unfit(f"the model was changed {MOST_AGAIN} times since it was first recorded")
-            machine = self._machine or _machine_for(standing)
+            machine = self._machine or machine_for(standing)
             tape = Tape(self.model, self._forward, args, kwargs, standing, machine)
         except (Unfit, RuntimeError, NotImplementedError) as error:
-            told = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-            reason = str(error) if isinstance(error, Unfit) else told
+            reason = reason_of(error)
             self._unfit[key] = standing, reason
             raise Unfit(reason) from error
         self._tapes[key] = tape
@@ -154,21 +154,13 @@ class Recorder:
         tensors = 0
         for leaf in leaves:
             if isinstance(leaf, Tensor):
-                if type(leaf) not in (Tensor, nn.Parameter):
-                    raise Unfit(f"an input is a {type(leaf).__name__}, not a plain tensor")
-                if leaf.is_inference():
-                    raise Unfit("an input was made in inference mode")
                 tensors += 1
-                found.append(
-                    (leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad)
-                )
+                found.append(described(leaf))
             else:
                 found.append(leaf)
         if not tensors:
             raise Unfit("the call has no tensor")
-        kinds = ("cuda", "cpu")
-        cast = tuple((torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in kinds)
-        key = (str(spec), tuple(found), cast, _precision())
+        key = (str(spec), tuple(found), modes())
         try:
             hash(key)
         except TypeError:
@@ -176,23 +168,39 @@ class Recorder:
         return key
 
 
-def _precision() -> tuple[object, ...]:
-    """Switches by which kernels are chosen."""
+def _passing(standing: Standing) -> str | None:
+    return standing.now() or ("all grafts are off" if standing.off() else None)
+
+
+def modes() -> tuple[object, ...]:
+    """Autocast, and the switches by which kernels are chosen."""
+    cast = tuple(
+        (torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in ("cuda", "cpu")
+    )
     try:
         products: object = torch.get_float32_matmul_precision()
         convolutions: object = torch.backends.cudnn.allow_tf32
     except RuntimeError:  # torch's older and newer switches say different things
         products = convolutions = None
-    return products, convolutions, torch.are_deterministic_algorithms_enabled()
+    return cast, products, convolutions, torch.are_deterministic_algorithms_enabled()
 
 
-def _machine_for(standing: Standing) -> Machine:
+def machine_for(standing: Standing, shared: bool = False) -> Machine:
+    """CUDA graphs on the model's device.
+
+    Args:
+        standing: the model.
+        shared: see `graftwork.recording.cuda.Cuda`.
+
+    Raises:
+        Unfit: the model lies elsewhere.
+    """
     device = standing.places[0][2].device
     if device.type != "cuda":
         raise Unfit(f"CUDA graphs need a GPU, and the model lies on {device}")
     from graftwork.recording.cuda import Cuda
 
-    return Cuda(device)
+    return Cuda(device, shared)
 
 
 class _Door:

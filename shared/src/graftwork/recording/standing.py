@@ -87,9 +87,11 @@ class Standing:
                 return "a block says where the prompts lie"
         if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
             return "saved tensors are hooked (checkpointing, or offloading)"
-        if self._sites and not any(pairs for _, pairs in self._sites):
-            return "all grafts are off"
         return None
+
+    def off(self) -> bool:
+        """Whether the model carries grafts, and none is switched on."""
+        return bool(self._sites) and not any(pairs for _, pairs in self._sites)
 
     def ever(self, model: nn.Module) -> str | None:
         """What makes this model unfit for recording as it stands; `None`: nothing."""

@@ -18,6 +18,7 @@ _HOMES = {
     "Plan": "graftwork.tenants.plan",
     "Planner": "graftwork.tenants.plan",
     "Run": "graftwork.tenants.cost",
+    "Recordings": "graftwork.tenants.recorded",
     "Runner": "graftwork.tenants.runner",
     "Segments": "graftwork.tenants.segments",
     "Shelf": "graftwork.tenants.shelf",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from graftwork.tenants.cost import CostModel, Run, TaskLoad, fit
     from graftwork.tenants.mix import Mix, mixed
     from graftwork.tenants.plan import Plan, Planner
+    from graftwork.tenants.recorded import Recordings
     from graftwork.tenants.runner import Runner
     from graftwork.tenants.schedule import microbatches
     from graftwork.tenants.segments import Segments
@@ -52,6 +54,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Planner",
+    "Recordings",
     "Run",
     "Runner",
     "Segments",

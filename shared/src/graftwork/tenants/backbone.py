@@ -19,6 +19,7 @@ from graftwork.tenants import rows
 from graftwork.tenants.batches import Join, parted
 from graftwork.tenants.checks import CannotShareError
 from graftwork.tenants.mix import Mix
+from graftwork.tenants.recorded import Recordings
 from graftwork.tenants.segments import Segments
 from graftwork.tenants.task import Tenant
 
@@ -40,9 +41,27 @@ class Results:
     weights: dict[str, float] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
 
+    def add(self, found: Results) -> None:
+        """Take in what came of one more pass."""
+        self.losses |= found.losses
+        self.faults |= found.faults
+        self.rows |= found.rows
 
-def run(mix: Mix, body: Body, join: Join, batches: Mapping[Tenant, Any]) -> Results:
+
+def run(
+    mix: Mix,
+    body: Body,
+    join: Join,
+    batches: Mapping[Tenant, Any],
+    recordings: Recordings | None = None,
+) -> Results:
     """Forward and backward of some tasks' batches; gradients are added to each task's own parameters.
+
+    Args:
+        mix: of the model.
+        body, join: as `Runner` takes them.
+        batches: by task.
+        recordings: where the shared part is replayed from if it can be.
 
     Raises:
         Exception: whatever the shared part of the pass raises.
@@ -51,14 +70,16 @@ def run(mix: Mix, body: Body, join: Join, batches: Mapping[Tenant, Any]) -> Resu
     halves = {t.name: parted(t.name, b) for t, b in batches.items()}
     joined = join({name: inputs for name, (inputs, _) in halves.items()})
     segments = joined.segments
+    tape = None if recordings is None else recordings.find(mix.model, body, joined, list(batches))
+    played = None if tape is None else tape.forward(joined.inputs)
+    left: dict[str, list[Tensor]] = {}
     with mix.on(segments):
-        mix.left = {}
+        mix.left = left
         try:
-            hidden = body(mix.model, joined.inputs)
-            left = mix.left
+            hidden = body(mix.model, joined.inputs) if played is None else played
         finally:
             mix.left = None
-        d_hidden = torch.zeros_like(hidden)
+        d_hidden = torch.zeros_like(hidden) if tape is None else tape.seed()
         alone: list[Tensor] = []
         for t in batches:
             out.rows[t.name] = segments.alone(t.name).rows
@@ -76,6 +97,8 @@ def run(mix: Mix, body: Body, join: Join, batches: Mapping[Tenant, Any]) -> Resu
         there = [(e, g) for e, g in zip(ends, grads, strict=True) if e.requires_grad]
         if there and out.losses:
             torch.autograd.backward([e for e, _ in there], [g for _, g in there])
+    if tape is not None and out.losses:
+        tape.backward()
     return out
 
 

@@ -115,6 +115,10 @@ class Stacks:
         self._held = weakref.ref(token)
         return token
 
+    def held(self) -> Any:
+        """Keeps the stacks that are filled now; a pass beside one that still lives gets others."""
+        return self._pairs
+
     def _allocate(self) -> None:
         self._pairs = {}
         for bundle in self.bundles:

@@ -146,6 +146,10 @@ class Mix:
             found = self._recipes[tasks] = Recipe(self._sites, tasks)
         return found
 
+    def held(self) -> Any:
+        """Keeps the memory of all copies of factors as it is now, whatever later passes take in its place."""
+        return [recipe.stacks.held() for recipe in self._recipes.values()]
+
     @contextlib.contextmanager
     def within(self, segments: Segments) -> Iterator[None]:
         """Inside `on`: let other segments say whose the rows are, for calls with some of the rows."""

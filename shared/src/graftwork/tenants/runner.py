@@ -33,6 +33,7 @@ from graftwork.tenants.checks import CannotShareError, check_rows_apart
 from graftwork.tenants.interrupts import interrupts
 from graftwork.tenants.mix import Mix
 from graftwork.tenants.ranks import model_print, ranks, seed_of
+from graftwork.tenants.recorded import Recordings
 from graftwork.tenants.source import Source
 from graftwork.tenants.steps import Outcome
 from graftwork.tenants.streams import Stream
@@ -61,10 +62,12 @@ class Runner:
         plan: which tasks share a pass; a function is asked again whenever somebody joins or leaves. `None`: all do.
         patience: a task is dropped when it fails so many rounds in a row.
         check: compare the rows of the first shared pass with the same rows alone, which costs one pass more.
+        record: replay passes that come again as CUDA graphs; what cannot be recorded runs as it is, with a warning.
 
     Attributes:
         tenants: by name; rounds: that were run.
         ranks: the processes that share the work; `None` in one.
+        recordings: the passes that are replayed; `None` where nothing is recorded.
 
     Raises:
         GraftError: two tasks of one name, a graft that does not fit, a model that does not keep rows apart, or
@@ -81,16 +84,17 @@ class Runner:
         plan: Plan | Callable[[list[Tenant]], Plan] | None = None,
         patience: int = 3,
         check: bool = True,
+        record: bool | Recordings = False,
     ) -> None:
         if patience < 1:
             raise GraftError(f"Runner.patience must be 1 or more, not {patience!r}")
         self.model, self.body, self.join_batches = model, body, join
-        self.plan, self.patience = plan, patience
+        self.plan, self.patience, self._unchecked = plan, patience, check
         self.tenants: dict[str, Tenant] = {}
         self.rounds = 0
         self._streams: dict[str, Stream] = {}
         self._mix: Mix | None = None
-        self._unchecked = check
+        self.recordings = Recordings(tell=self._note) if record is True else record or None
         self._planned: tuple[list[str], Sequence[Sequence[str]]] | None = None
         self._cycle: Sequence[Sequence[str]] = ()
         self._noted: set[str] = set()
@@ -101,8 +105,7 @@ class Runner:
             self.ranks.check_alike("bases", model_print(model))
         tasks = list(tasks)
         names = [t.name for t in tasks]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
+        if twice := sorted({n for n in names if names.count(n) > 1}):
             raise GraftError(f"tenants: two tasks of one name: {twice}")
         for task in tasks:
             self.join(task)
@@ -276,7 +279,7 @@ class Runner:
             if self._unchecked and len(batches) > 1:
                 backbone.check_apart(self._mix, self.body, self.join_batches, batches)
                 self._unchecked = False
-            found = backbone.run(self._mix, self.body, self.join_batches, batches)
+            found = backbone.run(self._mix, self.body, self.join_batches, batches, self.recordings)
         except BaseException as error:
             for t in batches:
                 t.stream.load_state_dict(marks[t])
@@ -286,21 +289,21 @@ class Runner:
             fault = describe(error)
             memory = isinstance(error, torch.OutOfMemoryError)
         else:
-            results.losses |= found.losses
-            results.faults |= found.faults
-            results.rows |= found.rows
+            results.add(found)
             return
+        freed = memory and self.recordings is not None and self.recordings.stop()
         if memory and torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if len(batches) > 1:
+        if freed:
+            self._pass(batches, results)
+        elif len(batches) == 1:
+            results.faults[next(iter(batches)).name] = fault
+        else:
             self._note(
                 f"a shared pass of {[t.name for t in batches]} failed ({fault}); its tasks run one by one"
             )
             for t, batch in batches.items():
                 self._pass({t: batch}, results)
-            return
-        (t,) = batches
-        results.faults[t.name] = fault
 
     def _note(self, text: str) -> None:
         if text not in self._noted:

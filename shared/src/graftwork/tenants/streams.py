@@ -50,6 +50,17 @@ class Stream:
                 self._states[str(d)] = _generator(d).get_state()
                 _generator(d).set_state(state)
 
+    def state(self, device: torch.device) -> Tensor:
+        """Where the stream stands on a device, as a generator's state."""
+        found = self._states.get(str(device))
+        if found is None:
+            found = torch.Generator(device).manual_seed(self.seed).get_state()
+        return found
+
+    def put(self, device: torch.device, state: Tensor) -> None:
+        """Go on from such a state."""
+        self._states[str(device)] = state
+
     def drew(self) -> bool:
         """Whether anything was drawn in the last block, where that was inside a checkpointed module."""
         return any(not torch.equal(state, self._states[d]) for d, state in self._begun.items())

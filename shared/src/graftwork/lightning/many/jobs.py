@@ -7,6 +7,7 @@ layout: planned                    # of token sequences: planned, padded, chunke
 chunk: 128                         # tokens of a chunk; default: chosen
 checkpoint_every: 100              # rounds between two checkpoints
 validate_every: 50                 # steps of a job between two validations; default: none
+record: true                       # replay passes that come again as CUDA graphs; default: false
 jobs:
   - name: site-a
     app: medseg                    # an installed app
@@ -69,6 +70,7 @@ class Jobs:
     chunk: int | None = None
     checkpoint_every: int = 100
     validate_every: int | None = None
+    record: bool = False
 
 
 def read(file: str | Path) -> Jobs:
@@ -106,6 +108,7 @@ def read(file: str | Path) -> Jobs:
         _some(chunk, f"{file}: chunk"),
         _whole(data.get("checkpoint_every", 100), f"{file}: checkpoint_every"),
         _some(data.get("validate_every"), f"{file}: validate_every"),
+        _switch(data.get("record", False), f"{file}: record"),
     )
 
 
@@ -154,6 +157,12 @@ def _job(item: Any, where: str, beside: Path) -> Job:
 def _whole(value: Any, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise GraftError(f"{where} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+def _switch(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise GraftError(f"{where} must be true or false, not {value!r}")
     return value
 
 

@@ -63,6 +63,7 @@ def _train(jobs: Jobs, resume: bool, quiet: bool, check: bool) -> int:
         [task_of(b, shared.model) for b in shared.jobs],
         body=shared.body,
         join=shared.join,
+        record=jobs.record,
     )
     earlier = _read(folder / TOLD) if resume else None
     planning = Planning(shared, jobs.memory, jobs.fairness, _cost(earlier))
@@ -113,6 +114,8 @@ def _train(jobs: Jobs, resume: bool, quiet: bool, check: bool) -> int:
     failed = [t.name for t in runner.tenants.values() if t.status == "failed"]
     if not quiet:
         print(board.line(runner))
+        if runner.recordings is not None:
+            print(f"recorded: {runner.recordings}")
         print(f"run folder: {folder}" + (f"; report: {report}" if report else ""))
     if first():
         for name in failed:
