@@ -108,3 +108,15 @@ def test_a_zero_row_stays_finite_and_is_moved_by_ba_alone() -> None:
     assert torch.equal(y[:, 1], layer(x)[:, 1]) and not torch.equal(y[:, 0], layer(x)[:, 0])
     g.merge()
     assert model(x).isfinite().all() and torch.equal(model(x)[:, 1], layer(x)[:, 1])
+
+
+def test_a_double_starts_at_the_base_although_roots_of_squares_may_be_a_bit_off() -> None:
+    torch.manual_seed(5)
+    layer = nn.Linear(3, 200_000, dtype=torch.float64)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    before = layer(x)
+    gw.graft(layer, gw.DoRA(2), sites=["*"])
+    layer.double()
+    for fast in (False, True):
+        with torch.set_grad_enabled(fast):
+            assert torch.equal(layer(x), before)

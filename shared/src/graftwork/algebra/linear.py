@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graftwork.algebra.geometry import BlockPlan, Geometry, fit
-from graftwork.algebra.products import exact_mm
+from graftwork.algebra.products import changed_norm, exact_mm
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Linear(Geometry):
         wide, half = a.dtype, a.to(rows.dtype)
         cross, a = exact_mm(rows, half.t(), wide), half.to(wide)
         more = (b * (2 * cross + scale * (b @ (a @ a.t())))).sum(1)
-        return (norm * norm + scale * more).clamp_min_(0).sqrt_()
+        return changed_norm(norm, scale * more)
 
     def run_blocks(self, x: Tensor, d: Tensor, plan: BlockPlan, y: Tensor) -> Tensor:
         x = fit(x, -1, plan.count * plan.cols).unflatten(-1, (plan.count, plan.cols))

@@ -36,3 +36,10 @@ def bmm(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _can_widen(a: Tensor, dtype: torch.dtype) -> bool:
     return _WIDE and a.is_cuda and dtype is torch.float32
+
+
+def changed_norm(norm: Tensor, more: Tensor) -> Tensor:
+    """sqrt(norm^2 + more), not below 0, and `norm` itself where nothing is added."""
+    root = (norm * norm + more).clamp_min_(0).sqrt_()
+    # torch's root of a square in float64 may be off by a bit
+    return torch.where(more == 0, norm, root) if norm.dtype == torch.float64 else root

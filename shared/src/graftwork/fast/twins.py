@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from graftwork.algebra.products import exact_mm
+from graftwork.algebra.products import changed_norm, exact_mm
 
 
 class _Tape(threading.local):
@@ -91,7 +91,7 @@ class Twin:
         self.pool: Pool | None = None
         self.stack: tuple[Tensor, Tensor, list[int]] | None = None
         self._versions: list[int] = []
-        self._square: tuple[Any, Tensor] | None = None
+        self._norms: tuple[Any, Tensor] | None = None
         #: nothing is made from the sources: they serve as they are
         self.bare = weight is None and all(s.dtype is dtype for s in sources)
 
@@ -125,17 +125,17 @@ class Twin:
         self.fresh = True
         self._versions = [s._version for s in self.sources]
 
-    def square(self, wide: torch.dtype) -> Tensor:
-        """||w_o||^2 (out,) in `wide`."""
+    def norms(self, wide: torch.dtype) -> Tensor:
+        """||w_o|| (out,) in `wide`."""
         assert self.weight is not None
         w = self.weight
         key = None if w.is_inference() else (w.data_ptr(), w._version, w.device, wide)
-        if self._square is None or key is None or self._square[0] != key:
+        if self._norms is None or key is None or self._norms[0] != key:
             # as the start computes m, so that m / n starts at 1; half precision is not copied
             same = w.dtype == wide
             n = w.norm(dim=1) if same else torch.linalg.vector_norm(w, dim=1, dtype=wide)
-            self._square = key, n * n
-        return self._square[1]
+            self._norms = key, n
+        return self._norms[1]
 
 
 class Pool:
@@ -214,8 +214,7 @@ def _fill_gains(twins: Sequence[Twin]) -> None:
         cross = exact_mm(t.weight, t.copies[0].t() if t.turned[0] is None else t.turned[0], wide)
         b = t.sources[1].to(wide)
         torch.addmm(cross, b, gram, beta=2 * t.scale, alpha=t.scale * t.scale, out=part)
-    square = torch.cat([t.square(wide) for t in twins])
-    norm = square.add_(more.mul_(bs).sum(1)).clamp_min_(0).sqrt_()
+    norm = changed_norm(torch.cat([t.norms(wide) for t in twins]), more.mul_(bs).sum(1))
     empty = norm == 0
     norm.masked_fill_(empty, torch.inf)
     g = torch.cat([t.sources[2] for t in twins]).to(wide).div_(norm).masked_fill_(empty, 1)
@@ -263,11 +262,11 @@ def alone(twin: Twin, apart: bool) -> Twin:
     """A twin of its own for one call, with the same sources; `apart`: it uses nothing that was computed before."""
     own = Twin(twin.sources, twin.dtype, twin.weight, twin.scale)
     if not apart:
-        own._square = twin._square
+        own._norms = twin._norms
     own._hold(t if t.dtype is own.dtype else t.detach().to(own.dtype) for t in own.sources[:2])
     if own.weight is not None:
         with torch.no_grad():
             _fill_gains([own])
     if not apart:
-        twin._square = own._square
+        twin._norms = own._norms
     return own
