@@ -367,7 +367,7 @@ def test_refusals() -> None:
             Switchboard(model, chosen)
     assert picture(model) == before
     taken = copy.deepcopy(model)
-    gw.graft(taken, gw.LoRA(2), sites=["head"], name=found[3].name)
+    gw.graft(taken, gw.LoRA(1), sites=["head"], name=found[3].name)
     with pytest.raises(gw.GraftError, match="already has a graft"):
         Switchboard(taken, found)
     assert set(gw.grafts(taken)) == {found[3].name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,8 +147,12 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("text", ["7" * 5000, "1 " * 5000])  # Python reads 4,300 by itself
 def test_a_turn_of_thousands_of_figures_is_judged(tmp_path: Path, text: str) -> None:
-    file = jsonl(tmp_path / "figures.jsonl", dialogue(1, text))
+    file, before = (
+        jsonl(tmp_path / "figures.jsonl", dialogue(1, text)),
+        sys.get_int_max_str_digits(),
+    )
     assert main(["check", str(file), "--filters", "paper,house,grammar"]) == 0
+    assert sys.get_int_max_str_digits() == before
 
 
 def test_an_empty_turn_of_a_model_is_judged_and_not_refused(

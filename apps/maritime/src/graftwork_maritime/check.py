@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -38,7 +39,6 @@ def main(app: App, args: Sequence[str]) -> int:
     parser.add_argument("--strict", action="store_true", help="exit code 1 when one is refused")
     parser.add_argument("--list", action="store_true", help="say which filters there are, and end")
     given = parser.parse_args(list(args))
-    sys.set_int_max_str_digits(MAX_TURN)  # a turn of figures alone is a number, too
     if given.list:
         print(_listed())
         return 0
@@ -50,19 +50,31 @@ def main(app: App, args: Sequence[str]) -> int:
     filters = choose(given.filters, given.without)
     table = Rejections(filters)
     said = time.monotonic()
-    for case in cases(given.file, given.against, given.encoding, given.category):
-        findings = table.add(case)
-        if given.json:
-            print(json.dumps(as_json(case, findings, filters), ensure_ascii=False))
-        else:
-            for line in lines(case, findings):
-                print(line)
-        if time.monotonic() - said >= SECONDS:
-            print(f"{table.seen} dialogues, {table.refused} refused so far", file=sys.stderr)
-            said = time.monotonic()
+    with _long_numbers():
+        for case in cases(given.file, given.against, given.encoding, given.category):
+            findings = table.add(case)
+            if given.json:
+                print(json.dumps(as_json(case, findings, filters), ensure_ascii=False))
+            else:
+                for line in lines(case, findings):
+                    print(line)
+            if time.monotonic() - said >= SECONDS:
+                print(f"{table.seen} dialogues, {table.refused} refused so far", file=sys.stderr)
+                said = time.monotonic()
     rows = {"seen": table.seen, "refused": table.refused, "rows": table.rows(), "notice": NOTICE}
     print(json.dumps({"summary": rows}) if given.json else shown(rows))
     return int(given.strict and table.refused > 0)
+
+
+@contextlib.contextmanager
+def _long_numbers() -> Iterator[None]:
+    """Inside the block a turn of figures alone is a number, too."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(MAX_TURN)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(before)
 
 
 def cases(
