@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.joblist.ending import ended
 from graftwork.errors import GraftError
 
 if TYPE_CHECKING:
@@ -75,14 +76,7 @@ def options() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     args = options().parse_args(argv)
-    try:
-        return {"run": run, "plan": plan, "table": table}[args.verb](args)
-    except GraftError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the jobs at work are lost, the same command goes on", file=sys.stderr)
-        return 130
+    return ended({"run": run, "plan": plan, "table": table}[args.verb], args)
 
 
 def jobs_of(args: argparse.Namespace) -> list[Job]:

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.joblist.ending import ended
 from benchmarks.joblist.results import matching
 from graftwork.errors import GraftError
 
@@ -93,15 +94,8 @@ def options() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     args = options().parse_args(argv)
-    try:
-        verbs = {"table": write_table, "timing": time_trainings, "devices": compare_devices}
-        return verbs.get(args.verb, run)(args)
-    except GraftError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the jobs at work are lost, the same command goes on", file=sys.stderr)
-        return 130
+    verbs = {"table": write_table, "timing": time_trainings, "devices": compare_devices}
+    return ended(verbs.get(args.verb, run), args)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.joblist.ending import ended
 from graftwork.errors import GraftError
 
 if TYPE_CHECKING:
@@ -92,14 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "prepare": prepare, "pack": pack, "all": everything, "steps": time_steps, "run": run,
         "plan": plan, "table": table,
     }  # fmt: skip
-    try:
-        return verbs[args.verb](args)
-    except GraftError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the jobs at work are lost, the same command goes on", file=sys.stderr)
-        return 130
+    return ended(verbs[args.verb], args)
 
 
 def prepare(args: argparse.Namespace) -> int:

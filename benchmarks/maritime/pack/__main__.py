@@ -27,6 +27,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.joblist.ending import ended
 from graftwork.errors import GraftError
 
 COUNTS = {"train": 4000, "val": 100, "test": 20}
@@ -68,14 +69,7 @@ def options() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     args = options().parse_args(argv)
-    try:
-        return {"prepare": prepare, "plan": plan, "run": run, "join": join}[args.verb](args)
-    except GraftError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the jobs at work are lost, the same command goes on", file=sys.stderr)
-        return 130
+    return ended({"prepare": prepare, "plan": plan, "run": run, "join": join}[args.verb], args)
 
 
 def prepare(args: argparse.Namespace) -> int:
