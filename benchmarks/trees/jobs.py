@@ -58,6 +58,14 @@ class Results(NotedResults[Job]):
         """The job that a file holds."""
         return Job(**raw)
 
+    def done(self, job: Job) -> bool:
+        """Whether a job's result is there; a further seed's counts at the rate that is the best by now alone."""
+        there = super().done(job)
+        if not there or job.library == NONE or job.seed == 0:
+            return there
+        chosen = best(self, job.library, job.arm)
+        return chosen is None or self.read(job)["rate"] == chosen["rate"]
+
     def ready(self, job: Job) -> bool:
         """A further seed can start when each rate of its arm is done or has failed, and one is done."""
         if job.library == NONE or job.seed == 0:

@@ -67,6 +67,20 @@ def test_a_further_seed_waits_for_all_rates_and_takes_the_best(tmp_path: Path) -
     assert best(results, OURS, "DoRA") is None and not results.ready(Job(OURS, "DoRA", 1))
 
 
+def test_a_further_seed_at_a_rate_that_is_not_the_best_any_more_is_run_again(
+    tmp_path: Path,
+) -> None:
+    results, tried = Results(tmp_path), rate_jobs(OURS, "LoRA", 3)
+    seed = Job(OURS, "LoRA", 1)
+    results.write(tried[0], result(tried[0], 0.5, 0.9))
+    results.write(seed, {**result(seed, 0.4, 0.9), "rate": tried[0].rate})
+    assert results.done(seed)
+    results.write(tried[1], result(tried[1], 0.6, 0.9))
+    assert not results.done(seed) and all(map(results.done, tried[:2]))
+    results.write(seed, {**result(seed, 0.4, 0.9), "rate": tried[1].rate})
+    assert results.done(seed)
+
+
 def test_a_record_names_every_device_and_is_dated_by_the_newest_job(tmp_path: Path) -> None:
     results = Results(tmp_path)
     assert surroundings(results)["device"]  # nothing ran: of this machine
