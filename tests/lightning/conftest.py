@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
-from jsonargparse import _common
 
 from graftwork.lightning.output import settle_output
+from tests.train_many_kit import kept_parser
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,5 @@ def quiet_libraries() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def parser_settings() -> Iterator[None]:
-    before = dict(_common.parsing_settings)
-    yield
-    _common.parsing_settings.clear()
-    _common.parsing_settings.update(before)
+    with kept_parser():
+        yield

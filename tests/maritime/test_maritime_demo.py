@@ -18,6 +18,7 @@ def test_the_fixed_exchange_is_told_and_reported(
     assert main(["demo", "--run_dir", "run"]) == 0
     said = capsys.readouterr().out
     assert NOTICE in said and said.count("SHIP ") == 9 and "! readback-wrong" in said
+    assert said.count("COAST (nothing)") == 1  # it was called a second time for a reason
     for kind in ("call", "answer", "correct", "no-information", "silent", "repeat", "acknowledge"):
         assert f"[{kind}]" in said
     record = validate_record(Path("run/record.json"))

@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from jsonargparse import _common
 from safetensors.torch import load_file
 from torch import Tensor
 
 import graftwork as gw
 from graftwork.cli import main
-from graftwork.lightning.many import built, run
 from graftwork_maritime.app import APP
 from graftwork_maritime.app import main as maritime
 from graftwork_runs.many import report
+from tests.train_many_kit import alone
 
 SETTINGS: dict[str, Any] = {
     "data.train": 8,
@@ -46,14 +45,9 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    before = dict(_common.parsing_settings)
-    monkeypatch.setattr(built, "apps", lambda: {"maritime": APP})
-    monkeypatch.setattr(run, "write_report", report)
-    monkeypatch.chdir(tmp_path)
-    yield
-    _common.parsing_settings.clear()
-    _common.parsing_settings.update(before)
+def in_its_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    with alone(monkeypatch, tmp_path, report, {"maritime": APP}):
+        yield
 
 
 def jobs(given: dict[str, dict[str, Any]], **top: Any) -> str:

@@ -10,25 +10,20 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from jsonargparse import _common
 from safetensors.torch import load_file
 from torch import Tensor
 
 import graftwork as gw
 from graftwork.cli import main
-from graftwork.lightning.many import run
 from graftwork_medseg.app import main as medseg
 from graftwork_runs.many import report
+from tests.train_many_kit import alone
 
 
 @pytest.fixture(autouse=True)
-def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    before = dict(_common.parsing_settings)
-    monkeypatch.setattr(run, "write_report", lambda folder: report(folder))
-    monkeypatch.chdir(tmp_path)
-    yield
-    _common.parsing_settings.clear()
-    _common.parsing_settings.update(before)
+def in_its_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    with alone(monkeypatch, tmp_path, report):
+        yield
 
 
 def settings(data: Path, **more: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tomllib
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import manyapp.app
 import pytest
 import torch
 import yaml
-from jsonargparse import _common
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,24 +23,16 @@ import graftwork as gw
 from graftwork.cli import main
 from graftwork.lightning.app import App
 from graftwork.lightning.many import built, run
-from graftwork.lightning.output import settle_output
 from graftwork_runs.many import report
+from tests.train_many_kit import alone
 
 APPS = {"manyapp": manyapp.app.app}
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """The test app alone is installed, and the report's writer; runs are made in a folder of the test's own."""
-    before = dict(_common.parsing_settings)
-    monkeypatch.setattr(built, "apps", lambda: APPS)
-    monkeypatch.setattr(run, "write_report", lambda folder: report(folder))
-    monkeypatch.chdir(tmp_path)
-    with warnings.catch_warnings():
-        settle_output(quiet=False, verbose=False)
+def in_its_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    with alone(monkeypatch, tmp_path, report, APPS):
         yield
-    _common.parsing_settings.clear()
-    _common.parsing_settings.update(before)
 
 
 def jobs_file(jobs: list[dict[str, Any]], **top: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,28 +9,19 @@ from typing import Any
 import manyapp.app
 import pytest
 import yaml
-from jsonargparse import _common
 from safetensors.torch import load_file
 
 from graftwork.cli import main
-from graftwork.lightning.many import built, run
-from graftwork.lightning.output import settle_output
 from graftwork.tenants import recorded
 from tests.recording.fake_graphs import Fake
 from tests.tenants.tenants_kit import bits
+from tests.train_many_kit import alone
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    before = dict(_common.parsing_settings)
-    monkeypatch.setattr(built, "apps", lambda: {"manyapp": manyapp.app.app})
-    monkeypatch.setattr(run, "write_report", lambda folder: None)
-    monkeypatch.chdir(tmp_path)
-    with warnings.catch_warnings():
-        settle_output(quiet=False, verbose=False)
+def in_its_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    with alone(monkeypatch, tmp_path, lambda _: None, {"manyapp": manyapp.app.app}):
         yield
-    _common.parsing_settings.clear()
-    _common.parsing_settings.update(before)
 
 
 def trained(run_dir: str, **top: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,28 +12,20 @@ import manyapp.app
 import pytest
 import torch
 import yaml
-from jsonargparse import _common
 from manyapp.cli import Texts, Writer
 from safetensors.torch import load_file
 
 import graftwork as gw
 from graftwork.cli import main
-from graftwork.lightning.many import built, run
-from graftwork.lightning.output import settle_output
+from graftwork.lightning.many import run
 from graftwork_runs.many import report
+from tests.train_many_kit import alone
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    before = dict(_common.parsing_settings)
-    monkeypatch.setattr(built, "apps", lambda: {"manyapp": manyapp.app.app})
-    monkeypatch.setattr(run, "write_report", report)
-    monkeypatch.chdir(tmp_path)
-    with warnings.catch_warnings():
-        settle_output(quiet=False, verbose=False)
+def in_its_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    with alone(monkeypatch, tmp_path, report, {"manyapp": manyapp.app.app}):
         yield
-    _common.parsing_settings.clear()
-    _common.parsing_settings.update(before)
 
 
 def jobs_file(run_dir: str, **top: Any) -> str:

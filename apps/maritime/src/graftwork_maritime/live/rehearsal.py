@@ -84,4 +84,6 @@ def _rows(step: Exchange) -> Iterator[list[str]]:
     }
     if step.heard:
         yield ["COAST", step.heard.text, "", found.get(heard, "")]
+    elif last > bool(step.reply):  # what follows is said since nobody answered
+        yield ["COAST", "(nothing)", "", ""]
     yield ["SHIP", step.reply.text if step.reply else "(nothing)", step.kind, found.get(said, "")]
