@@ -107,7 +107,7 @@ def prepare(args: argparse.Namespace) -> int:
 
 def pack(args: argparse.Namespace) -> int:
     """Files in parts."""
-    from benchmarks.trees import parts
+    from benchmarks.joblist import parts
 
     for path in parts.pack(args.what, args.to, args.mebibytes * MIB):
         say(f"{path}: {path.stat().st_size / MIB:.1f} MiB")
@@ -117,7 +117,7 @@ def pack(args: argparse.Namespace) -> int:
 def everything(args: argparse.Namespace) -> int:
     """Parts, steps, jobs."""
     begun = time.monotonic()
-    from benchmarks.trees import parts
+    from benchmarks.joblist import parts
     from benchmarks.trees.jobs import STEPS_FILE
 
     for path in parts.join(args.parts, args.data):

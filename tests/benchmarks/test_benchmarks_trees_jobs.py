@@ -12,8 +12,8 @@ import pytest
 import torch
 from trees_kit import write_episodes, write_model
 
-from benchmarks.joblist import pool
-from benchmarks.trees import arms, collect, page, parts, work
+from benchmarks.joblist import parts, pool
+from benchmarks.trees import arms, collect, page, work
 from benchmarks.trees.__main__ import main
 from benchmarks.trees.arms import ARMS, NONE, OURS, PEFT, TWINS
 from benchmarks.trees.collect import surroundings

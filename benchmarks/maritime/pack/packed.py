@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from benchmarks.joblist import parts
 from benchmarks.joblist.failures import FAILED
 from benchmarks.maritime.pack.jobs import CONTAMINATION, HEADLINE, LIVE, SLOTS
-from benchmarks.trees import parts
 from graftwork.errors import GraftError
 
 ARCHIVE = "maritime-pack.tar.gz"
