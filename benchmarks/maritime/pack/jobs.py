@@ -77,32 +77,36 @@ def contamination_jobs(tiny: bool = False) -> list[contamination.Job]:
 
 
 def listed(tiny: bool = False, parts: Sequence[str] = PARTS) -> list[Job]:
-    """All jobs: a first seed of what has none, then second seeds, then other questions, then the rest.
+    """All jobs: a first seed of every arm, what is built on it, then second seeds, then the rest.
 
     Raises GraftError for a part that does not exist.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise GraftError(f"--parts {unknown[0]!r}: unknown; choose of {', '.join(PARTS)}")
-    first = ["LoFT-0", "GOAT-0", "DiaBlo-0-constrained", "GOAT-0-constrained", "LoFT-0-constrained"]
-    second = ["LoRA-1", "DiaBlo-1", "LoRA-1-constrained"]
     known = headline_jobs()
-    rest = [name for name in known if name not in {*first, *second}]
-    rest.sort(key=lambda name: (known[name].arm == FEW_SHOT, known[name].constrained))
+    arms = ("LoFT", "GOAT", "LoRA", "DiaBlo")  # the longest first
+    free = [[f"{arm}-{seed}" for arm in arms] for seed in headline.SEEDS]
+    held = [[f"{name}-constrained" for name in names] for names in free]
+    few = [name for name, job in known.items() if job.arm == FEW_SHOT]  # that of seed 0 first
     asked = [j.name for j in contamination_jobs(tiny)]
     slots = [j.name for j in slots_listed((LORA, HEAD, ONCE))]
-    live = [LIVE_GRAFT, *(f"{n}of{LIVE_PARTS}" for n in range(LIVE_PARTS))]
+    exchanges = [f"{n}of{LIVE_PARTS}" for n in range(LIVE_PARTS)]
     half = 1 + len(asked) // 2
-    found = [
-        *(Job(HEADLINE, key) for key in (*first, *second)),
-        *(Job(CONTAMINATION, key) for key in asked[:half]),
-        *(Job(SLOTS, key) for key in slots[:3]),
-        *(Job(LIVE, key) for key in live),
-        *(Job(CONTAMINATION, key) for key in asked[half:]),
-        *(Job(HEADLINE, key) for key in rest),
-        *(Job(SLOTS, key) for key in slots[3:]),
+    order = [
+        (HEADLINE, free[0]),
+        (LIVE, [LIVE_GRAFT]),
+        (HEADLINE, few[:1]),
+        (SLOTS, slots[:3]),
+        (HEADLINE, held[0]),
+        (LIVE, exchanges),
+        (CONTAMINATION, asked[:half]),
+        *((HEADLINE, names) for names in free[1:]),
+        (CONTAMINATION, asked[half:]),
+        *((HEADLINE, names) for names in (*held[1:], few[1:])),
+        (SLOTS, slots[3:]),
     ]
-    return [job for job in found if job.part in parts]
+    return [Job(part, key) for part, keys in order for key in keys if part in parts]
 
 
 class Results(NotedResults[Job]):
