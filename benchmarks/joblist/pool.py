@@ -24,6 +24,7 @@ from graftwork.errors import GraftError
 
 MARGIN = 1.25  # of an estimate, before the clock is asked
 GRACE = 20.0  # seconds after the deadline until jobs at work are given up
+PATIENCE = 5.0  # seconds that a process has to end by itself
 
 
 @dataclass
@@ -111,6 +112,8 @@ def run_all(
         for worker in crew:
             worker.process.terminate()
         for worker in crew:
+            worker.process.join(PATIENCE)
+            worker.process.kill()  # Lightning's handler lets a signal wait for the step
             worker.process.join()
     left_over = sum(not results.done(job) for job in jobs)
     if left_over:
