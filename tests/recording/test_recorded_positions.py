@@ -77,6 +77,25 @@ def test_positions_are_looked_at_once_where_they_cannot_change(
         torch.testing.assert_close(y, recorder._forward(ids(2)))
 
 
+def test_a_padding_mask_that_is_not_there_is_no_reason_for_a_mask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As transformers 5.17 asks."""
+    masking = transformers.masking_utils
+    real = masking._ignore_causal_mask_sdpa
+
+    def asked(padding_mask: Any, *args: Any, **kwargs: Any) -> Any:
+        return not masking.is_tracing(padding_mask) and real(padding_mask, *args, **kwargs)
+
+    monkeypatch.setattr(masking, "_ignore_causal_mask_sdpa", asked)
+    traced, model = masking.is_tracing, Seen(llama())
+    with gw.recorded(model, machine=Fake()) as recorder:
+        for seed in range(3):
+            model(ids(seed)).sum().backward()
+        assert recorder.recorded == 1 and model.masks and not any(model.masks)
+    assert masking.is_tracing is traced
+
+
 def test_positions_that_are_inputs_may_become_packed() -> None:
     model = Seen(llama())
     with gw.recorded(model, machine=Fake()) as recorder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -131,11 +132,11 @@ class Cuda:
     def strict(self) -> Iterator[None]:
         """Whatever waits for the device raises, which in a capture would leave the stream unusable."""
         before = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
+        _watch("error")
         try:
             yield
         finally:
-            torch.cuda.set_sync_debug_mode(before)
+            _watch(before)
 
     def random(self) -> Any:
         """The states of torch's, numpy's and Python's generators, the device's first."""
@@ -160,3 +161,15 @@ class Cuda:
             and now["state"]["pos"] == numpy["state"]["pos"]
             and np.array_equal(now["state"]["key"], numpy["state"]["key"])
         )
+
+
+def _watch(mode: int | str) -> None:
+    """Set what torch does when an operation waits for the device, without its warning that the mode is a prototype.
+
+    Where warnings are errors, that one is raised with the mode set already, which would stay so.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="Synchronization debug mode", category=UserWarning
+        )
+        torch.cuda.set_sync_debug_mode(mode)

@@ -3,6 +3,7 @@
 Outside a capture transformers reads the positions, finds whole sequences, and leaves the causal mask to the attention's
 kernel. In a capture nothing can be read, so it would build a mask, and another, slower kernel would run. Where the
 positions are made inside the pass and do not depend on its inputs, the first rehearsal's answer holds for all replays.
+A padding mask that is not there is not read either way.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graftwork.recording.around import Unfit
 
-MODULE, FUNCTION = "transformers.masking_utils", "find_packed_sequence_indices"
+MODULE, FUNCTION, TRACING = (
+    "transformers.masking_utils", "find_packed_sequence_indices", "is_tracing",
+)  # fmt: skip
 
 
 class Positions:
@@ -107,11 +110,17 @@ def _answered(answer: Callable[[Callable[[Any], Any], Any], Any]) -> Iterator[No
     if ask is None:
         yield
         return
+    # transformers 5.17 asks so of a padding mask that is not there, too, and builds a mask in a capture
+    traced = getattr(module, TRACING, None)
     setattr(module, FUNCTION, lambda positions: answer(ask, positions))
+    if traced is not None:
+        setattr(module, TRACING, lambda tensor=None: tensor is not None and traced(tensor))
     try:
         yield
     finally:
         setattr(module, FUNCTION, ask)
+        if traced is not None:
+            setattr(module, TRACING, traced)
 
 
 @contextlib.contextmanager
