@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,7 +18,7 @@ from graftwork_maritime.filters.reading import case_of
 from graftwork_maritime.filters.scores import scores
 from graftwork_maritime.filters.sets import SETS, judge
 from graftwork_maritime.filters.unique import Texts
-from graftwork_runs import Record, Row, environment
+from graftwork_runs import Record, Row, environment, validate_record
 
 TARGET = Path(__file__).parents[1] / "records" / "maritime" / "headline.json"
 POOL = 500  # training dialogues of its category that a dialogue is compared with, as in the paper
@@ -83,7 +83,8 @@ def failing(dialogues: Iterable[Dialogue], against: Mapping[str, Texts]) -> dict
 
 
 def write(data: Path, out: Path, target: Path = TARGET) -> Record:
-    """Judge what is there and write the record; an arm without a whole result has rows that say so."""
+    """Judge what is there and write the record; an arm without a whole result keeps its rows, or has some that say why."""
+    earlier = _earlier(target)
     against = pools(d for d, _ in pairs(data / "train.jsonl"))
     composed = [replace(d, line=None) for d, _ in pairs(data / "test.jsonl")]
     rows = [
@@ -100,8 +101,11 @@ def write(data: Path, out: Path, target: Path = TARGET) -> Record:
         every = [Job(arm, seed, constrained) for seed in SEEDS]
         jobs = [job for job in every if (out / f"{job.name}.json").is_file()]
         if not jobs:
+            before = earlier.rows_of(variant)
+            if before:
+                refused[variant] = earlier.refused[variant]
             why = _why(out, every)
-            rows += [
+            rows += before or [
                 Row(case="paper context", variant=variant, metric=m, value=None, note=why)
                 for m in METRICS
             ]
@@ -132,9 +136,10 @@ def write(data: Path, out: Path, target: Path = TARGET) -> Record:
             "One sample a scenario, without rejection or repair; scenarios are not those of the paper.",
             "Constrained: the same grafts with each fact held to the scenario's words.",
             "Claim and verdict are of the arms that are not constrained.",
+            "An arm whose dialogues were not at hand keeps what the record said of it.",
             "The paper's row is of its own scenarios and its own reading: published format and information, accepted.",
         ],
-        details={"refused": refused, "jobs": _notes(out)},
+        details={"refused": refused, "jobs": {**earlier.jobs(rows), **_notes(out)}},
         verdict=verdict(rows),
         **environment("cpu"),
     )
@@ -152,6 +157,35 @@ def verdict(rows: list[Row]) -> str:
     reached = arms[best] >= PUBLISHED["accepted"]
     word = "seen" if reached else "not seen at this scale"
     return f"{word}: {best} has {arms[best]:.1%} accepted, the paper {PUBLISHED['accepted']:.1%}."
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What an earlier record says of arms whose dialogues are elsewhere."""
+
+    rows: tuple[Row, ...] = ()
+    refused: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def rows_of(self, variant: str) -> list[Row]:
+        return [r for r in self.rows if r.variant == variant and r.value is not None]
+
+    def jobs(self, rows: Iterable[Row]) -> dict[str, Any]:
+        """Those whose rows stay."""
+        kept = {r.variant for r in rows if r in self.rows and r.value is not None}
+        return {
+            name: note
+            for name, note in self.notes.items()
+            if note["arm"] + (CONSTRAINED if note.get("constrained") else "") in kept
+        }
+
+
+def _earlier(target: Path) -> _Earlier:
+    if not target.is_file():
+        return _Earlier()
+    record = validate_record(target)
+    known = record.details or {}
+    return _Earlier(tuple(record.rows), known.get("refused", {}), known.get("jobs", {}))
 
 
 def _written(out: Path, job: Job) -> list[Dialogue]:
