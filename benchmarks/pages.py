@@ -47,5 +47,5 @@ GENERATORS = {
 }  # fmt: skip
 GENERATORS |= {
     f"tenants-{name}": table_of(f"tenants/{name}")
-    for name in ("engine", "engine-second", "parallel")
+    for name in ("isolation", "engine", "engine-second", "parallel")
 }

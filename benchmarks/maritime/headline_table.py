@@ -11,6 +11,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.maritime.headline import ARMS, SEEDS, Job, pairs
+from benchmarks.rows import known_rows
 from graftwork.errors import GraftError
 from graftwork_maritime.dialogues import Dialogue, read
 from graftwork_maritime.filters.paper import PAPER
@@ -101,7 +102,7 @@ def write(data: Path, out: Path, target: Path = TARGET) -> Record:
         every = [Job(arm, seed, constrained) for seed in SEEDS]
         jobs = [job for job in every if (out / f"{job.name}.json").is_file()]
         if not jobs:
-            before = earlier.rows_of(variant)
+            before = known_rows(target, variant)
             if before:
                 refused[variant] = earlier.refused[variant]
             why = _why(out, every)
@@ -166,9 +167,6 @@ class _Earlier:
     rows: tuple[Row, ...] = ()
     refused: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
-
-    def rows_of(self, variant: str) -> list[Row]:
-        return [r for r in self.rows if r.variant == variant and r.value is not None]
 
     def jobs(self, rows: Iterable[Row]) -> dict[str, Any]:
         """Those whose rows stay."""

@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "parallel" in options.parts:
         own = options.out or (None if options.tiny else RECORDS / "parallel.json")
         return parallel.run(options, command, own)
-    name = "engine" if options.label is None else f"engine-{options.label}"
+    name = "isolation" if options.parts == ["isolation"] else "engine"
+    name += "" if options.label is None else f"-{options.label}"
     if not options.device.startswith("cuda"):
         name += "-cpu"
     out = options.out or (None if options.tiny else RECORDS / f"{name}.json")
@@ -258,9 +259,11 @@ def command_of(argv: Sequence[str]) -> str:
 
 
 def judge(rows: Sequence[Row]) -> str:
-    """Which limits hold."""
+    """Which limits hold, of the parts of which there are rows."""
     said, held, known = [], 0, 0
-    for start, variant, metric, limit in LIMITS:
+    parts = {r.case.partition(":")[0] for r in rows}
+    limits = [limit for limit in LIMITS if limit[0].partition(":")[0] in parts]
+    for start, variant, metric, limit in limits:
         found = [
             r
             for r in rows
@@ -274,8 +277,8 @@ def judge(rows: Sequence[Row]) -> str:
     listed = "; ".join(said)
     if not known:
         return f"not testable here: {listed}."
-    word = "seen" if held == len(LIMITS) else "partly" if held else "not seen at this scale"
-    return f"{word}: {held} of {len(LIMITS)} limits hold: {listed}."
+    word = "seen" if held == len(limits) else "partly" if held else "not seen at this scale"
+    return f"{word}: {held} of {len(limits)} limits hold: {listed}."
 
 
 def shown(rows: Sequence[Row]) -> str:

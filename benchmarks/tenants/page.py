@@ -37,4 +37,7 @@ def table(record: Record) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-GENERATORS = {"tenants-small": lambda: table(validate_record(TARGET))}
+GENERATORS = {
+    "tenants-small": lambda: table(validate_record(TARGET)),
+    "tenants-unequal": lambda: table(validate_record(TARGET.with_name("unequal.json"))),
+}

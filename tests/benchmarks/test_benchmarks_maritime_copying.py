@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from benchmarks.maritime import copying, headline_page
+from benchmarks.rows import known_rows
 from graftwork_maritime.dialogues import Dialogue, Turn
-from graftwork_runs import Row
+from graftwork_runs import Row, validate_record
 
 SAID = "mayday mayday mayday this is lanmora legend i am on fire and need help now over"
 
@@ -61,3 +65,20 @@ def test_tables_have_a_row_for_each_arm_with_figures() -> None:
     for table in (headline_page.headline(), headline_page.copying()):
         assert "composer, no model" in table and "| LoRA |" in table
     assert "duplicate sentences" in headline_page.headline_refused()
+
+
+def test_an_arm_whose_dialogues_are_elsewhere_keeps_its_rows(tmp_path: Path) -> None:
+    assert known_rows(tmp_path / "none.json", "LoRA") == []
+    file = tmp_path / "record.json"
+    kept = rows("LoRA", 0.5, 0.25)
+    lacking = Row(case=copying.CASE, variant="GOAT", metric="copied whole", value=None, note="why")
+    record = validate_record(copying.TARGET).model_copy(update={"rows": [*kept, lacking]})
+    record.write(file)
+    assert known_rows(file, "LoRA") == kept and known_rows(file, "GOAT") == []
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        line = json.dumps(dialogue(SAID).to_json())
+        (tmp_path / "data" / f"{split}.jsonl").write_text(line + "\n")
+    again = copying.write(tmp_path / "data", tmp_path / "out", file)
+    assert [r for r in again.rows if r.variant == "LoRA"] == kept
+    assert all(r.value is None for r in again.rows if r.variant == "GOAT")

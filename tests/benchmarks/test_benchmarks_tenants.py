@@ -113,8 +113,8 @@ def test_a_verdict_names_what_holds_and_what_was_not_measured() -> None:
         return Row(case=case, variant=training.OURS, metric="ratio to floor", value=value)
 
     assert judge([]).startswith("not testable here")
-    assert judge([row(1.4)]).startswith("partly: 1 of 12 limits hold")
-    assert judge([row(1.6)]).startswith("not seen at this scale: 0 of 12")
+    assert judge([row(1.4)]).startswith("partly: 1 of 2 limits hold")
+    assert judge([row(1.6)]).startswith("not seen at this scale: 0 of 2")
 
 
 def test_the_command_in_a_record_names_no_file() -> None:
