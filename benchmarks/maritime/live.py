@@ -41,8 +41,8 @@ _READ = (
     "The composer's ear was mended by one who had read these wordings and what it missed of them."
 )
 _NEW = (
-    "A first look: these wordings were written when the composer's ear was finished, by the one who had mended it. "
-    "What it missed was read afterwards, and the ear mended again."
+    "A first look: these wordings were written when the composer's ear was finished, by one who had not seen the "
+    "composer. What it missed of the earlier sets had been read, and the ear mended."
 )
 Maker = Callable[[Scenario, int], Partner]
 

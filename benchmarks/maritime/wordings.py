@@ -1,4 +1,7 @@
-"""Wordings of the scripted coast station, in sets: each later one was written when the composer's ear was finished."""
+"""Wordings of the scripted coast station, in sets: each later one was written when the composer's ear was finished.
+
+The author of the fifth had not seen the composer; the earlier ones are by the one who mended its ear.
+"""
 
 from __future__ import annotations
 
@@ -246,4 +249,116 @@ FOURTH = Wordings(
         "position": ("Your position then is {}.", "I plotted {}."),
     },
 )  # fmt: skip
-SETS = {"first": FIRST, "second": SECOND, "third": THIRD, "fourth": FOURTH}
+FIFTH = Wordings(
+    asked={
+        "position": ("Interrogative position.", "Right then skipper, whereabouts are you?",
+                     "Latitude and longitude first, please.", "Go ahead with your position when ready.",
+                     "Could you let me have that position in degrees and minutes?",
+                     "I have pen and paper, send your position.", "What location shall I give the lifeboat crew?",
+                     "What's your lat long, Captain?"),
+        "persons": ("What's the head count over there?", "Persons on board, go ahead.",
+                    "How many people am I looking at, all told?", "Is it just yourself, or are there others aboard?",
+                    "For how many people do I need to find room in the lifeboat?",
+                    "Can you give me a total for everyone aboard?", "How many lives are at risk?"),
+        "mmsi": ("Go ahead with your MMSI.", "Your MMSI does not show on my screen, what is it?",
+                 "Can I take your MMSI, skipper?", "I did not get your DSC number, send MMSI."),
+        "call_sign": ("Send call sign.", "I still need a call sign from you.",
+                      "Have you got a call sign for me, skipper?", "Letter by letter, what is your call sign?"),
+        "help": ("Advise type of assistance requested.", "What is it you want us to do, skipper?",
+                 "Is it pumps you need, a tow, or the helicopter?", "Tell me what would help you most right now.",
+                 "Can you cope yourselves, or what do you need from the shore?",
+                 "What would you like us to get moving for you?", "How may our rescue units support you?"),
+        "nature": ("Advise your situation.", "Okay skipper, what's the problem?", "Fill me in, what's gone wrong?",
+                   "What made you press the red button?", "Why are you in difficulty?",
+                   "Can you explain the trouble to me briefly?", "What type of incident is this?"),
+        "place": ("Which point on shore are you nearest to, and how far off is it?",
+                  "Relative to the nearest light, how far and on what bearing?",
+                  "Roughly how far out are you, and off what?", "Describe your position from a buoy or a headland."),
+        "cargo": ("What's your cargo, skipper?", "Are you loaded or in ballast, and with what?",
+                  "Anything nasty in the cargo that my crews should know about?", "What goods are on the manifest?"),
+        "weather": ("Interrogative weather on scene.", "What's the weather doing where you are?",
+                    "How rough is it, and where's the wind from?", "Tell me your wind force and sea state.",
+                    "How far can you see, and what is the swell like?"),
+    },
+    plain={
+        "position": ("You give me latitude, longitude, yes?", "Please captain, where is you?",
+                     "Which place you stay in this moment?", "Position of you I am not have, please to say."),
+        "persons": ("In your ship how many is the persons?", "All peoples in the boat is how much?",
+                    "Captain, you have crew how much, passenger how much?", "Please count person, tell me."),
+        "mmsi": ("Captain, number of MMSI I am missing.", "Please you say nine number, MMSI."),
+        "call_sign": ("Call sign yours I not know.", "How is calling sign from your ship?"),
+        "help": ("Captain, what we must do for you?", "You are need what assistance?",
+                 "We can send boat. You want boat or other thing?", "For help, you wish what?"),
+        "nature": ("Captain, what is problem please?", "Something happen with boat, tell what?",
+                   "For which reason is emergency?", "Which kind trouble is by you?"),
+        "weather": ("How is weather by you?", "There is much wind? There is much wave?"),
+    },
+    elaborate={
+        "position": (
+            "If it would not inconvenience you, Captain, we would dearly like to learn your latitude and longitude.",
+            "With your kind permission, sir, I should wish to enter in my log the whereabouts of your esteemed vessel.",
+        ),
+        "persons": (
+            "Could I ask you, with all respect, to tell this station how many human beings share the ship with you?",
+            "Before we go any further, it would be appreciated if the total of those aboard could be communicated.",
+        ),
+        "mmsi": (
+            "In order that we may identify you beyond any doubt, kindly communicate the MMSI of your registration.",
+            "Forgive my asking, but the MMSI of your good vessel appears to have escaped us.",
+        ),
+        "call_sign": ("Would you mind terribly letting me know the call sign that your ship goes by?",
+                      "For purposes of proper identification, the favour of your call sign is requested."),
+        "help": (
+            "Please have the kindness to indicate to us the sort of support that you would be wishing to receive.",
+            "Were we to dispatch a unit in your direction, what would you most wish it to bring or to do?",
+        ),
+        "nature": (
+            "Sir, it would be of great help to this station if you were to outline the difficulty you are in.",
+            "May we respectfully request some particulars of whatever it is that has gone amiss on board?",
+        ),
+        "weather": (
+            "If you can spare a moment to look outside, how would you characterise the wind and the waves?",
+            "Might you favour us with a short report of the weather as it presents itself from your bridge?",
+        ),
+    },
+    unexpected=(
+        "Can I take a mobile number for you?", "What brand of radio are you talking on?",
+        "How many shackles of chain do you have?", "What is the nationality of the crew?",
+        "Which classification society are you with?", "What size is your bow thruster?",
+        "How long have you been a skipper?", "Who should we telephone at home for you?",
+        "How many fenders do you have ready?", "Which make is your liferaft?", "What is your deadweight?",
+        "When were your fire extinguishers last serviced?", "How long will your radio battery last?",
+        "What is your beam in metres?", "What is painted on your funnel?", "Which pilot brought you out?",
+        "Did your chief engineer sign the last survey?", "How much fresh water is left?",
+        "Who does the cooking for you?", "How many winches are on deck?", "Is your transponder Class A or Class B?",
+        "Have you informed customs?", "What time is it by the ship's clock?",
+        "Please, boat is made from wood or from plastic?",
+    ),
+    again=(
+        "Come again, skipper?", "You were stepped on, one more time.", "All I get from you is noise, try once more.",
+        "What you say? I not understand.", "I beg your pardon, would you kindly run through that another time?",
+        "Nothing heard from you, try again on high power.", "Pardon? Please more slow.",
+        "Speak closer to the microphone and repeat.",
+    ),
+    instructions=(
+        "Rescue helicopter is lifting off now, with you in about two five minutes.",
+        "Stick with me on this frequency, skipper.", "Clear the after deck of loose gear for the winchman.",
+        "If the water is shallow enough, drop your anchor.", "Have your liferaft ready, but stay with the ship.",
+        "You make everybody wear jacket of life, please.", "Post a lookout for the rescue craft.",
+        "A warship in your area has altered course towards you.", "Activate your beacon now.",
+        "Please to show one strong light, boat is coming to you.", "No smoking and no naked lights on deck.",
+        "Save the battery of your handheld radio.", "Would you be so good as to gather all hands near the bridge.",
+        "Ambulance will wait for you at the quay.",
+    ),
+    read={
+        "persons": ("{} persons all together, isn't it?", "That makes {} people, am I right?",
+                    "I've got {} of you down on my sheet.", "Understand POB {}.",
+                    "So you are {} people, correct or not correct?"),
+        "mmsi": ("MMSI {}, did I get that right?", "I logged MMSI {}.", "MMSI as received, {}, please check.",
+                 "Your number MMSI is {}, yes?", "I'll run through that MMSI with you: {}."),
+        "position": ("So you're at {}, is that right?", "Your position is {}, isn't it?",
+                     "I've put you on the chart at {}.", "The lifeboat has been given {} as your position.",
+                     "You are in {}, yes or no?"),
+    },
+)  # fmt: skip
+SETS = {"first": FIRST, "second": SECOND, "third": THIRD, "fourth": FOURTH, "fifth": FIFTH}

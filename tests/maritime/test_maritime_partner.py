@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.maritime import live
 from benchmarks.maritime.partner import KINDS, Move, script
-from benchmarks.maritime.wordings import SETS
+from benchmarks.maritime.wordings import FIRST, SETS
 from graftwork_maritime.grammar import lexicon
 from graftwork_maritime.live import Composer, Scene, Session, truth
 from graftwork_maritime.live.replies import KINDS as REPLIES
@@ -145,6 +145,22 @@ def test_the_command_is_rehearsed(
 def test_every_asked_key_is_one_that_can_be_said() -> None:
     known = set(truth.keys(one("fire", kind="distress"))) | {"cargo", "place"}
     assert all(set(said.asked) <= known for said in SETS.values())
+
+
+def test_every_set_has_the_same_keys_and_shares_no_wording() -> None:
+    seen: set[str] = set()
+    for said in SETS.values():
+        levels = (said.asked, said.plain, said.elaborate, said.read)
+        for level, first in zip(
+            levels, (FIRST.asked, FIRST.plain, FIRST.elaborate, FIRST.read), strict=True
+        ):
+            assert set(level) == set(first) and all(level.values())
+        assert all(w.count("{}") == 1 for row in said.read.values() for w in row)
+        listed = [*said.unexpected, *said.again, *said.instructions]
+        listed += [w for level in levels for row in level.values() for w in row]
+        new = {w.lower() for w in listed}
+        assert len(new) == len(listed) and not new & seen
+        seen |= new
 
 
 def test_parts_together_are_the_whole(tmp_path: Path) -> None:
