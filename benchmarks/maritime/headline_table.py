@@ -84,7 +84,7 @@ def failing(dialogues: Iterable[Dialogue], against: Mapping[str, Texts]) -> dict
 
 
 def write(data: Path, out: Path, target: Path = TARGET) -> Record:
-    """Judge what is there and write the record; an arm without a whole result keeps its rows, or has some that say why."""
+    """Judge what is there and write the record; an arm without a result keeps its rows, or says why it has none."""
     earlier = _earlier(target)
     against = pools(d for d, _ in pairs(data / "train.jsonl"))
     composed = [replace(d, line=None) for d, _ in pairs(data / "test.jsonl")]

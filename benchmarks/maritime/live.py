@@ -3,7 +3,7 @@
     python -m benchmarks.maritime.live --partner composer
     python -m benchmarks.maritime.live --partner model --base FOLDER --adapter GRAFT --out OUT.json
 
-An exchange is a move of the script of `benchmarks.maritime.partner` and the reply to it; a dialogue has ten or a few
+An exchange is a move of the script of `graftwork_maritime.lessons` and the reply to it; a dialogue has ten or a few
 more. With a model every dialogue is held twice, the second time with facts and silence kept (`keep`), which is told
 apart. A dialogue that fails leaves its error in the record and the others go on. With --lines FILE finished dialogues
 are kept there, and a stopped run goes on. Several processes share the dialogues with --part 0/4 --lines 0.jsonl and so
@@ -22,10 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.maritime.partner import KINDS, Move, script
-from benchmarks.maritime.wordings import FIRST, SETS, Wordings
+from benchmarks.maritime.wordings import LEARNT, SETS
 from graftwork.errors import GraftError
 from graftwork_maritime import NOTICE
+from graftwork_maritime.lessons import LEARNT_KINDS, Move, Wordings, script
+from graftwork_maritime.lessons.script import KINDS
+from graftwork_maritime.lessons.wordings import FIRST
 from graftwork_maritime.live import Composer, Exchange, Partner, Session, truth
 from graftwork_maritime.scenario import Engine, Scenario
 from graftwork_runs import Record, Row, environment
@@ -33,16 +35,19 @@ from graftwork_runs.files import write_atomic
 from graftwork_runs.surroundings import device_name
 
 RECORDS = Path(__file__).parents[1] / "records" / "maritime"
-PLAYED = ("distress", "urgency", "medical")
 MOVES, EXCHANGES, SEED = 10, 500, 9001  # scenarios of this seed are in no training set
 ALL, WANTED, QUICK = "all", 0.9, 2.0
-_KNOWN = ", in wordings that were known when its ear was mended"
+_KNOWN = {
+    "composer": ", in wordings that were known when its ear was mended",
+    "model": ", in the wordings that its lessons have",
+}
 _READ = (
-    "The composer's ear was mended by one who had read these wordings and what it missed of them."
+    "The composer's ear was mended by one who had read these wordings and what it missed of them; a model that is "
+    "trained for live exchanges has them in its lessons."
 )
 _NEW = (
     "A first look: these wordings were written when the composer's ear was finished, by one who had not seen the "
-    "composer. What it missed of the earlier sets had been read, and the ear mended."
+    "composer, and no lesson has them."
 )
 Maker = Callable[[Scenario, int], Partner]
 
@@ -53,7 +58,7 @@ def scenarios() -> Iterator[Scenario]:
     while True:
         found = engine.scenario(SEED, index)
         index += 1
-        if found.kind in PLAYED:
+        if found.kind in LEARNT_KINDS:
             yield found
 
 
@@ -271,8 +276,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue  # a part may have no dialogue
         where |= {line["device"] for line in lines if "device" in line}
         found += rows(lines, variant, keep)
-        known = args.partner == "composer" and args.wordings != list(SETS)[-1]
-        said.append(verdict(found, variant) + (_KNOWN if known else ""))
+        known = _KNOWN[args.partner] if args.wordings in LEARNT else ""
+        said.append(verdict(found, variant) + known)
     if args.part[1] > 1:
         print("part done; the record is written without --part")
         return 0
@@ -286,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows=found,
         notes=[
             NOTICE,
-            _NEW if args.wordings == list(SETS)[-1] else _READ,
+            _READ if args.wordings in LEARNT else _NEW,
             "Kinds of reply and changed facts are told by words and patterns, not by a reader.",
             f"The replies were made on: {', '.join(sorted(where)) or 'not known'}.",
         ],

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HARDLY, SHOWN
 from benchmarks.maritime.live import ALL as ALL_MOVES
-from benchmarks.maritime.partner import KINDS
 from benchmarks.maritime.slots import page as slots
 from benchmarks.maritime.throughput import RATE
+from graftwork_maritime.lessons.script import KINDS
 from graftwork_runs import Record, Row, validate_record
 from graftwork_runs.tables import markdown
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork_llm.decoding import Kept, Sampling, choose, complete
+from graftwork_llm.lookup import GRAM, MOST, Lookup
 from graftwork_llm.tiny import tiny
 
 PROMPTS = ["Mayday", "Pan-pan, pan-pan, this is", "S"]
@@ -181,3 +182,48 @@ def test_what_is_kept_is_not_read_again_and_changes_nothing(method: gw.Method | 
     assert found == complete(model, [other], [7], end=0, sampling=sampling)
     with pytest.raises(GraftError, match="kept: is for one prompt"):
         complete(model, [first, last], [1, 2], end=0, sampling=sampling, kept=kept)
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 5))
+def test_a_draft_is_what_followed_the_same_tokens_before(tokens: list[int], most: int) -> None:
+    text = Lookup(tokens[:7])
+    for token in tokens[7:]:
+        text.add(token)
+    last, found = tokens[-GRAM:], text.draft(most)
+    before = [n for n in range(GRAM, len(tokens)) if tokens[n - GRAM : n] == last]
+    assert found == (tokens[before[-1] :][:most] if before and len(last) == GRAM else [])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("method", [None, gw.LoRA(rank=2), gw.LoReFT(rank=2)])
+def test_drafts_change_no_token_and_need_fewer_passes(
+    method: gw.Method | None, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that says its prompt again, so that drafts hold until noise or its end breaks them."""
+    model, words = tiny(layers=1)
+    if method is not None:
+        gw.graft(model, method, seed=1)
+    sampling, passes = Sampling(temperature, 1.0, 0, 60), list[int]()
+    model.register_forward_pre_hook(
+        lambda m, args, given: passes.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    counts = [0, 0]
+    for seed in range(6):
+        [prompt] = rows(words, ["Mayday, Mayday, Mayday. " * 3 + "x" * seed])
+        for stops in ((), (words("x", add_special_tokens=False)["input_ids"][0],)):
+            said = []
+            for way, most in enumerate((0, MOST)):
+                monkeypatch.setattr("graftwork_llm.decoding.MOST", most)
+                passes.clear()
+                kept = Kept()
+                said.append(
+                    complete(model, [prompt], [seed], end=0, sampling=sampling, stops=stops, kept=kept)
+                )  # fmt: skip
+                counts[way] += len(passes)
+                read = [*prompt, *said[-1][0]]
+                if not isinstance(method, gw.LoReFT):  # under which nothing is kept
+                    assert list(kept.tokens) in (read, read[:-1])
+                    assert kept.cache.get_seq_length() == len(kept.tokens)
+            assert said[0] == said[1]
+    if temperature == 0 and not isinstance(method, gw.LoReFT):
+        assert counts[1] < counts[0], counts

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from graftwork_maritime.model.prompts import prompt
+from graftwork_maritime.model.prompts import PAPER, prompt
 from graftwork_maritime.scenario import Scenario
 from graftwork_maritime.spoken import cardinal
 from graftwork_maritime.spoken.alphabet import LETTERS
@@ -25,7 +25,7 @@ def tokenizer(scenario: Scenario) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    told = re.findall(r"[\w'-]+", f"{prompt(scenario)} {cardinal(scenario.vessel.persons)}")
+    told = re.findall(r"[\w'-]+", f"{prompt(scenario, PAPER)} {cardinal(scenario.vessel.persons)}")
     words = dict.fromkeys([*WORDS.split(), *LETTERS.values(), *told])
     pieces = [*MARKS, "SHIP", "COAST", ":", ".", ",", "?", "\n", "▁", *(f"▁{w}" for w in words)]
     made = Tokenizer(models.WordLevel({p: i for i, p in enumerate(pieces)}, unk_token=MARKS[1]))

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.maritime import live
-from benchmarks.maritime.partner import KINDS, Move, script
-from benchmarks.maritime.wordings import FIRST, SETS
+from benchmarks.maritime.wordings import SETS
 from graftwork_maritime.grammar import lexicon
+from graftwork_maritime.lessons import LEARNT_KINDS, Move, script
+from graftwork_maritime.lessons.script import KINDS
+from graftwork_maritime.lessons.wordings import FIRST
 from graftwork_maritime.live import Composer, Scene, Session, truth
 from graftwork_maritime.live.replies import KINDS as REPLIES
 from graftwork_maritime.scenario import Scenario
@@ -29,7 +31,7 @@ def test_scripts_are_pure_and_hold_every_kind() -> None:
     assert found == scripts(40)
     assert {m.kind for _, moves in found for m in moves} == set(KINDS)
     for scenario, moves in found:
-        assert len(moves) >= live.MOVES and scenario.kind in live.PLAYED
+        assert len(moves) >= live.MOVES and scenario.kind in LEARNT_KINDS
         for move in moves:
             assert set(move.replies) <= set(REPLIES) and "{" not in move.text
             assert move.key is None or move.key in truth.keys(scenario)

@@ -30,7 +30,7 @@ from graftwork.errors import GraftError
 from graftwork_runs.files import write_atomic
 
 LIVE_DATA = "live"  # folder of the dialogues that the live graft learns, in the headline's data
-FORM, LIVE_RATE, EPOCHS, BATCH = "full", 1e-3, 2, 16
+FORM, LIVE_RATE, EPOCHS, BATCH = "live", 1e-3, 2, 16
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ class Bench:
         write_atomic(self.setting.folder(LIVE) / f"{key}.json", json.dumps(done))
 
     def _fit(self) -> None:
-        """Train the graft that answers: dialogues of every kind in the app's own form."""
+        """Train the graft that answers, on lessons."""
         from graftwork_maritime.app import APP
 
         s = self.setting
         words = [
             "fit", "--config", "folder", "--data.path", str(Path(s.data) / LIVE_DATA), "--data.form", FORM,
-            "--model.base", s.base, "--data.batch_size", str(2 if s.tiny else BATCH),
+            "--model.base", s.base, "--data.batch_size", str(2 if s.tiny else BATCH), "--data.longest", "8192",
             "--graft", "graftwork.LoRA", "--graft.rank", "8" if s.tiny else "32",
             "--optimizer", "torch.optim.AdamW", "--optimizer.lr", str(LIVE_RATE),
             "--trainer.max_epochs", "1" if s.tiny else str(EPOCHS), "--trainer.gradient_clip_val", "1.0",
@@ -183,9 +183,9 @@ def _done(work: headline.Runs, job: headline.Job) -> None:
 
 
 def prepare(data: Path, counts: dict[str, int]) -> None:
-    """Compose what the live graft learns: dialogues of every kind, each with its scenario."""
+    """Compose what the live graft learns: exchanges with a scripted coast station, each with its scenario."""
     from graftwork_maritime.dialogues import Dialogue
-    from graftwork_maritime.grammar import compose
+    from graftwork_maritime.lessons import LEARNT_KINDS, lesson
     from graftwork_maritime.model.data import split_seed
     from graftwork_maritime.scenario import Engine
 
@@ -194,8 +194,10 @@ def prepare(data: Path, counts: dict[str, int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in counts.items():
         seed, lines = split_seed(0, split), []
-        for scenario in engine.scenarios(seed, count):
-            turns = compose(scenario, seed, FORM)
+        for scenario in engine.scenarios(seed, 2 * count):
+            if scenario.kind not in LEARNT_KINDS or len(lines) == count:
+                continue
+            turns = lesson(scenario, seed)
             one = Dialogue(turns, scenario.id, scenario.as_dict(), scenario.category)
             lines.append(json.dumps(one.to_json(), ensure_ascii=False))
         write_atomic(folder / f"{split}.jsonl", "\n".join(lines) + "\n")

@@ -16,6 +16,7 @@ from torch import Tensor
 import graftwork as gw
 from graftwork.errors import GraftError
 from graftwork.prompts import acts_on_prompts
+from graftwork_llm.lookup import MOST, Lookup
 
 _LIKELY = 128  # tokens that a guide is shown
 
@@ -54,14 +55,13 @@ class Kept:
 
     def common(self, prompt: Sequence[int]) -> int:
         """Tokens of the prompt that need not be read again; drops the rest of what was kept. One is always read."""
-        if self.cache is None or any(getattr(c, "is_sliding", False) for c in self.cache.layers):
+        if self.cache is None or _slides(self.cache):
             return 0
         pairs = enumerate(zip(self.tokens, prompt[:-1], strict=False))
         count = next(
             (n for n, (old, new) in pairs if old != new), min(len(self.tokens), len(prompt) - 1)
         )
-        for layer in self.cache.layers:
-            layer.keys, layer.values = layer.keys[..., :count, :], layer.values[..., :count, :]
+        _crop(self.cache, count)
         return count
 
 
@@ -126,6 +126,15 @@ def complete(
         kept = None
     known = kept.common(prompts[0]) if kept is not None else 0
     cache = kept.cache if kept is not None and known else None
+    if len(prompts) == 1 and guides is None and not acts_on_prompts(model):
+        with gw.prompt(model, start=padding, end=width - told):
+            out[0], cache = _one(
+                model, list(prompts[0]), draws[0], end, sampling, device, stops, cache, known
+            )
+        if kept is not None:
+            read = cache.get_seq_length()
+            kept.tokens, kept.cache = (*prompts[0], *out[0])[:read], cache
+        return out
     with gw.prompt(model, start=padding, end=width - told):
         steps = _steps(model, ids.to(device), mask, cache, known)
         logits, cache = next(steps)
@@ -154,6 +163,54 @@ def complete(
         read = cache.get_seq_length()
         kept.tokens, kept.cache = (*prompts[0], *out[0])[:read], cache
     return out
+
+
+def _one(
+    model: Any, prompt: list[int], draw: torch.Generator, end: int, sampling: Sampling,
+    device: torch.device | str, stops: Collection[int], cache: Any, known: int,
+) -> tuple[list[int], Any]:  # fmt: skip
+    """An answer to one prompt, and the cache: drafts are read with the token before them and kept as far as they hold.
+
+    The tokens are those of `complete` without drafts, but for the rounding of logits that are computed side by side.
+    """
+    said: list[int] = []
+    text, given, most = Lookup(prompt), prompt[known:], sampling.most
+    draft: list[int] = []
+    while True:
+        ids = torch.tensor([[*given, *draft]], device=device)
+        places = torch.arange(known, known + ids.shape[1], device=device).unsqueeze(0)
+        found = model(
+            input_ids=ids, position_ids=places, past_key_values=cache, use_cache=True,
+            attention_mask=torch.ones(1, known + ids.shape[1], dtype=torch.long, device=device),
+            logits_to_keep=len(draft) + 1,
+        )  # fmt: skip
+        cache = found.past_key_values
+        for logits, expected in zip(found.logits[0], [*draft, None], strict=True):
+            noise = torch.rand((1,), generator=draw).to(device)
+            token = int(choose(logits.float().unsqueeze(0), noise, sampling))
+            if token != end:
+                said.append(token)
+                text.add(token)
+            if token == end or token in stops or len(said) == most:
+                _crop(cache, min(len(prompt) + len(said) - (token != end), cache.get_seq_length()))
+                return said, cache
+            if token != expected:
+                break
+        known, given = len(prompt) + len(said) - 1, said[-1:]
+        if draft:
+            _crop(cache, known)
+        # what a window has let go does not come back
+        draft = [] if _slides(cache) else text.draft(min(MOST, most - len(said) - 1))
+
+
+def _slides(cache: Any) -> bool:
+    return any(getattr(layer, "is_sliding", False) for layer in cache.layers)
+
+
+def _crop(cache: Any, count: int) -> None:
+    """Forget all but the first `count` tokens."""
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys[..., :count, :], layer.values[..., :count, :]
 
 
 def _again(

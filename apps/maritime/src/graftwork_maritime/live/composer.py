@@ -57,7 +57,7 @@ class Composer:
                 or f"{self.scenario.station.name}, this is {self._name()}. Over."
             )
         self.unheard = 0
-        return self._answered(heard, scene)
+        return self.answered(heard, scene)
 
     def _name(self) -> str:
         return self.voice.words["caller"]
@@ -73,7 +73,8 @@ class Composer:
             return None
         return f"{call.removesuffix(' Over.')} Any station receiving me, answer or relay my Mayday. Over."
 
-    def _answered(self, heard: Heard, scene: Scene) -> str:
+    def answered(self, heard: Heard, scene: Scene) -> str:
+        """The ship's reply to what was heard, whoever understood it."""
         lead = self.voice.say("ship_lead")
         if heard.act == "readback":
             wrong = [self.statement(key) for key in heard.wrong]

@@ -14,8 +14,9 @@ from graftwork_llm.batches import encode
 from graftwork_llm.decoding import Kept, Sampling, complete
 from graftwork_llm.pieces import Pieces
 
+from ..dialogues import Turn
 from ..model.constrained import FactGuide
-from ..model.prompts import SYSTEM, answer, prompt
+from ..model.prompts import LIVE, PAUSE, SYSTEM, answer, prompt
 from .session import Scene
 
 _LABEL = re.compile(r"\s*(SHIP|COAST|OTHER)(?:\s*\([^)]*\))?\s*:\s*")
@@ -24,8 +25,8 @@ _LABEL = re.compile(r"\s*(SHIP|COAST|OTHER)(?:\s*\([^)]*\))?\s*:\s*")
 class Model:
     """Plays a station by writing the next line of the dialogue.
 
-    Where it begins the line with another station's label it keeps silent; after silence the label is given, for
-    training dialogues have no pauses.
+    Where it begins the line with another station's label it keeps silent. A pause is written as a turn of the other
+    station in the form `live`; dialogues of other forms have none, and there the label is given after it.
 
     Args:
         network: a causal language model of transformers, grafted or not.
@@ -48,12 +49,17 @@ class Model:
         self.kept = Kept()  # of the dialogue so far, which comes again with each turn
         self.stops, self.seed, self.device, self.form = stops, seed, device, form
         self.pieces = pieces
+        self.pauses: list[int] = []  # how many turns had been said at each
 
     def reply(self, scene: Scene) -> str | None:
         """The next line's text; None where it is not this station's, or empty."""
         own = f"{scene.role.upper()}:"
-        before = answer(scene.turns) + "\n" if scene.turns else ""
-        given = scene.heard == ""
+        paused = scene.heard == ""
+        if paused and scene.attempt == 0:
+            self.pauses.append(len(scene.turns))
+        turns = self._with_pauses(scene) if self.form == LIVE else scene.turns
+        before = answer(turns) + "\n" if turns else ""
+        given = paused and self.form != LIVE
         asked = prompt(scene.scenario, self.form)
         first = encode(self.tokenizer, asked, system=SYSTEM).prompt
         so_far = before + (own if given else "")
@@ -74,6 +80,14 @@ class Model:
         if not given and label[1].lower() != scene.role:
             return None
         return text[label.end() :].strip() or None
+
+    def _with_pauses(self, scene: Scene) -> list[Turn]:
+        silent = Turn("coast" if scene.role == "ship" else "ship", PAUSE)
+        found: list[Turn] = []
+        for n, turn in enumerate((*scene.turns, None)):
+            found += [silent] * self.pauses.count(n)
+            found += [turn] if turn is not None else []
+        return found
 
     def _sampling(self, attempt: int) -> Sampling:
         """A likeliest answer that was refused comes again, unless it is drawn."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from graftwork.errors import GraftError
 from graftwork.lightning.data import ResumableLoader
 from graftwork_llm.batches import Example, collate, encode
 
-from ..dialogues import Dialogue, read
+from ..dialogues import Dialogue, Turn, read
 from ..scenario import PRESETS, Engine, Scenario
-from .prompts import SYSTEM, answer, prompt
+from .prompts import LIVE, SYSTEM, answer, prompt
 
 SPLITS = ("train", "val", "test")
 
@@ -142,6 +143,17 @@ class Examples(Dataset[Example]):
         return self._made[index]
 
 
+def composed(scenario: Scenario, seed: int, form: str) -> tuple[str, Sequence[Turn]]:
+    """The form that a dialogue has, and its turns: in the form `live` what no lesson is about is composed in full."""
+    from ..grammar import compose
+    from ..lessons import LEARNT_KINDS, lesson
+
+    if form == LIVE and scenario.kind in LEARNT_KINDS:
+        return LIVE, lesson(scenario, seed)
+    form = "full" if form == LIVE else form
+    return form, compose(scenario, seed, form)
+
+
 class _Composed(Source):
     def __init__(self, engine: Engine, seed: int, count: int, form: str) -> None:
         self.engine, self.seed, self.count, self.form = engine, seed, count, form
@@ -150,11 +162,9 @@ class _Composed(Source):
         return self.count
 
     def __getitem__(self, index: int) -> tuple[str, str, str]:
-        from ..grammar import compose
-
         scenario = self.engine.scenario(self.seed, index)
-        turns = compose(scenario, self.seed, self.form)
-        return scenario.id, prompt(scenario, self.form), answer(turns)
+        form, turns = composed(scenario, self.seed, self.form)
+        return scenario.id, prompt(scenario, form), answer(turns)
 
 
 class ComposedData(DialogueData):
@@ -163,7 +173,8 @@ class ComposedData(DialogueData):
     Args:
         train, val, test: how many.
         preset: the distribution of the scenarios.
-        form: `full`, or `paper` for distress alone.
+        form: `full`, `paper` for distress alone, or `live` for exchanges with a scripted coast station, from which a
+            model learns to answer turn by turn.
         seed: of scenarios, wordings and order.
         batch_size, longest, num_workers: as `DialogueData`.
     """
@@ -189,8 +200,8 @@ class ComposedData(DialogueData):
                 raise GraftError(f"data.{name} must be at least 1, not {value}")
         if preset not in PRESETS:
             raise GraftError(f"data.preset {preset!r}; choose one of {', '.join(PRESETS)}")
-        if form not in FORMS:
-            raise GraftError(f"data.form {form!r}; choose one of {', '.join(FORMS)}")
+        if form not in (*FORMS, LIVE):
+            raise GraftError(f"data.form {form!r}; choose one of {', '.join((*FORMS, LIVE))}")
         if form == "paper" and any(kind != "distress" for kind, _ in PRESETS[preset].draws):
             raise GraftError(
                 f"data.form paper is for distress alone, and preset {preset} has other kinds"

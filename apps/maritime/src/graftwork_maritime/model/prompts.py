@@ -18,6 +18,11 @@ SYSTEM = (
 )
 RULE = "---"  # between the examples of a prompt
 NOTHING = "(nothing)"  # the text of the one turn of a dialogue in which nothing was written
+PAPER = "paper"  # the form of the paper, whose context knows no weather
+LIVE, PAUSE = (
+    "live",
+    NOTHING,
+)  # the form of exchanges in which nobody may speak for a while, and what stands for that
 _NAMES = {
     "vessel_MMSI": "MMSI", "vessel_call_sign": "call sign", "vessel_coordinate_dms": "position",
     "compass_direction": "direction from the place", "closest_place_name": "place",
@@ -29,7 +34,7 @@ _FLAGS = {"digit_by_digit", "can_have_cargo"}
 
 
 def prompt(scenario: Scenario, form: str = "full") -> str:
-    """The facts of a scenario, one a line. `form`: of the dialogue, as `compose` takes it."""
+    """The facts of a scenario, one a line. `form`: of the dialogue, as `compose` takes it, or `LIVE`."""
     context = paper_context(scenario)
     one_by_one = bool(context["digit_by_digit"])
     say = digits if one_by_one else cardinal
@@ -52,6 +57,15 @@ def prompt(scenario: Scenario, form: str = "full") -> str:
         *((name.replace("_", " "), value) for name, value in scenario.facts.items()),
         ("coast station", scenario.station.name),
     ]
+    weather = scenario.weather
+    if weather is not None and form != PAPER:
+        sight = f"visibility {say(weather.visibility_nm)} miles"
+        facts.append(
+            (
+                "weather",
+                f"wind {weather.wind}, force {say(weather.force)}, sea {weather.sea}, {sight}",
+            )
+        )
     if scenario.dsc is not None:
         facts.append(("DSC alert", f"nature {scenario.dsc.nature}"))
     return "\n".join(f"{name}: {value}" for name, value in facts if value not in (None, ""))

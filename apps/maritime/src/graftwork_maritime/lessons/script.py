@@ -1,7 +1,6 @@
 """A scripted coast station for live exchanges: what it says, and which reply it expects.
 
-The wordings (`benchmarks.maritime.wordings`) are written for this measure, not taken from the composer. Each move of a
-script has a kind:
+A model learns from it, and with other wordings it is measured. Each move of a script has a kind:
 
 - `asked`: an expected question; `unexpected`: one of which the scenario says nothing
 - `plain`, `elaborate`: the expected questions in broken and in involved English
@@ -16,11 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from benchmarks.maritime.wordings import FIRST, Asked, Wordings
-from graftwork_maritime.live import truth
-from graftwork_maritime.scenario import Scenario
-from graftwork_maritime.spoken import cardinal, digits, spell
+from ..live import truth
+from ..scenario import Scenario
+from ..spoken import cardinal, digits, spell
+from .wordings import FIRST, Asked, Wordings
 
+OTHER = "Fenella Tide"  # another vessel
 ORDER = "Mayday. All stations, all stations, all stations. This is {station}. Seelonce {what}. Out."
 KINDS = (
     "asked", "unexpected", "plain", "elaborate", "misheard", "read-back", "nothing", "again", "instruction",
@@ -138,11 +138,11 @@ def _silence(scenario: Scenario, draw: Random, said: Wordings) -> Iterator[Move]
     """Silence for a distress: the vessel's own, or one of another vessel that calls then."""
     station, grave = scenario.station.name, scenario.kind == "distress"
     if not grave:
-        other = "Mayday, Mayday, Mayday. This is Fenella Tide, Fenella Tide, Fenella Tide. Sinking, require help. Over."
+        other = f"Mayday, Mayday, Mayday. This is {OTHER}, {OTHER}, {OTHER}. Sinking, require help. Over."
         yield Move("held", other, ("silent",), speaker="other")
     yield Move("seelonce", ORDER.format(station=station, what="Mayday"), ("silent",))
     key, ask = _known(scenario, said.asked, draw)
-    other = f"Fenella Tide, this is {station}. {draw.choice(said.asked['persons'])} Over."
+    other = f"{OTHER}, this is {station}. {draw.choice(said.asked['persons'])} Over."
     yield Move("held", draw.choice((other, "")), ("silent",))
     if grave:
         yield Move("asked", _call(scenario, ask, draw), ("answer", "repeat"), key)

@@ -1,0 +1,138 @@
+"""Lessons: the right reply to each move, without another fact; and the form in which a model is told of a pause."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+
+from benchmarks.maritime.live import right, scenarios
+from graftwork.errors import GraftError
+from graftwork_llm.decoding import Sampling
+from graftwork_maritime.dialogues import Turn
+from graftwork_maritime.grammar import parse
+from graftwork_maritime.lessons import LEARNT_KINDS, lesson, script
+from graftwork_maritime.lessons.lesson import MOVES, joined
+from graftwork_maritime.lessons.wordings import FIRST, SECOND, SETS
+from graftwork_maritime.live import Scene, truth
+from graftwork_maritime.live.model import Model
+from graftwork_maritime.live.replies import kind_of
+from graftwork_maritime.live.session import Exchange
+from graftwork_maritime.model.data import ComposedData, composed
+from graftwork_maritime.model.prompts import LIVE, PAUSE, answer, prompt
+from graftwork_maritime.scenario import Engine
+from tests.maritime.live_kit import one
+
+
+def test_each_reply_is_the_one_that_its_move_expects() -> None:
+    asked = 0
+    for scenario in islice(scenarios(), 60):
+        turns = lesson(scenario, 3)
+        assert turns == lesson(scenario, 3) and turns != lesson(scenario, 4)
+        assert turns[0].speaker == "ship" and turns[1].speaker != "ship"
+        moves = script(scenario, MOVES, 3, joined(SETS.values()))
+        at = 1
+        for move in moves:
+            heard, at = turns[at], at + 1
+            assert heard.speaker == move.speaker
+            if move.kind != "unexpected":  # a lesson has more of these to choose from
+                tail = move.text[-20:]
+                assert heard.text == PAUSE if not tail else heard.text.endswith(tail)
+            reply = turns[at] if at < len(turns) and turns[at].speaker == "ship" else None
+            at += reply is not None
+            said = reply.text if reply else None
+            done = Exchange(heard, reply, kind_of(said, scenario), (), "", parse(()), (), 0.0)
+            assert right(move, done, scenario), (move, said)
+            assert not said or truth.wrong(said, scenario) == [], said
+            asked += move.kind == "asked"
+        assert at == len(turns)
+    assert asked > 60
+
+
+def test_wordings_of_sets_are_joined() -> None:
+    both = joined((FIRST, SECOND))
+    assert both.again == (*FIRST.again, *SECOND.again)
+    assert both.asked["mmsi"] == (*FIRST.asked["mmsi"], *SECOND.asked["mmsi"])
+    only = lesson(one("fire", kind="distress"), 0, FIRST)
+    assert not any(t.text.endswith(w) for t in only for w in SECOND.instructions)
+
+
+def test_what_a_model_must_say_is_in_its_prompt() -> None:
+    found = 0
+    for scenario in islice(scenarios(), 40):
+        told = prompt(scenario, LIVE)
+        if scenario.weather is not None:
+            found += 1
+            assert (
+                f"\nweather: wind {scenario.weather.wind}," in told and scenario.weather.sea in told
+            )
+            assert "\nweather:" not in prompt(scenario, "paper")
+        for key, value in scenario.facts.items():
+            assert not isinstance(value, str) or value in told, key
+    assert found > 20
+
+
+def test_live_data_holds_lessons_and_what_no_lesson_is_about_in_full() -> None:
+    engine, forms = Engine("coastal", exercise=True), set[tuple[bool, str]]()
+    for scenario in engine.scenarios(1, 40):
+        form, turns = composed(scenario, 1, LIVE)
+        forms.add((scenario.kind in LEARNT_KINDS, form))
+        assert turns
+    assert forms == {(True, LIVE), (False, "full")}
+    assert ComposedData(form=LIVE).form == LIVE
+    with pytest.raises(GraftError, match="live"):
+        ComposedData(form="other")
+
+
+class Network(torch.nn.Module):
+    """Nothing is computed: `complete` is replaced."""
+
+
+class Words:
+    eos_token_id = 0
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": [ord(c) for c in text]}
+
+    def decode(self, tokens: list[int], **_: object) -> str:
+        return "".join(map(chr, tokens))
+
+
+@pytest.mark.parametrize(
+    ("form", "said", "reply"),
+    [
+        (LIVE, "SHIP: Still here. Over.\nCOAST: x", "Still here. Over."),
+        (LIVE, "COAST: And you?", None),
+        (LIVE, "", None),
+        ("full", " Still here. Over.", "Still here. Over."),
+    ],
+)
+def test_a_pause_is_a_turn_where_the_model_learnt_it_so(
+    form: str, said: str, reply: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def complete(network: object, prompts: list[list[int]], *args: object, **given: int) -> list:
+        read.append("".join(map(chr, prompts[0][-given["told"] :])))
+        return [[ord(c) for c in said]]
+
+    monkeypatch.setattr("graftwork_maritime.live.model.complete", complete)
+    monkeypatch.setattr("graftwork_maritime.live.model.encode", lambda *a, **k: Encoded())
+    scenario = one("fire", kind="distress")
+    partner = Model(Network(), Words(), Sampling(0), stops=(), form=form)
+    turns = (Turn("ship", "Mayday. Over."),)
+    scene = Scene(scenario, "ship", turns, "", parse(()))
+    assert partner.reply(scene) == reply
+    label = "SHIP:" if form != LIVE else f"COAST: {PAUSE}\n"
+    assert read[-1] == answer(turns) + "\n" + label
+    partner.reply(Scene(scenario, "ship", turns, "", parse(()), attempt=1))
+    assert read[-1] == read[0]  # the same pause
+    later = (*turns, Turn("coast", "Hello. Over."))
+    partner.reply(Scene(scenario, "ship", later, "Hello. Over.", parse(())))
+    pause = f"COAST: {PAUSE}\n" if form == LIVE else ""
+    assert read[-1] == f"SHIP: Mayday. Over.\n{pause}COAST: Hello. Over.\n"
+
+
+class Encoded:
+    prompt: tuple[int, ...] = ()
