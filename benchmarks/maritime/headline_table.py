@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from benchmarks.maritime.headline import ARMS, SEEDS, Job, pairs
-from benchmarks.rows import known_rows
 from graftwork.errors import GraftError
 from graftwork_maritime.dialogues import Dialogue, read
 from graftwork_maritime.filters.paper import PAPER
@@ -33,6 +32,7 @@ PUBLISHED = {
     "R <= 0.7": 0.971,
 }
 CONSTRAINED = ", constrained"  # behind an arm's name
+TOKENS = "tokens refused a dialogue"
 METRICS = (
     "format", "information", "uniqueness", "R <= 0.7", "all 27", "accepted", "published format",
     "published information", "stricter",
@@ -84,46 +84,48 @@ def failing(dialogues: Iterable[Dialogue], against: Mapping[str, Texts]) -> dict
 
 
 def write(data: Path, out: Path, target: Path = TARGET) -> Record:
-    """Judge what is there and write the record; an arm without a result keeps its rows, or says why it has none."""
-    earlier = _earlier(target)
+    """Judge what is there and write the record.
+
+    Jobs of which `out` has no dialogues keep what the record says of them; an arm without any says why.
+
+    Raises GraftError when the record's jobs were judged by other filters.
+    """
     against = pools(d for d, _ in pairs(data / "train.jsonl"))
     composed = [replace(d, line=None) for d, _ in pairs(data / "test.jsonl")]
+    own = {m: round(v, 4) for m, v in measured(composed, against).items()}
     rows = [
         Row(case="paper context", variant=PAPER_8B, metric=m, value=v, note="published")
         for m, v in PUBLISHED.items()
     ]
     rows += [
-        Row(case="paper context", variant=COMPOSER, metric=m, value=round(v, 4), n=len(composed))
-        for m, v in measured(composed, against).items()
+        Row(case="paper context", variant=COMPOSER, metric=m, value=v, n=len(composed))
+        for m, v in own.items()
     ]
     refused: dict[str, dict[str, int]] = {COMPOSER: failing(composed, against)}
+    jobs = _earlier(target, own, out) | {j.name: _judged(out, j, against) for j in _done(out)}
     for arm, constrained in [(a, c) for c in (False, True) for a in ARMS]:
         variant = f"{arm}{CONSTRAINED}" if constrained else arm
         every = [Job(arm, seed, constrained) for seed in SEEDS]
-        jobs = [job for job in every if (out / f"{job.name}.json").is_file()]
-        if not jobs:
-            before = known_rows(target, variant)
-            if before:
-                refused[variant] = earlier.refused[variant]
+        known = [jobs[job.name] for job in every if job.name in jobs]
+        if not known:
             why = _why(out, every)
-            rows += before or [
+            rows += [
                 Row(case="paper context", variant=variant, metric=m, value=None, note=why)
                 for m in METRICS
             ]
             continue
-        each = [measured(_written(out, job), against) for job in jobs]
-        refused[variant] = failing((d for job in jobs for d in _written(out, job)), against)
+        refused[variant] = {f.name: sum(job["refused"][f.name] for job in known) for f in PAPER}
         for name in METRICS:
-            found = [e[name] for e in each]
+            found = [job["scores"][name] for job in known]
             rows.append(
                 Row(case="paper context", variant=variant, metric=name, value=round(mean(found), 4),
                     lo=round(min(found), 4), hi=round(max(found), 4), n=len(found))
             )  # fmt: skip
         if constrained:
-            known = [d.provenance.get("refused", 0) for job in jobs for d in _written(out, job)]
+            tokens = [job[TOKENS] for job in known]
             rows.append(
-                Row(case="paper context", variant=variant, metric="tokens refused a dialogue",
-                    value=round(mean(known), 2), n=len(known))
+                Row(case="paper context", variant=variant, metric=TOKENS,
+                    value=round(mean(tokens), 2), n=len(tokens))
             )  # fmt: skip
     record = Record(
         record="maritime/headline",
@@ -137,10 +139,10 @@ def write(data: Path, out: Path, target: Path = TARGET) -> Record:
             "One sample a scenario, without rejection or repair; scenarios are not those of the paper.",
             "Constrained: the same grafts with each fact held to the scenario's words.",
             "Claim and verdict are of the arms that are not constrained.",
-            "An arm whose dialogues were not at hand keeps what the record said of it.",
+            "Jobs whose dialogues were not at hand keep what the record said of them.",
             "The paper's row is of its own scenarios and its own reading: published format and information, accepted.",
         ],
-        details={"refused": refused, "jobs": {**earlier.jobs(rows), **_notes(out)}},
+        details={"refused": refused, "jobs": jobs},
         verdict=verdict(rows),
         **environment("cpu"),
     )
@@ -160,30 +162,30 @@ def verdict(rows: list[Row]) -> str:
     return f"{word}: {best} has {arms[best]:.1%} accepted, the paper {PUBLISHED['accepted']:.1%}."
 
 
-@dataclass(frozen=True)
-class _Earlier:
-    """What an earlier record says of arms whose dialogues are elsewhere."""
-
-    rows: tuple[Row, ...] = ()
-    refused: dict[str, dict[str, int]] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    def jobs(self, rows: Iterable[Row]) -> dict[str, Any]:
-        """Those whose rows stay."""
-        kept = {r.variant for r in rows if r in self.rows and r.value is not None}
-        return {
-            name: note
-            for name, note in self.notes.items()
-            if note["arm"] + (CONSTRAINED if note.get("constrained") else "") in kept
-        }
-
-
-def _earlier(target: Path) -> _Earlier:
+def _earlier(target: Path, own: Mapping[str, float], out: Path) -> dict[str, Any]:
+    """What a record says of jobs; `own`: the composer's scores by the filters as they are now."""
     if not target.is_file():
-        return _Earlier()
+        return {}
     record = validate_record(target)
-    known = record.details or {}
-    return _Earlier(tuple(record.rows), known.get("refused", {}), known.get("jobs", {}))
+    jobs: dict[str, Any] = (record.details or {}).get("jobs", {})
+    then = {r.metric: r.value for r in record.find(variant=COMPOSER)}
+    lost = sorted(set(jobs) - {job.name for job in _done(out)})
+    if lost and then != own:
+        raise GraftError(
+            f"{target}: its {', '.join(lost)} were judged by other filters or beside other data, and {out} has no "
+            "dialogues of them; run these jobs again, or write another --record"
+        )
+    return jobs
+
+
+def _judged(out: Path, job: Job, against: Mapping[str, Texts]) -> dict[str, Any]:
+    """A job's result, scores and refusals."""
+    written = _written(out, job)
+    scores = {m: round(v, 4) for m, v in measured(written, against).items()}
+    known = {"scores": scores, "refused": failing(written, against)}
+    if job.constrained:
+        known[TOKENS] = mean(d.provenance.get("refused", 0) for d in written)
+    return {**json.loads((out / f"{job.name}.json").read_text()), **known}
 
 
 def _written(out: Path, job: Job) -> list[Dialogue]:
@@ -195,7 +197,6 @@ def _why(out: Path, jobs: Iterable[Job]) -> str:
     return errors[0].read_text().strip().splitlines()[-1][:200] if errors else "not run yet"
 
 
-def _notes(out: Path) -> dict[str, Any]:
+def _done(out: Path) -> list[Job]:
     jobs = [Job(arm, s, held) for held in (False, True) for arm in ARMS for s in SEEDS]
-    files = [f for job in jobs if (f := out / f"{job.name}.json").is_file()]
-    return {f.stem: json.loads(f.read_text()) for f in files}
+    return [job for job in jobs if (out / f"{job.name}.json").is_file()]

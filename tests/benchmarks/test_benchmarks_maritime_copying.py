@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 from benchmarks.maritime import copying, headline_page
-from benchmarks.rows import known_rows
 from graftwork_maritime.dialogues import Dialogue, Turn
-from graftwork_runs import Row, validate_record
+from graftwork_runs import Row
 
 SAID = "mayday mayday mayday this is lanmora legend i am on fire and need help now over"
 
@@ -67,18 +66,28 @@ def test_tables_have_a_row_for_each_arm_with_figures() -> None:
     assert "duplicate sentences" in headline_page.headline_refused()
 
 
-def test_an_arm_whose_dialogues_are_elsewhere_keeps_its_rows(tmp_path: Path) -> None:
-    assert known_rows(tmp_path / "none.json", "LoRA") == []
-    file = tmp_path / "record.json"
-    kept = rows("LoRA", 0.5, 0.25)
-    lacking = Row(case=copying.CASE, variant="GOAT", metric="copied whole", value=None, note="why")
-    record = validate_record(copying.TARGET).model_copy(update={"rows": [*kept, lacking]})
-    record.write(file)
-    assert known_rows(file, "LoRA") == kept and known_rows(file, "GOAT") == []
-    (tmp_path / "data").mkdir()
+def test_jobs_whose_dialogues_are_elsewhere_keep_their_figures(tmp_path: Path) -> None:
+    data, out, file = tmp_path / "data", tmp_path / "out", tmp_path / "record.json"
+    data.mkdir()
+    out.mkdir()
+
+    def put(place: Path, *texts: str) -> None:
+        lines = [json.dumps(dialogue(text).to_json()) for text in texts]
+        place.write_text("\n".join(lines) + "\n")
+
     for split in ("train", "test"):
-        line = json.dumps(dialogue(SAID).to_json())
-        (tmp_path / "data" / f"{split}.jsonl").write_text(line + "\n")
-    again = copying.write(tmp_path / "data", tmp_path / "out", file)
-    assert [r for r in again.rows if r.variant == "LoRA"] == kept
-    assert all(r.value is None for r in again.rows if r.variant == "GOAT")
+        put(data / f"{split}.jsonl", SAID)
+    put(out / "LoRA-0.jsonl", SAID, "another one")
+    (out / "LoRA-0.json").write_text("{}")
+    first = copying.write(data, out, file)
+    (out / "LoRA-0.json").unlink()
+    put(out / "LoRA-1.jsonl", SAID)
+    (out / "LoRA-1.json").write_text("{}")
+    second = copying.write(data, out, file)
+    [one], [both] = (r.find(variant="LoRA", metric="copied whole") for r in (first, second))
+    assert (one.value, one.n) == (0.5, 1) and (both.value, both.lo, both.n) == (0.75, 0.5, 2)
+    put(
+        data / "test.jsonl", "other data, so nothing of before is comparable with what is found now"
+    )
+    [last] = copying.write(data, out, file).find(variant="LoRA", metric="copied whole")
+    assert last.n == 1

@@ -132,10 +132,17 @@ def test_the_table_judges_what_is_there_and_says_what_is_not(
     [held] = record.find(variant=f"LoRA{headline_table.CONSTRAINED}", metric="stricter")
     assert held.value is not None and held.n == 1
     [refused] = record.find(metric="tokens refused a dialogue")
-    assert refused.variant == held.variant and refused.n == 2
+    assert refused.variant == held.variant and refused.n == 1
     [composer] = record.find(variant=headline_table.COMPOSER, metric="accepted")
     assert composer.value is not None and composer.value > 0.5
     assert record.verdict and record.verdict.startswith("not seen at this scale")
+    again = headline_table.write(data, tmp_path / "elsewhere", target)
+    assert all(r in record.rows or r.value is None for r in again.rows)
+    assert again.details == record.details and again.verdict == record.verdict
+    composer.value = 0.5
+    record.write(target)
+    with pytest.raises(GraftError, match=r"LoRA-0.* judged by other filters"):
+        headline_table.write(data, tmp_path / "elsewhere", target)
 
 
 def test_bad_input_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
