@@ -16,7 +16,6 @@ from graftwork.tenants.layouts import (
     LAYOUTS,
     bins,
     choose_chunk,
-    choose_layout,
     chunked_rows,
     packed_rows,
     padded_rows,
@@ -266,9 +265,9 @@ def test_the_chosen_chunk_wastes_least(lengths: list[int], limit: int, least: in
     good = [c for c in (64, 128, 256, 512) if c <= limit]
     filled = [c for c in good if chunked_rows(lengths, c) >= least] or good
     assert chunked_rows(lengths, chosen) == min(chunked_rows(lengths, c) for c in filled)
-    choice = choose_layout(lengths, limit, least=least)
-    assert choice.wastes[choice.layout].rows == min(w.rows for w in choice.wastes.values())
-    assert (choice.chunk is None) == (choice.layout != "chunked")
+    assert chosen == max(
+        c for c in filled if chunked_rows(lengths, c) == chunked_rows(lengths, chosen)
+    )
 
 
 def test_the_last_chunk_may_reach_beyond_the_positions() -> None:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftwork.errors import GraftError
-from graftwork.tenants.cost import CostModel, Run, TaskLoad, errors, fit, real_rows, state_bytes
-from graftwork.tenants.layouts import chunked_rows, padded_rows
+from graftwork.tenants.cost import (
+    CostModel,
+    Own,
+    Run,
+    TaskLoad,
+    errors,
+    fit,
+    real_rows,
+    state_bytes,
+)
+from graftwork.tenants.layouts import LAYOUTS, Shape, fewest_rows, shape
 from graftwork.tenants.plan import EXHAUSTIVE, Planner, partitions
 
+owns = st.builds(
+    Own,
+    per_piece=st.floats(0, 0.01),
+    per_pair=st.floats(0, 1e-6),
+    row_bytes=st.floats(0, 50),
+)
 costs = st.builds(
     CostModel,
     floor=st.floats(0, 0.05),
@@ -26,15 +43,25 @@ costs = st.builds(
     backbone=st.integers(0, 10_000),
     fixed=st.floats(0, 1_000),
     row_bytes=st.floats(0.1, 100),
+    per_pair=st.floats(0, 1e-7),
+    own=st.dictionaries(st.sampled_from(LAYOUTS), owns),
 )
 
 
-def padded(group: Sequence[TaskLoad]) -> int:
-    return padded_rows([n for load in group for n in load.lengths])
+def tokens(group: Sequence[TaskLoad]) -> list[int]:
+    return [n for load in group for n in load.lengths]
 
 
-def chunks(group: Sequence[TaskLoad]) -> int:
-    return chunked_rows([n for load in group for n in load.lengths], 32)
+def padded(group: Sequence[TaskLoad]) -> list[Shape]:
+    return [shape(tokens(group), "padded")]
+
+
+def chunks(group: Sequence[TaskLoad]) -> list[Shape]:
+    return [shape(tokens(group), "chunked", 32)]
+
+
+def every(group: Sequence[TaskLoad]) -> list[Shape]:
+    return [*padded(group), *chunks(group), shape(tokens(group), "packed")]
 
 
 @st.composite
@@ -48,23 +75,33 @@ def tasks(draw: st.DrawFn, most: int = 6) -> list[TaskLoad]:
 
 @st.composite
 def planners(draw: st.DrawFn, loads: list[TaskLoad]) -> Planner:
-    cost, rows = draw(costs), draw(st.sampled_from([real_rows, padded, chunks]))
+    cost, shapes = draw(costs), draw(st.sampled_from([real_rows, padded, chunks, every]))
     state = sum(load.state for load in loads)
-    least = max(cost.bytes(rows([load]), state) for load in loads)
-    most = cost.bytes(rows(loads), state)
+    least = max(min(cost.bytes(s, state) for s in shapes([load])) for load in loads)
+    most = max(cost.bytes(s, state) for s in shapes(loads))
     cap = draw(st.none() | st.integers(least, max(least, most) + 10))
-    return Planner(cost, cap=cap, fairness=draw(st.sampled_from([0.1, 0.5, 0.9, 1.0])), rows=rows)
+    fairness = draw(st.sampled_from([0.1, 0.5, 0.9, 1.0]))
+    return Planner(cost, cap=cap, fairness=fairness, shapes=shapes)
+
+
+def quickest(planner: Planner, group: Sequence[TaskLoad], state: int) -> float:
+    """The least seconds of a pass in a layout that fits and was timed; where none was, those of the fewest rows."""
+    cost, cap = planner.cost, planner.cap
+    fit = [s for s in planner.shapes(group) if cap is None or cost.bytes(s, state) <= cap]
+    timed = [s for s in fit if s.layout in cost.own]
+    if not timed:
+        timed = [s for s in fit if s.rows == min(t.rows for t in fit)][:1]
+    return min((cost.seconds(s, len(group)) for s in timed), default=math.inf)
 
 
 def admitted(planner: Planner, groups: Sequence[Sequence[TaskLoad]], all_state: int) -> bool:
     """The two conditions, written once more."""
     for g in groups:
-        seconds = planner.cost.seconds(planner.rows(g), len(g))
-        memory = planner.cost.bytes(planner.rows(g), all_state)
-        if planner.cap is not None and memory > planner.cap:
+        seconds = quickest(planner, g, all_state)
+        if seconds == math.inf:
             return False
         for t in g if len(g) > 1 else []:
-            alone = planner.cost.seconds(planner.rows([t]))
+            alone = quickest(planner, [t], all_state)
             share = sum(u.priority for u in g) / t.priority
             if seconds > share * alone / planner.fairness * (1 + 1e-9):
                 return False
@@ -105,13 +142,13 @@ def test_a_plan_is_a_partition_within_the_cap_and_equals_brute_force(data: st.Da
         assert plan.chosen.seconds <= plan.together.seconds * (1 + 1e-12)
 
     def cost(groups: Sequence[Sequence[TaskLoad]]) -> float:
-        return sum(planner.cost.seconds(planner.rows(g), len(g)) for g in groups)
+        return sum(quickest(planner, g, state) for g in groups)
 
     ordered = sorted(loads, key=lambda load: (load.rows, load.name))
     near = min(cost(g) for g in contiguous(ordered) if admitted(planner, g, state))
-    every = min(cost(g) for g in partitions(loads) if admitted(planner, g, state))
+    least = min(cost(g) for g in partitions(loads) if admitted(planner, g, state))
     assert planner.neighbours(loads).seconds == pytest.approx(near, rel=1e-9)
-    assert plan.chosen.seconds == pytest.approx(every, rel=1e-9)
+    assert plan.chosen.seconds == pytest.approx(least, rel=1e-9)
 
 
 @settings(deadline=None)
@@ -124,12 +161,13 @@ def test_turns_give_each_task_its_share(data: st.DataObject) -> None:
     cycle = list(plan.cycle())
     assert {*cycle} == {*plan.groups}
     assert [cycle.count(g) for g in plan.groups] == list(plan.turns)
-    seconds = sum(planner.seconds([by_name[n] for n in g]) for g in cycle)
+    state = sum(load.state for load in loads)
+    seconds = sum(planner.seconds([by_name[n] for n in g], state) for g in cycle)
     shares = []
     for load in loads:
         steps = sum(load.name in g for g in cycle)
         part = load.priority / sum(t.priority for t in loads)
-        shares.append(steps / seconds / part * planner.seconds([load]))
+        shares.append(steps / seconds / part * planner.seconds([load], state))
     assert plan.fairness == pytest.approx(min(shares), rel=1e-9)
     # whole turns round the shares of time by 2 % each way; very long cycles by more
     if sum(plan.turns) < 256:
@@ -158,7 +196,7 @@ def test_below_the_floor_fusing_is_free_and_above_the_tasks_stay_apart() -> None
     loads = [TaskLoad(n, (100,)) for n in "abcd"]
     free = Planner(CostModel(floor=1.0, per_row=1e-3)).plan(loads)
     assert free.groups == (("a", "b", "c", "d"),)
-    apart = Planner(CostModel(per_row=1e-3), rows=padded).plan(
+    apart = Planner(CostModel(per_row=1e-3), shapes=padded).plan(
         [TaskLoad("short", (10,)), TaskLoad("long", (1000,))]
     )
     assert apart.groups == (("short",), ("long",))
@@ -177,7 +215,10 @@ def test_a_long_task_does_not_starve_a_short_one() -> None:
 
 def test_a_higher_priority_has_more_turns() -> None:
     loads = [TaskLoad("a", (100,), priority=3), TaskLoad("b", (100,))]
-    plan = Planner(CostModel(per_row=1e-3), rows=lambda g: 10**6 if len(g) > 1 else 100).plan(loads)
+    planner = Planner(
+        CostModel(per_row=1e-3), shapes=lambda g: [Shape(10**6 if len(g) > 1 else 100)]
+    )
+    plan = planner.plan(loads)
     assert dict(zip(plan.groups, plan.turns, strict=True)) == {("a",): 3, ("b",): 1}
     assert plan.fairness == pytest.approx(1.0)
 
@@ -216,6 +257,10 @@ def test_what_is_refused() -> None:
             CostModel(**{field: -1})
     with pytest.raises(GraftError, match="unknown field 'slope'"):
         CostModel.from_row({"slope": 1})
+    with pytest.raises(GraftError, match="Own: unknown field 'slope'"):
+        CostModel.from_row({"own": {"packed": {"slope": 1}}})
+    with pytest.raises(GraftError, match="Own: per_piece is -1"):
+        Own(per_piece=-1)
 
 
 def test_a_task_counts_its_state_on_every_pass() -> None:
@@ -242,37 +287,127 @@ def test_a_fit_finds_the_model_that_made_the_runs(data: st.DataObject) -> None:
         row_bytes=data.draw(st.floats(0.5, 50)),
     )
     runs = [
-        Run(r, n, real.seconds(r, n), real.bytes(r, 50 * n), 50 * n)
-        for r in (16, 64, 256, 1024, 4096)
+        Run(s, n, real.seconds(s, n), real.bytes(s, 50 * n), 50 * n)
+        for s in map(Shape, (16, 64, 256, 1024, 4096))
         for n in (1, 4)
     ]
     found = fit(runs, real.backbone)
     assert max(map(abs, found.time_errors)) < 1e-6
     assert max(map(abs, found.memory_errors)) < 1e-3  # whole bytes
-    for rows in (32, 700, 3000):
-        assert found.model.seconds(rows, 2) == pytest.approx(real.seconds(rows, 2), rel=1e-4)
+    for s in map(Shape, (32, 700, 3000)):
+        assert found.model.seconds(s, 2) == pytest.approx(real.seconds(s, 2), rel=1e-4)
     assert CostModel.from_row(found.model.row()) == found.model
+
+
+#: runs that tell rows, pairs and pieces apart
+SAMPLES = (
+    [16], [40], [100], [300], [600], [16, 600], [30, 30, 30, 30], [50, 100, 400], [200, 300, 350, 10],
+    [600, 10, 20, 30, 40, 50, 60, 70, 80, 90], [300, 300, 150, 150, 150],
+)  # fmt: skip
+
+
+def made_up(real: CostModel) -> list[Run]:
+    """What passes would have measured if `real` were true."""
+    return [
+        Run(s, n, real.seconds(s, n), real.bytes(s))
+        for i, lengths in enumerate(SAMPLES)
+        for n in (1 + i % 3,)
+        for s in (*(shape(lengths, k) for k in ("padded", "packed")), shape(lengths, "chunked", 32))
+    ]
+
+
+@settings(deadline=None, max_examples=10)
+@given(packed=owns, chunked=owns, floor=st.sampled_from([0.0, 0.003]))
+def test_a_fit_finds_what_each_layout_has_of_its_own(
+    packed: Own, chunked: Own, floor: float
+) -> None:
+    own = {"padded": Own(), "packed": packed, "chunked": chunked}
+    real = CostModel(floor, 0.002, 2e-5, 0.001, 1000, 100.0, 50.0, 2e-8, own)
+    found = fit(made_up(real), real.backbone)
+    assert max(map(abs, found.time_errors)) < 1e-6
+    assert found.model.own.keys() == own.keys()
+    for name, expected in own.items():
+        got = found.model.own[name]
+        assert got.per_piece == pytest.approx(expected.per_piece, rel=1e-3, abs=1e-8)
+        assert got.per_pair == pytest.approx(expected.per_pair, rel=1e-3, abs=1e-12)
+        assert got.row_bytes == pytest.approx(expected.row_bytes, rel=0.05, abs=0.1)  # whole bytes
+    assert CostModel.from_row(json.loads(json.dumps(found.model.row()))) == found.model
+
+
+@settings(deadline=None, max_examples=25)
+@given(loads=tasks(), dear=st.booleans())
+def test_the_planner_takes_packed_lines_unless_they_are_measured_to_cost_more(
+    loads: list[TaskLoad], dear: bool
+) -> None:
+    per_row, longest = 2e-5, 600
+    # a sequence's own operations take longer than a padded line of the longest could
+    packed = Own(per_piece=2 * per_row * longest if dear else 0.0)
+    real = CostModel(start=0.002, per_row=per_row, own={"padded": Own(), "packed": packed})
+    runs = [r for r in made_up(real) if r.shape.layout != "chunked"]
+
+    def shapes(group: Sequence[TaskLoad]) -> list[Shape]:
+        return [shape(tokens(group), k) for k in ("padded", "packed")]
+
+    plan = Planner(fit(runs).model, shapes=shapes, fairness=1e-9).plan(loads)
+    by_name = {load.name: load for load in loads}
+    for names, taken in zip(plan.groups, plan.chosen.shapes, strict=True):
+        plain, tight = shapes([by_name[n] for n in names])
+        if dear:
+            assert taken == plain
+        elif tight.rows < plain.rows:
+            assert taken == tight
+
+
+@given(loads=tasks(), cost=costs)
+def test_where_no_layout_was_timed_the_fewest_rows_are_taken(
+    loads: list[TaskLoad], cost: CostModel
+) -> None:
+    untimed = replace(cost, own={})
+    assert untimed.least(every(loads)) == fewest_rows(every(loads))
+    plan = Planner(untimed, shapes=every).plan(loads)
+    only = Planner(untimed, shapes=lambda g: [fewest_rows(every(g))]).plan(loads)
+    assert plan == only
+    # runs of one layout say nothing of the others
+    assert fit([r for r in made_up(cost) if r.shape.layout == "packed"]).model.own == {}
+
+
+def test_a_layout_that_does_not_fit_or_was_not_timed_is_passed_over() -> None:
+    tight, plain = Shape(10, "packed"), Shape(30, "padded")
+    cost = CostModel(per_row=1.0, row_bytes=1.0, own={"padded": Own()})
+    assert cost.least([plain, tight]) == plain
+    assert cost.least([plain, tight], cap=29) == tight
+    assert cost.least([plain, tight], state=5, cap=14) == tight  # the smallest, where none fits
 
 
 def test_a_fit_says_how_far_off_it_is() -> None:
     # no line through these: the error must be told, not hidden
-    runs = [Run(10, 1, 1.0), Run(20, 1, 3.0), Run(30, 1, 1.0), Run(40, 1, 3.0)]
+    runs = [
+        Run(Shape(10), 1, 1.0),
+        Run(Shape(20), 1, 3.0),
+        Run(Shape(30), 1, 1.0),
+        Run(Shape(40), 1, 3.0),
+    ]
     found = fit(runs)
     assert max(map(abs, found.time_errors)) > 0.2
     assert found.memory_errors == ()
     assert "memory not measured" in str(found)
-    assert errors(found.model, [Run(10, 1, 2.0)])[0][0] == pytest.approx(
-        found.model.seconds(10) / 2 - 1
+    assert errors(found.model, [Run(Shape(10), 1, 2.0)])[0][0] == pytest.approx(
+        found.model.seconds(Shape(10)) / 2 - 1
     )
 
 
 def test_fits_that_cannot_be_made() -> None:
-    good = [Run(10, 1, 1.0, 5), Run(10, 1, 1.0, 5), Run(20, 1, 2.0)]
+    good = [Run(Shape(10), 1, 1.0, 5), Run(Shape(10), 1, 1.0, 5), Run(Shape(20), 1, 2.0)]
     with pytest.raises(GraftError, match="3 runs of 2 sizes"):
         fit(good[:2])
     with pytest.raises(GraftError, match="memory was measured at one size"):
         fit(good)
-    for bad in (Run(0, 1, 1.0), Run(1, 0, 1.0), Run(1, 1, 0.0), Run(1, 1, math.nan)):
+    for bad in (
+        Run(Shape(0), 1, 1.0),
+        Run(Shape(1), 0, 1.0),
+        Run(Shape(1), 1, 0.0),
+        Run(Shape(1), 1, math.nan),
+    ):
         with pytest.raises(GraftError, match="measure it again"):
             fit([*good, bad])
 
