@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plan_kit import padded, planners, tasks
 
 from graftwork.errors import GraftError
 from graftwork.tenants.cost import (
@@ -22,66 +21,10 @@ from graftwork.tenants.cost import (
     TaskLoad,
     errors,
     fit,
-    real_rows,
     state_bytes,
 )
-from graftwork.tenants.layouts import LAYOUTS, Shape, fewest_rows, shape
+from graftwork.tenants.layouts import Shape
 from graftwork.tenants.plan import EXHAUSTIVE, Planner, partitions
-
-owns = st.builds(
-    Own,
-    per_piece=st.floats(0, 0.01),
-    per_pair=st.floats(0, 1e-6),
-    row_bytes=st.floats(0, 50),
-)
-costs = st.builds(
-    CostModel,
-    floor=st.floats(0, 0.05),
-    start=st.floats(0, 0.01),
-    per_row=st.floats(1e-6, 1e-4),
-    per_task=st.floats(0, 0.01),
-    backbone=st.integers(0, 10_000),
-    fixed=st.floats(0, 1_000),
-    row_bytes=st.floats(0.1, 100),
-    per_pair=st.floats(0, 1e-7),
-    own=st.dictionaries(st.sampled_from(LAYOUTS), owns),
-)
-
-
-def tokens(group: Sequence[TaskLoad]) -> list[int]:
-    return [n for load in group for n in load.lengths]
-
-
-def padded(group: Sequence[TaskLoad]) -> list[Shape]:
-    return [shape(tokens(group), "padded")]
-
-
-def chunks(group: Sequence[TaskLoad]) -> list[Shape]:
-    return [shape(tokens(group), "chunked", 32)]
-
-
-def every(group: Sequence[TaskLoad]) -> list[Shape]:
-    return [*padded(group), *chunks(group), shape(tokens(group), "packed")]
-
-
-@st.composite
-def tasks(draw: st.DrawFn, most: int = 6) -> list[TaskLoad]:
-    count = draw(st.integers(1, most))
-    lengths = st.lists(st.integers(1, 600), min_size=1, max_size=4)
-    return [
-        TaskLoad(f"t{i}", tuple(draw(lengths)), draw(st.integers(0, 500))) for i in range(count)
-    ]
-
-
-@st.composite
-def planners(draw: st.DrawFn, loads: list[TaskLoad]) -> Planner:
-    cost, shapes = draw(costs), draw(st.sampled_from([real_rows, padded, chunks, every]))
-    state = sum(load.state for load in loads)
-    least = max(min(cost.bytes(s, state) for s in shapes([load])) for load in loads)
-    most = max(cost.bytes(s, state) for s in shapes(loads))
-    cap = draw(st.none() | st.integers(least, max(least, most) + 10))
-    fairness = draw(st.sampled_from([0.1, 0.5, 0.9, 1.0]))
-    return Planner(cost, cap=cap, fairness=fairness, shapes=shapes)
 
 
 def quickest(planner: Planner, group: Sequence[TaskLoad], state: int) -> float:
@@ -297,86 +240,6 @@ def test_a_fit_finds_the_model_that_made_the_runs(data: st.DataObject) -> None:
     for s in map(Shape, (32, 700, 3000)):
         assert found.model.seconds(s, 2) == pytest.approx(real.seconds(s, 2), rel=1e-4)
     assert CostModel.from_row(found.model.row()) == found.model
-
-
-#: runs that tell rows, pairs and pieces apart
-SAMPLES = (
-    [16], [40], [100], [300], [600], [16, 600], [30, 30, 30, 30], [50, 100, 400], [200, 300, 350, 10],
-    [600, 10, 20, 30, 40, 50, 60, 70, 80, 90], [300, 300, 150, 150, 150],
-)  # fmt: skip
-
-
-def made_up(real: CostModel) -> list[Run]:
-    """What passes would have measured if `real` were true."""
-    return [
-        Run(s, n, real.seconds(s, n), real.bytes(s))
-        for i, lengths in enumerate(SAMPLES)
-        for n in (1 + i % 3,)
-        for s in (*(shape(lengths, k) for k in ("padded", "packed")), shape(lengths, "chunked", 32))
-    ]
-
-
-@settings(deadline=None, max_examples=10)
-@given(packed=owns, chunked=owns, floor=st.sampled_from([0.0, 0.003]))
-def test_a_fit_finds_what_each_layout_has_of_its_own(
-    packed: Own, chunked: Own, floor: float
-) -> None:
-    own = {"padded": Own(), "packed": packed, "chunked": chunked}
-    real = CostModel(floor, 0.002, 2e-5, 0.001, 1000, 100.0, 50.0, 2e-8, own)
-    found = fit(made_up(real), real.backbone)
-    assert max(map(abs, found.time_errors)) < 1e-6
-    assert found.model.own.keys() == own.keys()
-    for name, expected in own.items():
-        got = found.model.own[name]
-        assert got.per_piece == pytest.approx(expected.per_piece, rel=1e-3, abs=1e-8)
-        assert got.per_pair == pytest.approx(expected.per_pair, rel=1e-3, abs=1e-12)
-        assert got.row_bytes == pytest.approx(expected.row_bytes, rel=0.05, abs=0.1)  # whole bytes
-    assert CostModel.from_row(json.loads(json.dumps(found.model.row()))) == found.model
-
-
-@settings(deadline=None, max_examples=25)
-@given(loads=tasks(), dear=st.booleans())
-def test_the_planner_takes_packed_lines_unless_they_are_measured_to_cost_more(
-    loads: list[TaskLoad], dear: bool
-) -> None:
-    per_row, longest = 2e-5, 600
-    # a sequence's own operations take longer than a padded line of the longest could
-    packed = Own(per_piece=2 * per_row * longest if dear else 0.0)
-    real = CostModel(start=0.002, per_row=per_row, own={"padded": Own(), "packed": packed})
-    runs = [r for r in made_up(real) if r.shape.layout != "chunked"]
-
-    def shapes(group: Sequence[TaskLoad]) -> list[Shape]:
-        return [shape(tokens(group), k) for k in ("padded", "packed")]
-
-    plan = Planner(fit(runs).model, shapes=shapes, fairness=1e-9).plan(loads)
-    by_name = {load.name: load for load in loads}
-    for names, taken in zip(plan.groups, plan.chosen.shapes, strict=True):
-        plain, tight = shapes([by_name[n] for n in names])
-        if dear:
-            assert taken == plain
-        elif tight.rows < plain.rows:
-            assert taken == tight
-
-
-@given(loads=tasks(), cost=costs)
-def test_where_no_layout_was_timed_the_fewest_rows_are_taken(
-    loads: list[TaskLoad], cost: CostModel
-) -> None:
-    untimed = replace(cost, own={})
-    assert untimed.least(every(loads)) == fewest_rows(every(loads))
-    plan = Planner(untimed, shapes=every).plan(loads)
-    only = Planner(untimed, shapes=lambda g: [fewest_rows(every(g))]).plan(loads)
-    assert plan == only
-    # runs of one layout say nothing of the others
-    assert fit([r for r in made_up(cost) if r.shape.layout == "packed"]).model.own == {}
-
-
-def test_a_layout_that_does_not_fit_or_was_not_timed_is_passed_over() -> None:
-    tight, plain = Shape(10, "packed"), Shape(30, "padded")
-    cost = CostModel(per_row=1.0, row_bytes=1.0, own={"padded": Own()})
-    assert cost.least([plain, tight]) == plain
-    assert cost.least([plain, tight], cap=29) == tight
-    assert cost.least([plain, tight], state=5, cap=14) == tight  # the smallest, where none fits
 
 
 def test_a_fit_says_how_far_off_it_is() -> None:
