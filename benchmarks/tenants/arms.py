@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import graftwork as gw
 from graftwork.tenants import Aligner, Joined, Planner, Runner, Segments, Task, TaskLoad
 from graftwork.tenants.align import Aligned
 from graftwork.tenants.cost import CostModel, Run, state_bytes
-from graftwork.tenants.layouts import choose_chunk
+from graftwork.tenants.layouts import Shape, choose_chunk
 from graftwork.tenants.measure import measured
 from graftwork.tenants.plan import Plan
 
@@ -167,20 +168,28 @@ class Arm:
             return [list(g) for g in self.plan.cycle()]
         return self.groups()
 
-    def rows(self, names: Sequence[str]) -> int:
-        return self.aligner.rows([t for t in self.loads() if t.name in names])
+    def shape(self, names: Sequence[str]) -> Shape:
+        return self.aligner.choice([n for name in names for n in self.lengths[name]])
 
-    def measure(self, names: Sequence[str], repeats: int) -> Run:
-        return measured(
-            self.runner.model,
-            self.body,
-            self.join,
-            {n: self.inputs[n] for n in names},
-            self.rows(names),
-            repeats=repeats,
-            state=sum(self.state.values()),
-            clock=clock_of(self.device),
-        )
+    def measure(self, names: Sequence[str], repeats: int, shape: Shape | None = None) -> Run:
+        """A pass as the aligner lays it out, or in this shape."""
+        shape = shape or self.shape(names)
+        with self.aligner.only(shape):
+            return measured(
+                self.runner.model,
+                self.body,
+                self.join,
+                {n: self.inputs[n] for n in names},
+                shape,
+                repeats=repeats,
+                state=sum(self.state.values()),
+                clock=clock_of(self.device),
+            )
+
+    def measure_each(self, names: Sequence[str], repeats: int) -> list[Run]:
+        """A pass in every layout that it may have."""
+        lengths = [n for name in names for n in self.lengths[name]]
+        return [self.measure(names, repeats, s) for s in self.aligner.candidates(lengths)]
 
     def bytes(self) -> int:
         """Counted at the pass that keeps most."""
@@ -188,7 +197,7 @@ class Arm:
 
     def waste(self) -> float:
         real = sum(sum(n) for n in self.lengths.values())
-        return 1 - real / sum(map(self.rows, self.groups()))
+        return 1 - real / sum(self.shape(g).rows for g in self.groups())
 
 
 def arms_of(
@@ -203,11 +212,14 @@ def arms_of(
 
     def planned(a: Arm, cap: int | None = None, fairness: float = UNBOUND) -> Plan:
         assert cost is not None
-        return Planner(cost, cap=cap, fairness=fairness, rows=a.aligner.rows).plan(a.loads())
+        state = sum(a.state.values())
+        a.aligner.pick = functools.partial(cost.least, state=state, cap=cap)
+        planner = Planner(cost, cap=cap, fairness=fairness, shapes=a.aligner.shapes)
+        return planner.plan(a.loads())
 
     def capped(a: Arm) -> Plan:
         assert cost is not None
-        most = max(cost.bytes(a.rows([n]), sum(a.state.values())) for n in a.inputs)
+        most = max(cost.bytes(a.shape([n]), sum(a.state.values())) for n in a.inputs)
         return planned(a, int(CAP * most))
 
     every = [n for i in range(count) for n in batch(i, options)["lengths"]]

@@ -68,9 +68,9 @@ def fitted(options: argparse.Namespace) -> tuple[CostModel, list[Row]]:
     order = sorted(names, key=lambda n: sum(a.lengths[n]))
     shown = [[order[0]], [order[len(order) // 2]], [order[-1]], order[: len(order) // 2], order]
     held = [order[1:3], order[-2:], order[::2], order[1:]] if most > 2 else []
-    runs = [a.measure(g, options.rounds) for g in shown]
+    runs = [r for g in shown for r in a.measure_each(g, options.rounds)]
     found = fit(runs, model_bytes(a.runner.model))
-    others = [a.measure(g, options.rounds) for g in held]
+    others = [r for g in held for r in a.measure_each(g, options.rounds)]
     rows = []
     for variant, (some, (time_, memory)) in {
         "its own passes": (runs, errors(found.model, runs)),
@@ -206,7 +206,7 @@ def _case(
             memory = _value(rows, case, name, "memory") * 2**20 / plan.cap
             rows.append(_row(case, name, OVER, memory))
     told = {
-        name: sum(cost.seconds(arms[name][0].rows(g), len(g)) for g in arms[name][0].cycle())
+        name: sum(cost.seconds(arms[name][0].shape(g), len(g)) for g in arms[name][0].cycle())
         for name in (ALONE, PADDED, CHUNKED, PACKED, PLANNED, FAIR, CAPPED)
     }
     # loss and optimizer of a task, which the fitted passes have not: from the plainest plan alone

@@ -49,8 +49,14 @@ def run(code: str, folder: Path, *sources: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-#: architecture.md shows signatures and outlines, not programs
-PLAIN = [p for p in DOCS if p.stem != "architecture" and blocks(p)[1] and not blocks(p)[0]]
+#: architecture.md shows signatures and outlines, not programs; pages with sources as files have tests of their own
+PLAIN = [
+    p
+    for p in DOCS
+    if p.stem != "architecture"
+    and blocks(p)[1]
+    and not any(title.endswith(".py") for title in blocks(p)[0])
+]
 
 
 @pytest.mark.parametrize("page", PLAIN, ids=lambda p: p.stem)
@@ -59,7 +65,10 @@ def test_a_pages_examples_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {"__name__": page.stem}
-    for number, code in enumerate(blocks(page)[1], 1):
+    files, every = blocks(page)
+    for path, body in files.items():
+        Path(path).write_text(body, encoding="utf8")
+    for number, code in enumerate(every, 1):
         exec(compile(code, f"{page.name}, example {number}", "exec"), space)
 
 
@@ -67,6 +76,7 @@ def test_which_pages_have_examples() -> None:
     names = {p.stem for p in DOCS if blocks(p)[1]}
     assert names >= {"guarantees", "adapter-format", "how-to-add-a-method", "how-to-add-an-app"}
     assert names >= {"how-to-graft-your-model"}
+    assert "how-to-train-many" in {p.stem for p in PLAIN}
 
 
 def test_a_method_dropped_in_is_registered_everywhere(tmp_path: Path) -> None:

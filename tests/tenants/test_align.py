@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from graftwork.errors import GraftError
 from graftwork.tenants.align import Aligned, Batch, batches, chunked, packed, padded
 from graftwork.tenants.aligner import Aligner
+from graftwork.tenants.cost import CostModel, Own, TaskLoad
 from graftwork.tenants.layouts import (
     LAYOUTS,
+    Shape,
     bins,
     choose_chunk,
-    choose_layout,
     chunked_rows,
     packed_rows,
     padded_rows,
+    shape,
     waste,
 )
 
@@ -266,9 +268,47 @@ def test_the_chosen_chunk_wastes_least(lengths: list[int], limit: int, least: in
     good = [c for c in (64, 128, 256, 512) if c <= limit]
     filled = [c for c in good if chunked_rows(lengths, c) >= least] or good
     assert chunked_rows(lengths, chosen) == min(chunked_rows(lengths, c) for c in filled)
-    choice = choose_layout(lengths, limit, least=least)
-    assert choice.wastes[choice.layout].rows == min(w.rows for w in choice.wastes.values())
-    assert (choice.chunk is None) == (choice.layout != "chunked")
+    assert chosen == max(
+        c for c in filled if chunked_rows(lengths, c) == chunked_rows(lengths, chosen)
+    )
+
+
+def test_passes_are_laid_out_as_they_are_picked() -> None:
+    aligner = Aligner(build("Llama"), sizes=(4, 8, 256), least=0, check=False)
+    lengths = [16, 5, 3, 4]
+    ids = {"a": {"input_ids": torch.ones(4, 16, dtype=torch.long), "lengths": lengths}}
+    # as long as nothing was timed: the fewest rows, of one chunk size
+    untimed = aligner.candidates(lengths)
+    assert [(s.layout, s.chunk) for s in untimed] == [
+        ("padded", None),
+        ("chunked", 4),
+        ("packed", None),
+    ]
+    assert aligner.choice(lengths) == min(untimed, key=lambda s: s.rows)
+    assert aligner.shapes([TaskLoad("a", tuple(lengths))]) == [aligner.choice(lengths)]
+    aligned = aligner.align(ids)
+    assert (aligned.layout, aligned.waste.rows) == ("chunked", aligner.choice(lengths).rows)
+    for s in untimed:
+        with aligner.only(s):
+            assert aligner.align(ids).layout == s.layout
+    with pytest.raises(ZeroDivisionError), aligner.only(untimed[0]):
+        raise ZeroDivisionError
+    assert aligner.pick is None
+    # then every size that the positions leave
+    own = {"padded": Own(1.0), "chunked": Own(1.0), "packed": Own(1.0)}
+    aligner.pick = CostModel(per_row=1e-3, own=own).least
+    assert [s.chunk for s in aligner.candidates(lengths)] == [None, 4, 8, None]
+    assert aligner.align(ids).layout == "padded"  # it has no pieces
+    assert aligner.shapes([TaskLoad("a", tuple(lengths))]) == aligner.candidates(lengths)
+
+
+def test_shapes_count_what_attention_does() -> None:
+    lengths = [9, 4, 5, 2]
+    assert shape(lengths, "padded") == Shape(36, "padded", None, 4 * 9**2, 0)
+    assert shape(lengths, "packed") == Shape(27, "packed", None, 3 * 9**2, 4)
+    # 3, 1, 2 and 1 chunks of 4
+    assert shape(lengths, "chunked", 4) == Shape(28, "chunked", 4, 12**2 + 4**2 + 8**2 + 4**2, 3)
+    assert shape(lengths, "chunked", 16) == Shape(64, "chunked", 16, 4 * 16**2, 0)
 
 
 def test_the_last_chunk_may_reach_beyond_the_positions() -> None:

@@ -15,7 +15,7 @@ from graftwork.errors import GraftError
 from graftwork.tenants import Aligner, Joined, Runner, Segments, Task, TaskLoad
 from graftwork.tenants.align import Aligned, tensor_of
 from graftwork.tenants.cost import CostModel
-from graftwork.tenants.layouts import LAYOUTS
+from graftwork.tenants.layouts import LAYOUTS, Shape
 from graftwork.tenants.measure import measured, model_bytes, saved_bytes
 from graftwork.tenants.mix import Mix
 from graftwork.tenants.plan import Planner
@@ -159,8 +159,8 @@ def test_measuring_changes_nothing() -> None:
     before = runner.state_dict()
     random = torch.get_rng_state()
     inputs = {n: points(9)[0][0] for n in "ab"}
-    found = measured(runner.model, runner.body, runner.join_batches, inputs, 4, state=10)
-    assert (found.rows, found.tasks, found.state) == (4, 2, 10)
+    found = measured(runner.model, runner.body, runner.join_batches, inputs, Shape(4), state=10)
+    assert (found.shape.rows, found.tasks, found.state) == (4, 2, 10)
     assert found.seconds > 0
     assert found.bytes is not None
     assert found.bytes > model_bytes(runner.model) + 10

@@ -23,6 +23,7 @@ import graftwork as gw
 from graftwork.cli import main
 from graftwork.lightning.app import App
 from graftwork.lightning.many import built, run
+from graftwork.tenants.layouts import LAYOUTS
 from graftwork_runs.many import report
 from tests.train_many_kit import alone
 
@@ -118,6 +119,8 @@ def test_a_run_leaves_folders_a_report_and_what_it_knew(capsys: pytest.CaptureFi
     told = json.loads((folder / "many.json").read_text())
     assert sorted(n for g in told["groups"] for n in g) == ["long", "other", "short"]
     assert told["plans"]["planned"]["seconds"] <= told["plans"]["all alone"]["seconds"] * (1 + 1e-9)
+    assert {r["layout"] for r in told["runs"]} == {*LAYOUTS} == {*told["cost"]["own"]}
+    assert len(told["layouts"]) == len(told["groups"])
     assert told["measured round"] > 0
     assert told["predicted round"] > 0
     assert told["cap"] == 2**30

@@ -21,6 +21,7 @@ _HOMES = {
     "Recordings": "graftwork.tenants.recorded",
     "Runner": "graftwork.tenants.runner",
     "Segments": "graftwork.tenants.segments",
+    "Shape": "graftwork.tenants.layouts",
     "Shelf": "graftwork.tenants.shelf",
     "Task": "graftwork.tenants.task",
     "TaskLoad": "graftwork.tenants.cost",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from graftwork.tenants.aligner import Aligner
     from graftwork.tenants.batches import Joined
     from graftwork.tenants.cost import CostModel, Run, TaskLoad, fit
+    from graftwork.tenants.layouts import Shape
     from graftwork.tenants.mix import Mix, mixed
     from graftwork.tenants.plan import Plan, Planner
     from graftwork.tenants.recorded import Recordings
@@ -58,6 +60,7 @@ __all__ = [
     "Run",
     "Runner",
     "Segments",
+    "Shape",
     "Shelf",
     "Task",
     "TaskLoad",

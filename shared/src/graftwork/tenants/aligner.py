@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,11 +27,15 @@ from graftwork.tenants.layouts import (
     LAYOUTS,
     LEAST_ROWS,
     PLANNED,
-    Choice,
+    Shape,
     check_chunk,
     choose_chunk,
-    choose_layout,
+    fewest_rows,
+    shape,
 )
+
+#: which of the shapes that a pass may have
+Pick = Callable[[Sequence[Shape]], Shape]
 
 
 class Aligner:
@@ -38,11 +43,15 @@ class Aligner:
 
     Args:
         model: called with `input_ids`, `position_ids` and an additive `attention_mask` (lines, 1, width, width).
-        layout: "padded", "chunked", "packed", or "planned": the one with the fewest rows, pass by pass.
+        layout: "padded", "chunked", "packed", or "planned": the one that `pick` takes, pass by pass.
         chunk: C; `None` chooses it, pass by pass, among those of `sizes`.
         limit: positions of the model; `None` reads `config.max_position_embeddings`.
         sizes, least: chunk sizes that are tried, and the rows that a pass should keep.
         check: compare a small pass in each layout with the sequences one by one, before anything is trained.
+
+    Attributes:
+        pick: takes one of the shapes that a pass may have, such as `CostModel.least`; `None`, as long as nothing was
+            timed, takes the one with the fewest rows.
 
     Raises:
         GraftError: an unknown layout, a chunk size that is below 1 or above the positions, or a layout that the model
@@ -68,6 +77,7 @@ class Aligner:
             check_chunk(chunk, self.limit)
         self.model, self.layout, self.chunk = model, layout, chunk
         self.sizes, self.least = sizes, least
+        self.pick: Pick | None = None
         self.window = _window(config)
         self.refused: dict[str, str] = {}
         takes = inspect.signature(model.forward).parameters
@@ -96,8 +106,10 @@ class Aligner:
             return "a checkpointed module computes its attention again when the chunks are not joined any more"
         return ""
 
-    def choice(self, lengths: Sequence[int]) -> Choice:
-        """The layout of a pass of sequences of these lengths.
+    def candidates(self, lengths: Sequence[int]) -> list[Shape]:
+        """The shapes that a pass of sequences of these lengths may have, the simplest layout first.
+
+        Of chunks, all sizes where `pick` weighs them, else the one of `choose_chunk`.
 
         Raises:
             GraftError: a sequence above the model's positions, or a layout that does not go, with the reason.
@@ -114,16 +126,41 @@ class Aligner:
                 raise GraftError(f'layout: {self.layout!r}: {why}; take "padded"')
             good = (self.layout,)
         sizes = self.sizes if self.chunk is None else (self.chunk,)
-        least = self.least if self.chunk is None else 0
-        if "chunked" in good and self.limit is not None and min(sizes) > self.limit:
-            good = tuple(k for k in good if k != "chunked") or good
-        return choose_layout(lengths, self.limit, good, sizes, least)
+        small = [c for c in sizes if self.limit is None or c <= self.limit]
+        if not small and len(good) > 1:
+            good = tuple(k for k in good if k != "chunked")
+        found = []
+        for layout in good:
+            chunks: Sequence[int | None] = (None,)
+            if layout == "chunked" and self.pick is not None and small:
+                chunks = small
+            elif layout == "chunked":
+                least = self.least if self.chunk is None else 0
+                chunks = (choose_chunk(lengths, self.limit, sizes, least),)
+            found += [shape(lengths, layout, chunk) for chunk in chunks]
+        return found
 
-    def rows(self, group: Sequence[TaskLoad]) -> int:
-        """Rows of a pass of some loads: what the planner asks for."""
-        lengths = [n for load in group for n in load.lengths]
-        found = self.choice(lengths)
-        return found.wastes[found.layout].rows
+    def choice(self, lengths: Sequence[int]) -> Shape:
+        """The shape of a pass of sequences of these lengths.
+
+        Raises:
+            GraftError: as `candidates`.
+        """
+        return (self.pick or fewest_rows)(self.candidates(lengths))
+
+    def shapes(self, group: Sequence[TaskLoad]) -> list[Shape]:
+        """Those that a pass of some loads may have: what the planner asks for."""
+        found = self.candidates([n for load in group for n in load.lengths])
+        return found if self.pick is not None else [fewest_rows(found)]
+
+    @contextlib.contextmanager
+    def only(self, shape: Shape) -> Iterator[None]:
+        """Inside, passes take this layout and chunk size, so that they can be timed."""
+        kept, self.pick = self.pick, lambda _: shape
+        try:
+            yield
+        finally:
+            self.pick = kept
 
     def align(self, inputs: Mapping[str, Inputs]) -> Aligned:
         """The tasks' sequences as one pass."""

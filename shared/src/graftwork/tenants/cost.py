@@ -1,24 +1,26 @@
 """What does a pass of some tasks cost? A model of time and memory, fitted to measured runs.
 
-    seconds = max(floor, a + b rows) + c tasks
-    bytes   = backbone + the state of every task on the card + fixed + per_row rows
+    seconds = max(floor, a + b rows + p pairs) + c tasks + d_L pieces + q_L pairs
+    bytes   = backbone + the state of every task on the card + fixed + (per_row + r_L) rows
 
-`rows` are token rows of one forward and backward pass, padding included. Below the floor the device waits for
-launches, and another row is free. Memory counts the state of all tasks, in whichever group they are: adapters and
-optimizer states stay on the card between their turns. Imports no torch.
+`rows` are token rows of one forward and backward pass, padding included; `pairs` are what its attention computes. Below
+the floor the device waits for launches, and another row is free. Terms with an L are what a layout has of its own: the
+operations of its `pieces`, an attention that is slower under a mask. Memory counts the state of all tasks, in whichever
+group they are: adapters and optimizer states stay on the card between their turns. Imports no torch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from graftwork.errors import GraftError
+from graftwork.tenants.layouts import PLAIN, Shape, fewest_rows
 
 #: bytes beside weight and gradient that Adam keeps per trained number: two moments in float32
 ADAM_BYTES = 8
@@ -69,13 +71,13 @@ class TaskLoad:
         return sum(self.lengths)
 
 
-#: the rows that a pass of these loads has, padding included
-Rows = Callable[[Sequence[TaskLoad]], int]
+#: the shapes that a pass of these loads may have
+Shapes = Callable[[Sequence[TaskLoad]], Sequence[Shape]]
 
 
-def real_rows(group: Sequence[TaskLoad]) -> int:
-    """Rows of a pass without any padding."""
-    return sum(load.rows for load in group)
+def real_rows(group: Sequence[TaskLoad]) -> list[Shape]:
+    """A pass without any padding."""
+    return [Shape(sum(load.rows for load in group))]
 
 
 def state_bytes(
@@ -93,15 +95,36 @@ def state_bytes(
 
 
 @dataclass(frozen=True)
+class Own:
+    """What passes of one layout cost beside what all passes of their rows, pairs and tasks do.
+
+    Args:
+        per_piece, per_pair: d_L and q_L, seconds.
+        row_bytes: r_L, bytes.
+
+    Raises:
+        GraftError: a figure that is negative or not finite.
+    """
+
+    per_piece: float = 0.0
+    per_pair: float = 0.0
+    row_bytes: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_figures(self)
+
+
+@dataclass(frozen=True)
 class CostModel:
     """Seconds and bytes of a pass.
 
     Args:
         floor: T_min, seconds below which no pass is.
-        start, per_row: a and b, seconds.
+        start, per_row, per_pair: a, b and p, seconds.
         per_task: c, seconds.
         backbone: bytes of the frozen model.
         fixed, row_bytes: bytes of a pass, and of each row of it.
+        own: by layout, what it costs beside that; a layout that is not there was not timed.
 
     Raises:
         GraftError: a figure that is negative or not finite.
@@ -114,20 +137,42 @@ class CostModel:
     backbone: int = 0
     fixed: float = 0.0
     row_bytes: float = 0.0
+    per_pair: float = 0.0
+    own: Mapping[str, Own] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not math.isfinite(value) or value < 0:
-                raise GraftError(f"CostModel: {field.name} is {value}; give a number of at least 0")
+        _check_figures(self)
 
-    def seconds(self, rows: int, tasks: int = 1) -> float:
-        """Of one pass of `rows` rows of `tasks` tasks, their optimizer steps included."""
-        return max(self.floor, self.start + self.per_row * rows) + self.per_task * tasks
+    def seconds(self, shape: Shape, tasks: int = 1) -> float:
+        """Of one pass of `tasks` tasks, their optimizer steps included."""
+        own = self.own.get(shape.layout, NOTHING)
+        shared = self.start + self.per_row * shape.rows + self.per_pair * shape.pairs
+        more = own.per_piece * shape.pieces + own.per_pair * shape.pairs
+        return max(self.floor, shared) + self.per_task * tasks + more
 
-    def bytes(self, rows: int, state: int = 0) -> int:
-        """At the peak of a pass of `rows` rows while `state` bytes of tasks are on the device."""
-        return math.ceil(self.backbone + state + self.fixed + self.row_bytes * rows)
+    def bytes(self, shape: Shape, state: int = 0) -> int:
+        """At the peak of a pass while `state` bytes of tasks are on the device."""
+        per_row = self.row_bytes + self.own.get(shape.layout, NOTHING).row_bytes
+        return math.ceil(self.backbone + state + self.fixed + per_row * shape.rows)
+
+    def least(self, shapes: Sequence[Shape], state: int = 0, cap: int | None = None) -> Shape:
+        """Of the shapes that a pass may have the one of least predicted seconds.
+
+        Of equals it is the one with fewer rows, then the first. Layouts that were not timed are passed over where one
+        that was timed will do; where none was, the one with the fewest rows is taken.
+
+        Args:
+            shapes: at least one.
+            state: bytes of all tasks on the device.
+            cap: bytes at the peak; those above are passed over, and where all are, the smallest is taken.
+        """
+        good = [s for s in shapes if cap is None or self.bytes(s, state) <= cap]
+        if not good:
+            return min(shapes, key=lambda s: self.bytes(s, state))
+        timed = [s for s in good if s.layout in self.own]
+        if not timed:
+            return fewest_rows(good)
+        return min(timed, key=lambda s: (self.seconds(s), s.rows))
 
     def row(self) -> dict[str, Any]:
         """The model as plain JSON."""
@@ -140,10 +185,12 @@ class CostModel:
         Raises:
             GraftError: an unknown field or a figure out of range.
         """
-        unknown = sorted({*row} - {f.name for f in fields(cls)})
-        if unknown:
-            raise GraftError(f"CostModel: unknown field {unknown[0]!r}")
-        return cls(**row)
+        own = {layout: _known(Own, figures) for layout, figures in row.get("own", {}).items()}
+        return _known(cls, {**row, "own": own})
+
+
+#: what is read back from plain JSON
+Figures = TypeVar("Figures", Own, CostModel)
 
 
 @dataclass(frozen=True)
@@ -151,14 +198,14 @@ class Run:
     """One measured pass.
 
     Args:
-        rows: token rows, padding included.
+        shape: of the pass.
         tasks: how many tasks had rows in it.
         seconds: of forward, backward and the optimizer steps.
         bytes: at its peak; `None` where nobody measured it.
         state: bytes of all tasks on the device at the time.
     """
 
-    rows: int
+    shape: Shape
     tasks: int
     seconds: float
     bytes: int | None = None
@@ -187,15 +234,16 @@ class Fit:
 def errors(model: CostModel, runs: Iterable[Run]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Predicted over measured less 1, of time and of memory; for runs that a model was not fitted to as well."""
     runs = list(runs)
-    time = tuple(model.seconds(r.rows, r.tasks) / r.seconds - 1 for r in runs)
-    memory = tuple(model.bytes(r.rows, r.state) / r.bytes - 1 for r in runs if r.bytes)
+    time = tuple(model.seconds(r.shape, r.tasks) / r.seconds - 1 for r in runs)
+    memory = tuple(model.bytes(r.shape, r.state) / r.bytes - 1 for r in runs if r.bytes)
     return time, memory
 
 
 def fit(runs: Iterable[Run], backbone: int = 0) -> Fit:
     """The cost model with the least squares of relative errors.
 
-    Each threshold between a floor and the slope is tried; coefficients are at least 0.
+    Each threshold between a floor and the slope is tried; coefficients are at least 0. Where there are runs of two
+    layouts or more, those other than the plain one get terms of their own.
 
     Args:
         runs: at least 3 of at least 2 sizes; those that measured memory need 2 sizes too.
@@ -206,50 +254,69 @@ def fit(runs: Iterable[Run], backbone: int = 0) -> Fit:
     """
     runs = list(runs)
     for r in runs:
-        if r.rows < 1 or r.tasks < 1 or not (math.isfinite(r.seconds) and r.seconds > 0):
+        if r.shape.rows < 1 or r.tasks < 1 or not (math.isfinite(r.seconds) and r.seconds > 0):
             raise GraftError(f"runs: {r} has no positive rows, tasks and seconds; measure it again")
-    if len(runs) < 3 or len({r.rows for r in runs}) < 2:
+    sizes = len({r.shape.rows for r in runs})
+    if len(runs) < 3 or sizes < 2:
         raise GraftError(
-            f"runs: {len(runs)} of {len({r.rows for r in runs})} sizes; a fit of time needs 3 runs of 2 sizes or more"
+            f"runs: {len(runs)} of {sizes} sizes; a fit of time needs 3 runs of 2 sizes or more"
         )
-    floor, start, per_row, per_task = _fit_time(runs)
+    names = sorted({r.shape.layout for r in runs} - {""})
+    names = names if len(names) > 1 else []  # nothing to compare
+    model = _fit_time(runs, names)
     measured = [r for r in runs if r.bytes]
-    if measured and len({r.rows for r in measured}) < 2:
+    if measured and len({r.shape.rows for r in measured}) < 2:
         raise GraftError("runs: memory was measured at one size; a fit of memory needs 2 or more")
-    fixed, row_bytes = _fit_memory(measured, backbone) if measured else (0.0, 0.0)
-    model = CostModel(floor, start, per_row, per_task, backbone, fixed, row_bytes)
+    model = replace(model, backbone=backbone)
+    if measured:
+        model = _fit_memory(measured, model)
     return Fit(model, *errors(model, runs))
 
 
-def _fit_time(runs: Sequence[Run]) -> tuple[float, float, float, float]:
-    ordered = sorted(runs, key=lambda r: r.rows)
+def _fit_time(runs: Sequence[Run], names: Sequence[str]) -> CostModel:
+    ordered = sorted(runs, key=lambda r: r.shape.rows)
     seconds = np.array([r.seconds for r in ordered])
-    best: tuple[float, tuple[float, float, float, float]] | None = None
+    others = [name for name in names if name != PLAIN]
+    best: tuple[float, CostModel] | None = None
     # the runs at the floor are the first k by rows: above them the slope leads
     for k in range(len(ordered) + 1):
-        if 0 < k < len(ordered) and ordered[k - 1].rows == ordered[k].rows:
+        if 0 < k < len(ordered) and ordered[k - 1].shape.rows == ordered[k].shape.rows:
             continue
-        columns = np.array(
-            [
-                [float(i < k), float(i >= k), r.rows * float(i >= k), r.tasks]
-                for i, r in enumerate(ordered)
-            ]
-        )
-        floor, start, per_row, per_task = _non_negative(columns / seconds[:, None])
-        model = CostModel(floor, start, per_row, per_task)
+        columns = np.array([_terms(r, i >= k, others) for i, r in enumerate(ordered)])
+        found = _non_negative(columns / seconds[:, None])
+        floor, start, per_row, per_pair, per_task, *more = found
+        own = {name: Own() for name in names}
+        for i, name in enumerate(others):
+            own[name] = Own(more[2 * i], more[2 * i + 1])
+        model = CostModel(floor, start, per_row, per_task, per_pair=per_pair, own=own)
         lost = sum(e * e for e in errors(model, ordered)[0])
         if best is None or lost < best[0] - 1e-15:
-            best = lost, (floor, start, per_row, per_task)
+            best = lost, model
     assert best is not None
     return best[1]
 
 
-def _fit_memory(runs: Sequence[Run], backbone: int) -> tuple[float, float]:
+def _terms(run: Run, above: bool, others: Sequence[str]) -> list[float]:
+    """What the seconds of a run are made of, above the floor or at it, in the order of `_fit_time`."""
+    s = run.shape
+    slope = [1, s.rows, s.pairs] if above else [0, 0, 0]
+    own = [n for name in others for n in ((s.pieces, s.pairs) if s.layout == name else (0, 0))]
+    return [float(v) for v in (not above, *slope, run.tasks, *own)]
+
+
+def _fit_memory(runs: Sequence[Run], model: CostModel) -> CostModel:
     target = np.array([float(r.bytes or 0) for r in runs])
-    rest = np.array([r.state + backbone for r in runs])
-    columns = np.array([[1.0, float(r.rows)] for r in runs])
-    fixed, row_bytes = _non_negative(columns / target[:, None], 1 - rest / target)
-    return fixed, row_bytes
+    rest = np.array([r.state + model.backbone for r in runs])
+    others = [name for name in model.own if name != PLAIN]
+    columns = np.array(
+        [
+            [1.0, r.shape.rows, *(r.shape.rows * (r.shape.layout == name) for name in others)]
+            for r in runs
+        ]
+    )
+    fixed, row_bytes, *more = _non_negative(columns / target[:, None], 1 - rest / target)
+    own = {n: replace(model.own[n], row_bytes=b) for n, b in zip(others, more, strict=True)}
+    return replace(model, fixed=fixed, row_bytes=row_bytes, own={**model.own, **own})
 
 
 def _non_negative(columns: np.ndarray, target: np.ndarray | None = None) -> list[float]:
@@ -257,10 +324,10 @@ def _non_negative(columns: np.ndarray, target: np.ndarray | None = None) -> list
     rows, width = columns.shape
     wanted = np.ones(rows) if target is None else target
     scale = np.abs(columns).max(axis=0)
-    scale[scale == 0] = 1.0
+    there = np.flatnonzero(scale).tolist()
     best, found = float(wanted @ wanted), np.zeros(width)
-    for size in range(1, width + 1):
-        for chosen in combinations(range(width), size):
+    for size in range(1, len(there) + 1):
+        for chosen in combinations(there, size):
             part = columns[:, chosen] / scale[list(chosen)]
             x, *_ = np.linalg.lstsq(part, wanted, rcond=None)
             gap = part @ x - wanted
@@ -268,6 +335,25 @@ def _non_negative(columns: np.ndarray, target: np.ndarray | None = None) -> list
                 best, found = float(gap @ gap), np.zeros(width)
                 found[list(chosen)] = x / scale[list(chosen)]
     return [float(v) for v in found]
+
+
+def _known(kind: type[Figures], row: Mapping[str, Any]) -> Figures:
+    unknown = sorted({*row} - {f.name for f in fields(kind)})
+    if unknown:
+        raise GraftError(f"{kind.__name__}: unknown field {unknown[0]!r}")
+    return kind(**row)
+
+
+def _check_figures(figures: Own | CostModel) -> None:
+    for f in fields(figures):
+        value = getattr(figures, f.name)
+        if f.name != "own" and (not math.isfinite(value) or value < 0):
+            kind = type(figures).__name__
+            raise GraftError(f"{kind}: {f.name} is {value}; give a number of at least 0")
+
+
+#: of a layout without terms of its own
+NOTHING = Own()
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 
 from graftwork.errors import GraftError
 
-LAYOUTS = ("padded", "chunked", "packed")
-#: whichever of them has the fewest rows, pass by pass
+#: the layout that needs no operation of its own, and all
+PLAIN = "padded"
+LAYOUTS = (PLAIN, "chunked", "packed")
+#: whichever of them costs least, pass by pass
 PLANNED = "planned"
 #: chunk sizes that are tried, and the rows that a pass should keep
 CHUNKS, LEAST_ROWS = (64, 128, 256, 512), 4096
@@ -145,30 +147,48 @@ def choose_chunk(
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A layout, the chunk size if it has one, and what each layout would waste."""
+class Shape:
+    """What a pass is made of, as far as its cost goes.
 
-    layout: str
-    chunk: int | None
-    wastes: dict[str, Waste]
+    Attributes:
+        rows: token rows, padding included.
+        layout: one of `LAYOUTS`; "" where rows are not sequences of tokens, or nobody said.
+        chunk: C, if chunked.
+        pairs: of a query and a key in its attention, padding included: the squares of the widths of its lines; chunked,
+            of a sequence's lines together.
+        pieces: parts that have operations of their own: packed, each sequence; chunked, the sequences of one number of
+            chunks, which attend together; else 0.
+    """
+
+    rows: int
+    layout: str = ""
+    chunk: int | None = None
+    pairs: int = 0
+    pieces: int = 0
 
 
-def choose_layout(
-    lengths: Sequence[int],
-    limit: int | None = None,
-    layouts: Sequence[str] = LAYOUTS,
-    sizes: Sequence[int] = CHUNKS,
-    least: int = LEAST_ROWS,
-) -> Choice:
-    """The layout with the fewest rows; of equals the simplest, in the order of `LAYOUTS`.
+def shape(lengths: Sequence[int], layout: str, chunk: int | None = None) -> Shape:
+    """Of a pass of sequences of these lengths.
 
     Args:
-        lengths: tokens of the sequences of a pass.
-        limit: positions that the model has.
-        layouts: that the model can run.
-        sizes, least: as `choose_chunk` takes them.
+        lengths: tokens of the sequences.
+        layout: one of `LAYOUTS`.
+        chunk: C, for "chunked" alone.
+
+    Raises:
+        GraftError: as `waste`.
     """
-    chunk = choose_chunk(lengths, limit, sizes, least) if "chunked" in layouts else None
-    wastes = {k: waste(lengths, k, chunk if k == "chunked" else None) for k in layouts}
-    best = min(layouts, key=lambda k: (wastes[k].rows, LAYOUTS.index(k)))
-    return Choice(best, chunk if best == "chunked" else None, wastes)
+    rows = waste(lengths, layout, chunk if layout == "chunked" else None).rows
+    if layout != "chunked":
+        pieces = len(lengths) if layout == "packed" else 0
+        return Shape(rows, layout, None, rows * max(lengths, default=0), pieces)
+    assert chunk is not None
+    counts = [-(-n // chunk) for n in lengths]
+    # without a sequence of two chunks attention runs as it is
+    pieces = len({*counts}) if max(counts, default=1) > 1 else 0
+    return Shape(rows, layout, chunk, sum((k * chunk) ** 2 for k in counts), pieces)
+
+
+def fewest_rows(shapes: Sequence[Shape]) -> Shape:
+    """The shape with the fewest rows; of equals the first."""
+    return min(shapes, key=lambda s: s.rows)

@@ -13,6 +13,7 @@ from graftwork.handle import get
 from graftwork.tenants.backbone import Body
 from graftwork.tenants.batches import Join
 from graftwork.tenants.cost import Run
+from graftwork.tenants.layouts import Shape
 from graftwork.tenants.mix import Mix
 
 
@@ -30,7 +31,7 @@ def measured(
     body: Body,
     join: Join,
     inputs: Mapping[str, Any],
-    rows: int,
+    shape: Shape,
     *,
     repeats: int = 3,
     warm: int = 1,
@@ -46,7 +47,7 @@ def measured(
         model: with the tasks' grafts.
         body, join: as `Runner` takes them.
         inputs: of the tasks that take part, by name.
-        rows: that the cost model counts for this pass.
+        shape: that this pass has.
         repeats, warm: timed and untimed passes.
         state: bytes of all tasks on the device.
         clock: says what time it is; on a busy machine `time.process_time`, where no other device does the work.
@@ -90,7 +91,7 @@ def measured(
         finally:
             for p, grad in zip(parameters, kept, strict=True):
                 p.grad = grad
-    return Run(rows, len(inputs), min(times), model_bytes(model) + state + peak, state)
+    return Run(shape, len(inputs), min(times), model_bytes(model) + state + peak, state)
 
 
 def saved_bytes(model: nn.Module, run: Callable[[], object]) -> int:

@@ -5,7 +5,8 @@ cheapest partition into neighbours,
 
     best[j] = min over i < j of best[i] + T(i..j),   where T(i..j) is admitted;
 
-up to `EXHAUSTIVE` tasks every partition is looked at. A group is admitted when
+up to `EXHAUSTIVE` tasks every partition is looked at. T(G) and M(G) are those of the layout that the cost model takes
+for the group. A group is admitted when
 
 1. its rows are of one kind and its pass fits: M(G) <= cap, and
 2. it is fair: T(G) <= p(G) / p(t) T({t}) / f for each member t, where p(G) is the sum of its members' priorities. With
@@ -23,7 +24,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from graftwork.errors import GraftError
-from graftwork.tenants.cost import CostModel, Rows, TaskLoad, real_rows
+from graftwork.tenants.cost import CostModel, Shapes, TaskLoad, real_rows
+from graftwork.tenants.layouts import Shape
 
 #: up to this many tasks all set partitions are compared (4,140 of 8)
 EXHAUSTIVE = 8
@@ -39,6 +41,7 @@ class Predicted:
 
     Attributes:
         groups: names of the tasks that run in one pass.
+        shapes: of the groups' passes.
         seconds: of one step of every task, a pass of each group.
         bytes: at the peak.
         fits: whether that is within the cap, and each group's rows are of one kind.
@@ -46,6 +49,7 @@ class Predicted:
     """
 
     groups: tuple[Group, ...]
+    shapes: tuple[Shape, ...]
     seconds: float
     bytes: int
     fits: bool
@@ -92,7 +96,10 @@ class Plan:
             yield self.groups[index]
 
     def __str__(self) -> str:
-        names = " | ".join(" + ".join(g) for g in self.groups)
+        names = " | ".join(
+            " + ".join(g) + (f" {s.layout}" if s.layout else "")
+            for g, s in zip(self.groups, self.chosen.shapes, strict=True)
+        )
         return (
             f"{names}: {1e3 * self.chosen.seconds:.4g} ms a step of each, {self.chosen.bytes / 2**20:,.0f} MiB "
             f"(alone {1e3 * self.alone.seconds:.4g} ms, together {1e3 * self.together.seconds:.4g} ms)"
@@ -106,7 +113,8 @@ class Planner:
         cost: of a pass.
         cap: bytes that a pass may take at its peak; `None` for no cap.
         fairness: f in (0, 1]: of what a task gets alone in its share of the time, what it must get in a group.
-        rows: how many rows a pass of some loads has; without, the real ones (packed without a gap).
+        shapes: that a pass of some loads may have, of which it takes that of least predicted seconds within the cap;
+            without, one of the real rows (packed without a gap).
 
     Raises:
         GraftError: a fairness outside (0, 1], or a cap under the memory of the backbone.
@@ -118,7 +126,7 @@ class Planner:
         *,
         cap: int | None = None,
         fairness: float = 0.5,
-        rows: Rows = real_rows,
+        shapes: Shapes = real_rows,
     ) -> None:
         if not 0 < fairness <= 1:
             raise GraftError(f"fairness must lie in (0, 1], not {fairness}")
@@ -127,7 +135,8 @@ class Planner:
                 f"cap: {cap:,} bytes are under the {cost.backbone:,} of the backbone alone; raise the cap or take a "
                 "smaller or quantised base"
             )
-        self.cost, self.cap, self.fairness, self.rows = cost, cap, fairness, rows
+        self.cost, self.cap, self.fairness, self.shapes = cost, cap, fairness, shapes
+        self._taken: dict[tuple[int, tuple[TaskLoad, ...]], Shape] = {}
 
     def plan(self, loads: Iterable[TaskLoad]) -> Plan:
         """The cheapest admitted partition.
@@ -138,7 +147,7 @@ class Planner:
         loads = sorted(loads, key=_order)
         _check_names(loads)
         state = sum(load.state for load in loads)
-        solo = {load.name: self.cost.seconds(self.rows([load])) for load in loads}
+        solo = {load.name: self.seconds([load], state) for load in loads}
         lost = [load.name for load in loads if not self._fits([load], state)]
         if lost:
             raise GraftError(
@@ -151,13 +160,13 @@ class Planner:
             self._of_all(loads, state, solo) if exhaustive else self._neighbours(loads, state, solo)
         )
         chosen = self._predict(groups, state, solo)
-        turns = self._turns(groups, solo)
+        turns = self._turns(groups, state, solo)
         return Plan(
             chosen,
             self._predict([[load] for load in loads], state, solo),
             self._predict([loads], state, solo),
             turns,
-            self._least_share(groups, turns, solo),
+            self._least_share(groups, turns, state, solo),
             exhaustive,
             self.cap,
         )
@@ -171,29 +180,36 @@ class Planner:
         loads = sorted(loads, key=_order)
         _check_names(loads)
         state = sum(load.state for load in loads)
-        solo = {load.name: self.cost.seconds(self.rows([load])) for load in loads}
+        solo = {load.name: self.seconds([load], state) for load in loads}
         return self._predict(self._neighbours(loads, state, solo), state, solo)
 
-    def seconds(self, group: Sequence[TaskLoad]) -> float:
+    def shape(self, group: Sequence[TaskLoad], state: int) -> Shape:
+        """Of a pass of a group while all tasks' `state` bytes are there."""
+        key = state, tuple(group)
+        if key not in self._taken:
+            self._taken[key] = self.cost.least(self.shapes(group), state, self.cap)
+        return self._taken[key]
+
+    def seconds(self, group: Sequence[TaskLoad], state: int) -> float:
         """T(G): of one pass of a group."""
-        return self.cost.seconds(self.rows(group), len(group))
+        return self.cost.seconds(self.shape(group, state), len(group))
 
     def bytes(self, group: Sequence[TaskLoad], state: int) -> int:
-        """M(G): at the peak of a pass of a group, while all tasks' `state` bytes are there."""
-        return self.cost.bytes(self.rows(group), state)
+        """M(G): at the peak of a pass of a group."""
+        return self.cost.bytes(self.shape(group, state), state)
 
     def _fits(self, group: Sequence[TaskLoad], state: int) -> bool:
         if len({load.kind for load in group}) > 1:
             return False
         return self.cap is None or self.bytes(group, state) <= self.cap
 
-    def _fair(self, group: Sequence[TaskLoad], solo: dict[str, float]) -> bool:
+    def _fair(self, group: Sequence[TaskLoad], state: int, solo: dict[str, float]) -> bool:
         bound = _weight(group) * min(solo[t.name] / t.priority for t in group) / self.fairness
-        return self.seconds(group) <= bound * (1 + 1e-12)
+        return self.seconds(group, state) <= bound * (1 + 1e-12)
 
     def _admitted(self, group: Sequence[TaskLoad], state: int, solo: dict[str, float]) -> bool:
         # a task alone is fair by definition; its own overhead must not exclude it
-        return self._fits(group, state) and (len(group) == 1 or self._fair(group, solo))
+        return self._fits(group, state) and (len(group) == 1 or self._fair(group, state, solo))
 
     def _neighbours(
         self, loads: list[TaskLoad], state: int, solo: dict[str, float]
@@ -202,7 +218,7 @@ class Planner:
         best: list[tuple[float, int]] = [(0.0, 0)]
         for j in range(1, count + 1):
             options = [
-                (best[i][0] + self.seconds(loads[i:j]), i)
+                (best[i][0] + self.seconds(loads[i:j], state), i)
                 for i in range(j)
                 if self._admitted(loads[i:j], state, solo)
             ]
@@ -224,7 +240,7 @@ class Planner:
             names = tuple(load.name for load in group)
             if names not in priced:
                 good = self._admitted(group, state, solo)
-                priced[names] = self.seconds(group) if good else math.inf
+                priced[names] = self.seconds(group, state) if good else math.inf
             return priced[names]
 
         best = self._neighbours(loads, state, solo)
@@ -240,28 +256,33 @@ class Planner:
     ) -> Predicted:
         return Predicted(
             tuple(tuple(load.name for load in g) for g in groups),
-            sum(map(self.seconds, groups)),
+            tuple(self.shape(g, state) for g in groups),
+            sum(self.seconds(g, state) for g in groups),
             max(self.bytes(g, state) for g in groups),
             all(self._fits(g, state) for g in groups),
-            all(len(g) == 1 or self._fair(g, solo) for g in groups),
+            all(len(g) == 1 or self._fair(g, state, solo) for g in groups),
         )
 
     def _turns(
-        self, groups: Sequence[Sequence[TaskLoad]], solo: dict[str, float]
+        self, groups: Sequence[Sequence[TaskLoad]], state: int, solo: dict[str, float]
     ) -> tuple[int, ...]:
         """Passes of each group in a cycle: one where that is fair, else so that its time comes near p(G) / p."""
         once = (1,) * len(groups)
         equal = len({load.priority for g in groups for load in g}) == 1
-        if equal and self._least_share(groups, once, solo) >= self.fairness:
+        if equal and self._least_share(groups, once, state, solo) >= self.fairness:
             return once
-        rates = [_weight(g) / self.seconds(g) for g in groups]
+        rates = [_weight(g) / self.seconds(g, state) for g in groups]
         slowest = min(rates)
         return _rounded([r / slowest for r in rates])
 
     def _least_share(
-        self, groups: Sequence[Sequence[TaskLoad]], turns: Sequence[int], solo: dict[str, float]
+        self,
+        groups: Sequence[Sequence[TaskLoad]],
+        turns: Sequence[int],
+        state: int,
+        solo: dict[str, float],
     ) -> float:
-        cycle = sum(n * self.seconds(g) for g, n in zip(groups, turns, strict=True))
+        cycle = sum(n * self.seconds(g, state) for g, n in zip(groups, turns, strict=True))
         weight = sum(map(_weight, groups))
         return min(
             n / cycle * weight / load.priority * solo[load.name]

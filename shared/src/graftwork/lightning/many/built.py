@@ -25,6 +25,7 @@ from graftwork.tenants.align import Aligned, batches, tensor_of
 from graftwork.tenants.aligner import Aligner
 from graftwork.tenants.batches import Joined, stack
 from graftwork.tenants.cost import TaskLoad, real_rows
+from graftwork.tenants.layouts import Shape
 from graftwork.tenants.measure import model_bytes
 from graftwork.tenants.segments import Segments
 from graftwork.tenants.task import Task
@@ -100,11 +101,15 @@ class Shared:
         aligned = self.aligners[part].align(inputs)
         return Joined((part, aligned), Segments(aligned.names, aligned.sizes), aligned.own)
 
-    def rows(self, group: Any) -> int:
-        """Rows of a pass, padding included."""
-        if group[0].kind.startswith(TOKENS):
-            return self.aligners[self._parts[group[0].name]].rows(group)
-        return real_rows(group)
+    def aligner(self, group: Sequence[TaskLoad]) -> Aligner | None:
+        """Joins a group's sequences; `None` where its rows are none."""
+        first = group[0]
+        return self.aligners[self._parts[first.name]] if first.kind.startswith(TOKENS) else None
+
+    def shapes(self, group: Sequence[TaskLoad]) -> list[Shape]:
+        """Those that a pass of a group may have."""
+        aligner = self.aligner(group)
+        return real_rows(group) if aligner is None else aligner.shapes(group)
 
 
 def build(jobs: Jobs) -> Shared:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from graftwork.errors import GraftError
 from graftwork.lightning.many.built import Built, Shared
-from graftwork.tenants.cost import CostModel, Fit, Run, TaskLoad, fit, state_bytes
-from graftwork.tenants.layouts import LAYOUTS
+from graftwork.tenants.cost import CostModel, Fit, Run, TaskLoad, fit, real_rows, state_bytes
 from graftwork.tenants.measure import measured
 from graftwork.tenants.plan import Plan, Planner
 from graftwork.tenants.ranks import Ranks
@@ -43,25 +45,30 @@ class Planning:
         self._loads: dict[str, TaskLoad] = {}
 
     def measure(self, runner: Runner) -> None:
-        """Time some groups of jobs and fit the cost model; nothing of any job changes."""
+        """Time some groups of jobs in each layout, and fit the cost model; nothing of any job changes."""
         state = sum(map(state_of, runner.tenants.values()))
         for group in _trials(self.shared.jobs):
             loads = [b.load(0) for b in group]
             inputs = {b.job.name: b.sample for b in group}
-            try:
-                run = measured(
-                    self.shared.model,
-                    self.shared.body,
-                    self.shared.join,
-                    inputs,
-                    self.shared.rows(loads),
-                    repeats=2,
-                    state=state,
-                )
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                continue
-            self.runs.append(run)
+            aligner = self.shared.aligner(loads)
+            lengths = [n for load in loads for n in load.lengths]
+            shapes = real_rows(loads) if aligner is None else aligner.candidates(lengths)
+            for shape in shapes:
+                try:
+                    with contextlib.nullcontext() if aligner is None else aligner.only(shape):
+                        run = measured(
+                            self.shared.model,
+                            self.shared.body,
+                            self.shared.join,
+                            inputs,
+                            shape,
+                            repeats=2,
+                            state=state,
+                        )
+                except torch.OutOfMemoryError:
+                    torch.cuda.empty_cache()
+                    continue
+                self.runs.append(run)
         try:
             self.fitted = fit(self.runs, self.shared.backbone)
         except GraftError:  # all passes are of one size, so there is nothing to choose by size
@@ -69,9 +76,9 @@ class Planning:
             peak = max(r.bytes or 0 for r in self.runs)
             rest = max(0, peak - self.shared.backbone - state)
             self.cost = CostModel(
-                per_row=slowest.seconds / slowest.rows,
+                per_row=slowest.seconds / slowest.shape.rows,
                 backbone=self.shared.backbone,
-                row_bytes=rest / slowest.rows,
+                row_bytes=rest / slowest.shape.rows,
             )
         else:
             self.cost = self.fitted.model
@@ -95,6 +102,10 @@ class Planning:
         assert self.cost is not None
         jobs = {b.job.name: b for b in self.shared.jobs}
         self._loads = {t.name: jobs[t.name].load(state_of(t)) for t in tenants}
+        if self.cost.own:  # several layouts were timed: passes take the one that the plan counts on
+            state = sum(load.state for load in self._loads.values())
+            for aligner in self.shared.aligners.values():
+                aligner.pick = functools.partial(self.cost.least, state=state, cap=self.memory)
         plan = self._planner().plan(self._loads.values())
         self.first = self.first or plan
         return plan
@@ -102,8 +113,9 @@ class Planning:
     def seconds(self, plan: Plan) -> float:
         """Predicted of one round: a cycle of the plan."""
         planner = self._planner()
+        state = sum(load.state for load in self._loads.values())
         return sum(
-            n * planner.seconds([self._loads[name] for name in group])
+            n * planner.seconds([self._loads[name] for name in group], state)
             for group, n in zip(plan.groups, plan.turns, strict=True)
         )
 
@@ -124,12 +136,12 @@ class Planning:
                 if not lengths:
                     continue
                 real += sum(lengths)
-                choice = self.shared.aligners[members[0].part].choice(lengths)
-                for layout in LAYOUTS:
-                    if layout in choice.wastes:
-                        rows[layout] = rows.get(layout, 0) + choice.wastes[layout].rows
-                taken = choice.wastes[choice.layout].rows
-                rows["taken"] = rows.get("taken", 0) + taken
+                aligner = self.shared.aligners[members[0].part]
+                shapes = aligner.candidates(lengths)
+                for layout in dict.fromkeys(s.layout for s in shapes):
+                    least = min(s.rows for s in shapes if s.layout == layout)
+                    rows[layout] = rows.get(layout, 0) + least
+                rows["taken"] = rows.get("taken", 0) + aligner.choice(lengths).rows
             out[name] = {k: 1 - real / n for k, n in rows.items()}
         return out
 
@@ -140,13 +152,14 @@ class Planning:
         return {
             "cost": self.cost.row(),
             "runs": [
-                {"rows": r.rows, "tasks": r.tasks, "seconds": r.seconds, "bytes": r.bytes}
+                {**asdict(r.shape), "tasks": r.tasks, "seconds": r.seconds, "bytes": r.bytes}
                 for r in self.runs
             ],
             "errors": None
             if self.fitted is None
             else {"time": self.fitted.time_errors, "memory": self.fitted.memory_errors},
             "groups": [list(g) for g in plan.groups],
+            "layouts": [s.layout for s in plan.chosen.shapes],
             "turns": list(plan.turns),
             "fairness": plan.fairness,
             "cap": plan.cap,
@@ -169,7 +182,9 @@ class Planning:
 
     def _planner(self) -> Planner:
         assert self.cost is not None
-        return Planner(self.cost, cap=self.memory, fairness=self.fairness, rows=self.shared.rows)
+        return Planner(
+            self.cost, cap=self.memory, fairness=self.fairness, shapes=self.shared.shapes
+        )
 
 
 def _trials(jobs: Sequence[Built]) -> list[list[Built]]:
