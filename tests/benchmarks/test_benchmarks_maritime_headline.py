@@ -139,8 +139,8 @@ def test_the_table_judges_what_is_there_and_says_what_is_not(
     again = headline_table.write(data, tmp_path / "elsewhere", target)
     assert all(r in record.rows or r.value is None for r in again.rows)
     assert again.details == record.details and again.verdict == record.verdict
-    composer.value = 0.5
-    record.write(target)
+    rows = [r.model_copy(update={"value": 0.5}) if r == composer else r for r in record.rows]
+    record.model_copy(update={"rows": rows}).write(target)
     with pytest.raises(GraftError, match=r"LoRA-0.* judged by other filters"):
         headline_table.write(data, tmp_path / "elsewhere", target)
 

@@ -20,7 +20,8 @@ from ..scenario import Scenario
 from .script import OTHER, Move, script
 from .wordings import SETS, Asked, Wordings
 
-MOVES = 12
+MOVES = 16
+HARD = ("misheard", "read-back") * 2  # figures that are compared one by one are learnt slowest
 LEARNT_KINDS = (
     "distress",
     "urgency",
@@ -60,6 +61,14 @@ def joined(sets: Iterable[Wordings]) -> Wordings:
     )  # fmt: skip
 
 
+def moves(scenario: Scenario, seed: int, said: Wordings | None = None) -> list[Move]:
+    """What the station says in a lesson, and what a right reply is; see `lesson`."""
+    said = said or _LEARNT
+    asides = Random(f"asides {scenario.id} {seed}").sample(_ASIDES, 12)
+    said = replace(said, unexpected=(*said.unexpected, *asides))
+    return script(scenario, MOVES, seed, said, HARD)
+
+
 def lesson(scenario: Scenario, seed: int, said: Wordings | None = None) -> list[Turn]:
     """A dialogue: the vessel's call, moves of the script, and the reply that each expects.
 
@@ -70,8 +79,6 @@ def lesson(scenario: Scenario, seed: int, said: Wordings | None = None) -> list[
         said: the station's wordings; default: all of `SETS`.
     """
     draw, composer = Random(f"lesson {scenario.id} {seed}"), Composer(scenario, seed)
-    said = said or _LEARNT
-    more = draw.sample(_UNASKED, 12)
     turns: list[Turn] = []
 
     def scene(heard: str | None) -> Scene:
@@ -82,7 +89,7 @@ def lesson(scenario: Scenario, seed: int, said: Wordings | None = None) -> list[
             turns.append(Turn("ship", text))
 
     say(composer.reply(scene(None)))
-    for move in script(scenario, MOVES, seed, replace(said, unexpected=(*said.unexpected, *more))):
+    for move in moves(scenario, seed, said):
         text = _varied(move, draw)
         turns.append(Turn(move.speaker, text or PAUSE, OTHER if move.speaker == "other" else None))
         if "silent" in move.replies:
@@ -114,4 +121,4 @@ def _varied(move: Move, draw: Random) -> str:
 
 
 _LEARNT = joined(SETS.values())
-_UNASKED = [text.format(thing) for thing, text in product(*_ASIDE)]
+_ASIDES = [text.format(thing) for thing, text in product(*_ASIDE)]

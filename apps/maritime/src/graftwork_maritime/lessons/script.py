@@ -11,7 +11,7 @@ A model learns from it, and with other wordings it is measured. Each move of a s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -47,11 +47,17 @@ class Move:
     speaker: str = "coast"
 
 
-def script(scenario: Scenario, count: int, seed: int, said: Wordings = FIRST) -> list[Move]:
-    """At least `count` moves after the vessel's call, in wordings of a set: a pure function of its arguments."""
+def script(
+    scenario: Scenario, count: int, seed: int, said: Wordings = FIRST, more: Sequence[str] = ()
+) -> list[Move]:
+    """At least `count` moves after the vessel's call, in wordings of a set: a pure function of its arguments.
+
+    Args:
+        more: kinds that come so much more often than the others.
+    """
     draw = Random(f"graftwork partner {scenario.id} {seed}")
     moves = [_receipt(scenario, draw, said)]
-    kinds = [k for k in KINDS if k not in ("seelonce", "held", "released")]
+    kinds = [k for k in (*KINDS, *more) if k not in ("seelonce", "held", "released")]
     order = draw.sample(kinds, len(kinds))
     silence = draw.randrange(2, count) if draw.random() < 0.4 else None
     while len(moves) < count:
