@@ -109,16 +109,22 @@ def run_all(
             if not crew:
                 raise GraftError("--workers: every worker process ended; see the failures above")
     finally:
-        for worker in crew:
-            worker.process.terminate()
-        for worker in crew:
-            worker.process.join(PATIENCE)
-            worker.process.kill()  # Lightning's handler lets a signal wait for the step
-            worker.process.join()
+        end(crew)
     left_over = sum(not results.done(job) for job in jobs)
     if left_over:
         say(f"{left_over} of {len(jobs)} jobs are left; the same command goes on")
     return failed
+
+
+def end(crew: Iterable[Worker[Any]]) -> None:
+    """End the workers' processes, at last those that let the signal wait, as Lightning does until its step is over."""
+    crew = list(crew)
+    for worker in crew:
+        worker.process.terminate()
+    for worker in crew:
+        worker.process.join(PATIENCE)
+        worker.process.kill()
+        worker.process.join()
 
 
 def next_job(

@@ -23,6 +23,7 @@ from benchmarks.fewshot import pool
 from benchmarks.fewshot.__main__ import main
 from benchmarks.fewshot.jobs import Job, Results, grid_jobs, rate_jobs
 from benchmarks.fewshot.work import Setting
+from benchmarks.joblist import pool as processes
 from benchmarks.joblist.pool import see_one_gpu
 from graftwork import GraftError
 from graftwork_medseg.fewshot.protocol import TASKS
@@ -40,8 +41,26 @@ class AThread:
     def terminate(self) -> None:
         self.line.close()
 
-    def join(self) -> None:
+    def join(self, timeout: float | None = None) -> None:
         pass
+
+    def kill(self) -> None:
+        pass
+
+
+def deaf(line: Connection) -> None:
+    """A worker that does not end when it is asked to."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    line.send("ready")
+    time.sleep(100)
+
+
+def test_a_worker_that_lets_the_signal_wait_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PATIENCE", 0.2)
+    worker = processes.start_process(deaf)
+    assert worker.line.recv() == "ready"
+    processes.end([worker])
+    assert worker.process.exitcode == -signal.SIGKILL
 
 
 def crew(monkeypatch: pytest.MonkeyPatch, act: Act) -> list[Job]:
