@@ -65,7 +65,8 @@ def test_far_keys_leave_the_base_and_equal_values_stay() -> None:
         for name, p in g.named_parameters():
             if name == "K":
                 p.fill_(-1000.0)
-    torch.testing.assert_close(model(x), base(x), rtol=0, atol=0)
+    # some processors add a row with zeros behind it in another order
+    torch.testing.assert_close(model(x), base(x), rtol=0, atol=1e-15)
     with torch.no_grad():
         for m in (base, model):
             m.v_proj.weight.zero_()
