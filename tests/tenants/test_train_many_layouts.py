@@ -27,10 +27,14 @@ def in_its_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
         yield
 
 
-@pytest.mark.parametrize("quick", LAYOUTS)
+@pytest.mark.parametrize(
+    ("quick", "record", "least"),
+    [*((q, False, q) for q in LAYOUTS), ("packed", True, "packed"), ("chunked", True, "padded")],
+)
 def test_passes_take_the_layout_that_was_timed_to_be_fastest(
-    quick: str, monkeypatch: pytest.MonkeyPatch
+    quick: str, record: bool, least: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of those that can be recorded, where passes are to be."""
     taken: list[str] = []
     timed, align = planning.measured, Aligner.align
 
@@ -53,9 +57,9 @@ def test_passes_take_the_layout_that_was_timed_to_be_fastest(
         "other": {"data.seed": 5},
     }
     jobs = [{"name": n, "app": "manyapp", "set": s} for n, s in settings.items()]
-    Path("jobs.yaml").write_text(yaml.safe_dump({"chunk": 8, "jobs": jobs}))
+    Path("jobs.yaml").write_text(yaml.safe_dump({"chunk": 8, "record": record, "jobs": jobs}))
     assert main(["train-many", "jobs.yaml", "--quiet"]) == 0
     told = json.loads(Path("runs/many/jobs/many.json").read_text())
     assert [sorted(g) for g in told["groups"]] == [["long", "other", "short"]]
-    assert told["layouts"] == [quick]
-    assert taken[0] == quick
+    assert told["layouts"] == [least]
+    assert taken[0] == least

@@ -25,7 +25,7 @@ from graftwork.tenants.align import Aligned, batches, tensor_of
 from graftwork.tenants.aligner import Aligner
 from graftwork.tenants.batches import Joined, stack
 from graftwork.tenants.cost import TaskLoad, real_rows
-from graftwork.tenants.layouts import Shape
+from graftwork.tenants.layouts import PLANNED, Shape
 from graftwork.tenants.measure import model_bytes
 from graftwork.tenants.segments import Segments
 from graftwork.tenants.task import Task
@@ -153,7 +153,11 @@ def build(jobs: Jobs) -> Shared:
     aligners: dict[str, Aligner] = {}
     for b in [b for b in built if b.tokens]:
         if b.part not in aligners:
-            aligners[b.part] = Aligner(model.get_submodule(b.part), jobs.layout, jobs.chunk)
+            aligners[b.part] = aligner = Aligner(
+                model.get_submodule(b.part), jobs.layout, jobs.chunk
+            )
+            if jobs.record and jobs.layout == PLANNED:
+                aligner.refused.setdefault("chunked", "passes in chunks are not recorded")
         try:
             aligners[b.part].choice(list(b.lengths))
         except GraftError as error:
