@@ -194,6 +194,20 @@ def in_child(function: str, args: list[Any], write: int | None = None) -> NoRetu
     os._exit(code)
 
 
+def _settle() -> None:
+    """Make torch's pool of threads anew while there is one thread alone.
+
+    After a fork torch lets the first who asks do it, and of two who ask at once the other finds none ("Invalid thread
+    pool!").
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(torch.get_num_threads())
+
+
+os.register_at_fork(after_in_child=_settle)
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf8")
     os.dup2(2, 1)  # nothing but answers on the pipe
