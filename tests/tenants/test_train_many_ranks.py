@@ -48,6 +48,12 @@ def codes(folder: Path, rank: int) -> dict[str, Any]:
     return found
 
 
+def why(folder: Path, name: str) -> str:
+    """What a run's jobs failed of, and the end of the first process's errors."""
+    failures = [(j["name"], j["status"], j["failures"]) for j in told(folder / name)["jobs"]]
+    return f"{failures}\n{(folder / '0.err').read_text()[-3000:]}"
+
+
 def graft(folder: Path, job: str) -> dict[str, Tensor]:
     (file,) = (folder / job / "graft").glob("*.safetensors")
     return load_file(file)
@@ -73,7 +79,7 @@ def assert_same(mine: Path, theirs: Path) -> None:
 
 
 def test_two_processes_train_what_one_trains_on_the_whole_batch(folder: Path) -> None:
-    assert codes(folder, 0)["one"] == 0
+    assert codes(folder, 0)["one"] == 0, why(folder, "one")
     assert [codes(folder, rank)["two"] for rank in (0, 1)] == [0, 0]
     assert_same(folder / "two", folder / "one")
     assert told(folder / "two")["devices"] == 2
