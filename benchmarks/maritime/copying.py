@@ -95,10 +95,14 @@ def measured(dialogues: Iterable[Dialogue], training: Training) -> dict[str, flo
 
 
 def write(data: Path, out: Path, target: Path = TARGET) -> Record:
-    """Compare what is there and write the record."""
+    """Compare what is there and write the record.
+
+    Jobs of which `out` has no dialogues keep what the record says of them. Raises GraftError when that was found
+    beside other data.
+    """
     training = Training(read(data / "train.jsonl"))
     own = measured(read(data / "test.jsonl"), training)
-    jobs = _earlier(target, own)
+    jobs = _earlier(target, own, out)
     for job in (Job(arm, seed) for arm in ARMS for seed in SEEDS):
         if (out / f"{job.name}.json").is_file():
             jobs[job.name] = measured(read(out / f"{job.name}.jsonl"), training)
@@ -136,14 +140,20 @@ def write(data: Path, out: Path, target: Path = TARGET) -> Record:
     return record
 
 
-def _earlier(target: Path, own: dict[str, float]) -> dict[str, dict[str, float]]:
-    """What a record says of jobs, if it has the same data: the composer's figures are the same."""
+def _earlier(target: Path, own: dict[str, float], out: Path) -> dict[str, dict[str, float]]:
+    """What a record says of jobs; `own`: the composer's figures beside the data that are there now."""
     if not target.is_file():
         return {}
     record = validate_record(target)
+    jobs: dict[str, dict[str, float]] = (record.details or {}).get("jobs", {})
     then = {r.metric: r.value for r in record.find(variant=COMPOSER)}
-    same = all(then.get(m) == round(v, 4) for m, v in own.items())
-    return dict((record.details or {}).get("jobs", {})) if same else {}
+    lost = sorted(name for name in jobs if not (out / f"{name}.json").is_file())
+    if lost and any(then.get(m) != round(v, 4) for m, v in own.items()):
+        raise GraftError(
+            f"{target}: its {', '.join(lost)} were compared with other data, and {out} has no dialogues of them; run "
+            "these jobs again, or write another --record"
+        )
+    return jobs
 
 
 def verdict(rows: Sequence[Row]) -> str:

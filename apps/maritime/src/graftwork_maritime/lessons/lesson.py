@@ -22,11 +22,8 @@ from .wordings import SETS, Asked, Wordings
 
 MOVES = 16
 HARD = ("misheard", "read-back") * 2  # figures that are compared one by one are learnt slowest
-LEARNT_KINDS = (
-    "distress",
-    "urgency",
-    "medical",
-)  # of scenarios: a ship calls first with a matter of its own
+#: of scenarios: a ship calls first with a matter of its own
+LEARNT_KINDS = ("distress", "urgency", "medical")
 #: what no scenario says anything of: a thing, and what may be asked of it
 _ASIDE = (
     ("engine", "radar", "anchor", "propeller", "funnel", "hull", "mast", "galley", "crane", "rudder", "gangway",
@@ -114,7 +111,7 @@ def _heard(move: Move) -> Heard | None:
 
 
 def _varied(move: Move, draw: Random) -> str:
-    """A few words before what is said, as people have them."""
+    """A few words before what is said, as people have them, but not before the name of who is called."""
     if move.kind in ("seelonce", "held", "nothing") or "," in move.text[:40]:
         return move.text
     return draw.choice(_BEFORE) + move.text

@@ -19,10 +19,8 @@ SYSTEM = (
 RULE = "---"  # between the examples of a prompt
 NOTHING = "(nothing)"  # the text of the one turn of a dialogue in which nothing was written
 PAPER = "paper"  # the form of the paper, whose context knows no weather
-LIVE, PAUSE = (
-    "live",
-    NOTHING,
-)  # the form of exchanges in which nobody may speak for a while, and what stands for that
+# the form of exchanges in which nobody may speak for a while, and what stands for that
+LIVE, PAUSE = "live", NOTHING
 _NAMES = {
     "vessel_MMSI": "MMSI", "vessel_call_sign": "call sign", "vessel_coordinate_dms": "position",
     "compass_direction": "direction from the place", "closest_place_name": "place",
