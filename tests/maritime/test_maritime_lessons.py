@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from benchmarks.maritime.live import right, scenarios
 from graftwork.errors import GraftError
 from graftwork_llm.decoding import Sampling
+from graftwork_maritime.app import APP
 from graftwork_maritime.dialogues import Turn
 from graftwork_maritime.grammar import parse
 from graftwork_maritime.lessons import LEARNT_KINDS, lesson
@@ -133,3 +136,16 @@ def test_a_pause_is_a_turn_where_the_model_learnt_it_so(
 
 class Encoded:
     prompt: tuple[int, ...] = ()
+
+
+def test_a_graft_of_lessons_writes_whole_dialogues_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = [w for k in ("train", "val", "test") for w in (f"--data.{k}", "2")]
+    fit = ["fit", "--data.form", LIVE, *sizes, "--data.longest", "9000", "--run_dir", "runs/a"]
+    assert APP.main(fit) == 0
+    words = ["generate", "--adapter", "runs/a/graft", "--count", "1", "--most", "3"]
+    assert APP.main([*words, "--output", "d.jsonl"]) == 0
+    [line] = Path("d.jsonl").read_text("utf8").splitlines()
+    assert json.loads(line)["provenance"]["form"] == "full"

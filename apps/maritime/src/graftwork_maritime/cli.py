@@ -16,6 +16,7 @@ from graftwork.lightning.verbs import verb
 from . import NOTICE, __version__
 from .model.data import ComposedData, DialogueData, FolderData
 from .model.module import Writer
+from .model.prompts import LIVE
 
 #: adapters that the app ships, each in a folder of its name
 SHIPPED = Path(__file__).parent / "checkpoints"
@@ -93,7 +94,7 @@ class MaritimeCLI(AppCLI):
             scenarios: JSONL of scenarios, or of dialogues that have them; null: drawn for exercises.
             count: how many are drawn.
             preset: the distribution that they are drawn from; null: paper for the paper's form, else coastal.
-            form: full or paper; null: that of the adapter's training, full without one.
+            form: full or paper; null: that of the adapter's training, full without one or after live exchanges.
             output: the file; null: dialogues.jsonl in the run folder. Finished lines are kept.
             batch: dialogues that are written at once.
             temperature: of sampling; 0 takes the likeliest token.
@@ -109,7 +110,9 @@ class MaritimeCLI(AppCLI):
         from .model.report import drawn
 
         sampling = Sampling(temperature, top_p, top_k, min(most, 2) if self.dry_run else most)
-        form = self.form_of(form)
+        known = self.form_of(form)
+        # who learnt exchanges is asked for whole dialogues in the form that its lessons' other half had
+        form = "full" if form is None and known == LIVE else known
         preset = preset or ("paper" if form == "paper" else "coastal")
         asked = drawn(scenarios, 2 if self.dry_run else count, preset, form, seed)
         base = Path(self.model.base).name
