@@ -22,12 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.maritime.wordings import LEARNT, SETS
+from benchmarks.maritime.wordings import SETS
 from graftwork.errors import GraftError
 from graftwork_maritime import NOTICE
 from graftwork_maritime.lessons import LEARNT_KINDS, Move, Wordings, script
 from graftwork_maritime.lessons.script import KINDS
-from graftwork_maritime.lessons.wordings import FIRST
+from graftwork_maritime.lessons.wordings import FIRST, MENDED
+from graftwork_maritime.lessons.wordings import SETS as LEARNT
 from graftwork_maritime.live import Composer, Exchange, Partner, Session, truth
 from graftwork_maritime.scenario import Engine, Scenario
 from graftwork_runs import Record, Row, environment
@@ -38,16 +39,20 @@ RECORDS = Path(__file__).parents[1] / "records" / "maritime"
 MOVES, EXCHANGES, SEED = 10, 500, 9001  # scenarios of this seed are in no training set
 ALL, WANTED, QUICK = "all", 0.9, 2.0
 _KNOWN = {
-    "composer": ", in wordings that were known when its ear was mended",
-    "model": ", in the wordings that its lessons have",
+    "composer": (
+        MENDED,
+        "in wordings that were known when its ear was mended",
+        "The composer's ear was mended by one who had read these wordings and what it missed of them.",
+    ),
+    "model": (
+        LEARNT,
+        "in the wordings that its lessons have",
+        "A model that is trained for live exchanges has these wordings in its lessons.",
+    ),
 }
-_READ = (
-    "The composer's ear was mended by one who had read these wordings and what it missed of them; a model that is "
-    "trained for live exchanges has them in its lessons."
-)
 _NEW = (
     "A first look: these wordings were written when the composer's ear was finished, by one who had not seen the "
-    "composer, and no lesson has them."
+    "composer, and the model's lessons have none of them."
 )
 Maker = Callable[[Scenario, int], Partner]
 
@@ -276,8 +281,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue  # a part may have no dialogue
         where |= {line["device"] for line in lines if "device" in line}
         found += rows(lines, variant, keep)
-        known = _KNOWN[args.partner] if args.wordings in LEARNT else ""
-        said.append(verdict(found, variant) + known)
+        known, how, note = _KNOWN[args.partner]
+        seen = args.wordings in known
+        said.append(verdict(found, variant) + (f", {how}" if seen else ""))
     if args.part[1] > 1:
         print("part done; the record is written without --part")
         return 0
@@ -291,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows=found,
         notes=[
             NOTICE,
-            _READ if args.wordings in LEARNT else _NEW,
+            note if seen else _NEW,
             "Kinds of reply and changed facts are told by words and patterns, not by a reader.",
             f"The replies were made on: {', '.join(sorted(where)) or 'not known'}.",
         ],

@@ -30,7 +30,7 @@ from pathlib import Path
 from benchmarks.joblist.ending import ended
 from graftwork.errors import GraftError
 
-COUNTS = {"train": 4000, "val": 100, "test": 20}
+COUNTS = {"train": 16000, "val": 100, "test": 20}
 TINY = dict.fromkeys(COUNTS, 4)
 
 
@@ -43,6 +43,9 @@ def options() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     one = verbs.add_parser("prepare", help="dialogues for the graft that answers live")
     one.add_argument("--data", type=Path, required=True, help="the headline's data")
+    one.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes; default: one a core"
+    )
     one.add_argument("--tiny", action="store_true", help="a rehearsal")
     for verb in ("plan", "run"):
         one = verbs.add_parser(verb)
@@ -76,7 +79,8 @@ def prepare(args: argparse.Namespace) -> int:
     """Compose the live graft's dialogues."""
     from benchmarks.maritime.pack import work
 
-    work.prepare(args.data, TINY if args.tiny else COUNTS)
+    _positive(args, "workers")
+    work.prepare(args.data, TINY if args.tiny else COUNTS, args.workers)
     return 0
 
 

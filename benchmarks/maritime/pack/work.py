@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from graftwork_runs.files import write_atomic
 
 LIVE_DATA = "live"  # folder of the dialogues that the live graft learns, in the headline's data
 FORM, LIVE_RATE, EPOCHS, BATCH = "live", 1e-3, 2, 16
+LESSONS = 50  # scenarios that a process composes at once
 
 
 @dataclass(frozen=True)
@@ -182,26 +184,42 @@ def _done(work: headline.Runs, job: headline.Job) -> None:
         raise GraftError(noted[-1])
 
 
-def prepare(data: Path, counts: dict[str, int]) -> None:
-    """Compose what the live graft learns: exchanges with a scripted coast station, each with its scenario."""
+def prepare(data: Path, counts: dict[str, int], workers: int = 1) -> None:
+    """Compose what the live graft learns: exchanges with a scripted coast station, each with its scenario.
+
+    The files do not depend on `workers`, the number of processes.
+    """
+    folder = data / LIVE_DATA
+    folder.mkdir(parents=True, exist_ok=True)
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        # the longest last: what it does not need is in no other's way
+        for split, count in sorted(counts.items(), key=lambda item: item[1]):
+            starts = [(split, n) for n in range(0, 2 * count, LESSONS)]
+            lines: list[str] = []
+            for found in pool.imap(_lessons, starts):  # in order
+                lines += found
+                if len(lines) >= count:
+                    break
+            write_atomic(folder / f"{split}.jsonl", "\n".join(lines[:count]) + "\n")
+            print(f"{split}: {count} dialogues", flush=True)
+
+
+def _lessons(start: tuple[str, int]) -> list[str]:
+    """Lessons of the next scenarios from a number on, where lessons are about their kind."""
     from graftwork_maritime.dialogues import Dialogue
     from graftwork_maritime.lessons import LEARNT_KINDS, lesson
     from graftwork_maritime.model.data import split_seed
     from graftwork_maritime.scenario import Engine
 
-    engine = Engine("coastal", exercise=True)
-    folder = data / LIVE_DATA
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, count in counts.items():
-        seed, lines = split_seed(0, split), []
-        for scenario in engine.scenarios(seed, 2 * count):
-            if scenario.kind not in LEARNT_KINDS or len(lines) == count:
-                continue
+    split, first = start
+    engine, seed, lines = Engine("coastal", exercise=True), split_seed(0, split), []
+    for index in range(first, first + LESSONS):
+        scenario = engine.scenario(seed, index)
+        if scenario.kind in LEARNT_KINDS:
             turns = lesson(scenario, seed)
             one = Dialogue(turns, scenario.id, scenario.as_dict(), scenario.category)
             lines.append(json.dumps(one.to_json(), ensure_ascii=False))
-        write_atomic(folder / f"{split}.jsonl", "\n".join(lines) + "\n")
-        print(f"{split}: {count} dialogues", flush=True)
+    return lines
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -1,32 +1,6 @@
-"""Wordings of a scripted coast station, in four sets, with three levels of English."""
+"""The first four sets; the composer's ear was mended by one who had read them."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-Asked = Mapping[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Wordings:
-    """What is said of each kind of move.
-
-    Args:
-        asked, plain, elaborate: questions by key of what they ask for, in three levels of English.
-        unexpected: questions of which no scenario says anything.
-        again: that nothing was understood. instructions: what is to be done, or is on the way.
-        read: read-backs by key; {} is what was understood.
-    """
-
-    asked: Asked
-    plain: Asked
-    elaborate: Asked
-    unexpected: tuple[str, ...]
-    again: tuple[str, ...]
-    instructions: tuple[str, ...]
-    read: Asked
-
+from .form import Wordings
 
 FIRST = Wordings(
     asked={
@@ -246,6 +220,3 @@ FOURTH = Wordings(
         "position": ("Your position then is {}.", "I plotted {}."),
     },
 )  # fmt: skip
-
-
-SETS = {"first": FIRST, "second": SECOND, "third": THIRD, "fourth": FOURTH}

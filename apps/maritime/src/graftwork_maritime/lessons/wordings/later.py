@@ -1,13 +1,6 @@
-"""Wordings of a scripted coast station that no model has learnt from and the composer's ear was not made with.
+"""The fifth and the sixth set, by authors who had seen neither the composer nor what it understands."""
 
-Each set was written by an author who had seen neither the composer nor what it understands. `SETS` holds those that the
-lessons use (`graftwork_maritime.lessons.wordings`), too.
-"""
-
-from __future__ import annotations
-
-from graftwork_maritime.lessons.wordings import SETS as LEARNT
-from graftwork_maritime.lessons.wordings import Wordings
+from .form import Wordings
 
 FIFTH = Wordings(
     asked={
@@ -365,4 +358,3 @@ SIXTH = Wordings(
         ),
     },
 )  # fmt: skip
-SETS = {**LEARNT, "fifth": FIFTH, "sixth": SIXTH}
