@@ -79,7 +79,7 @@ def test_a_graft_that_was_not_kept_is_never_constrained(
     finish(tmp_path, "LoRA-0", seconds=3.0)
     held = Job(HEADLINE, "LoRA-0-constrained")
     assert results.done(Job(HEADLINE, "LoRA-0")) and not results.ready(held)
-    assert not results.ready(Job(LIVE, "0of8")) and results.ready(Job(LIVE, LIVE_GRAFT))
+    assert not results.ready(Job(LIVE, "seventh-0of8")) and results.ready(Job(LIVE, LIVE_GRAFT))
     assert results.ready(Job(HEADLINE, "frozen-base-0-constrained"))
     assert main(["plan", "--out", str(tmp_path), "--jobs", "headline-LoRA-*"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -152,24 +152,24 @@ def test_jobs_of_every_part_leave_their_benchmarks_own_files(
     (out / LIVE / "run" / "tensorboard").mkdir(parents=True)  # as a fit that was killed early
     for job in (
         Job(HEADLINE, "LoRA-0"), Job(HEADLINE, "LoRA-0-constrained"), Job(CONTAMINATION, "base-s0"),
-        Job(CONTAMINATION, "2-e2-c3-s0"), Job(LIVE, LIVE_GRAFT), Job(LIVE, "1of8"), Job(LIVE, "7of8"),
+        Job(CONTAMINATION, "2-e2-c3-s0"), Job(LIVE, LIVE_GRAFT), Job(LIVE, "seventh-1of8"), Job(LIVE, "eighth-7of8"),
     ):  # fmt: skip
         assert bench.results.ready(job)
         assert bench.run(job)["wall"] > 0 and bench.results.done(job)
     held = json.loads((out / HEADLINE / "LoRA-0-constrained.json").read_text())
     assert held["constrained"] is True and held["trained"] > 0
     assert "result" in json.loads((out / CONTAMINATION / "2-e2-c3-s0.json").read_text())
-    spoken = (out / LIVE / "1of8.jsonl").read_text().splitlines()
+    spoken = (out / LIVE / "seventh-1of8.jsonl").read_text().splitlines()
     variants = {json.loads(line)["variant"] for line in spoken}
-    assert variants == {"tiny, graft", "tiny, graft, facts kept"}
-    file = out / LIVE / "1of8.jsonl"
+    assert variants == {f"tiny, graft{kept}, seventh wordings" for kept in ("", ", facts kept")}
+    file = out / LIVE / "seventh-1of8.jsonl"
     first = {k: v for k, v in json.loads(spoken[0]).items() if k in ("variant", "scenario")}
     file.write_text("\n".join([json.dumps({**first, "error": "once"}), *spoken]) + "\n")
-    bench.run(Job(LIVE, "1of8"))  # it was held again since
+    bench.run(Job(LIVE, "seventh-1of8"))  # it was held again since
     lost = json.dumps({**first, "scenario": "another", "error": "OutOfMemoryError"})
     file.write_text("\n".join([lost, *spoken]) + "\n")
     with pytest.raises(GraftError, match="1 exchanges failed: OutOfMemoryError"):
-        bench.run(Job(LIVE, "1of8"))
+        bench.run(Job(LIVE, "seventh-1of8"))
     monkeypatch.setattr(headline.Work, "run", lambda *a: 1 / 0)
     with pytest.raises(GraftError, match="division by zero"):
         bench.run(Job(HEADLINE, "LoFT-2"))

@@ -129,11 +129,11 @@ class Bench:
         from benchmarks.maritime import live
 
         s = self.setting
-        number, _, count = key.partition("of")
+        said, _, part = key.partition("-")
         lines = s.folder(LIVE) / f"{key}.jsonl"
         words = [
             "--partner", "model", "--base", s.base, "--adapter", str(self._live_run / "graft"), "--form", FORM,
-            "--device", s.device, "--part", f"{number}/{count}", "--lines", str(lines),
+            "--device", s.device, "--wordings", said, "--part", part.replace("of", "/"), "--lines", str(lines),
         ]  # fmt: skip
         live.main([*words, *(["--tiny"] if s.tiny else [])])
         text = lines.read_text("utf8") if lines.is_file() else ""  # none where parts are many
