@@ -5,9 +5,10 @@
 
 An exchange is a move of the script of `graftwork_maritime.lessons` and the reply to it; a dialogue has ten or a few
 more. With a model every dialogue is held twice, the second time with facts and silence kept (`keep`), which is told
-apart. A dialogue that fails leaves its error in the record and the others go on. With --lines FILE finished dialogues
-are kept there, and a stopped run goes on. Several processes share the dialogues with --part 0/4 --lines 0.jsonl and so
-on; the same command with all their files and without --part writes the record. --tiny rehearses in seconds.
+apart; --once leaves that out. A dialogue that fails leaves its error in the record and the others go on. With --lines
+FILE finished dialogues are kept there, and a stopped run goes on. Several processes share the dialogues with --part 0/4
+--lines 0.jsonl and so on; the same command with all their files and without --part writes the record. --tiny rehearses
+in seconds.
 """
 
 from __future__ import annotations
@@ -219,7 +220,8 @@ def makers(args: argparse.Namespace) -> dict[str, tuple[Maker, bool]]:
         )
 
     name = f"{Path(args.base).name}{', graft' if args.adapter else ''}"
-    return {name: (made, False), f"{name}, facts kept": (made, True)}
+    kept = {} if args.once else {f"{name}, facts kept": (made, True)}
+    return {name: (made, False), **kept}
 
 
 def _good(line: dict[str, Any]) -> bool:
@@ -253,6 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--form", default="full")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--once", action="store_true", help="not a second time with facts kept")
     parser.add_argument("--exchanges", type=int, default=EXCHANGES)
     parser.add_argument(
         "--lines", type=Path, nargs="+", default=[], help="JSONL of the exchanges, to go on with"
@@ -300,6 +303,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             note if seen else _NEW,
             "Kinds of reply and changed facts are told by words and patterns, not by a reader.",
             f"The replies were made on: {', '.join(sorted(where)) or 'not known'}.",
+            *(
+                [f"{len(args.lines)} processes shared it; times are theirs."]
+                if args.lines[1:]
+                else []
+            ),
         ],
         verdict="; ".join(said),
         **environment(args.device),

@@ -5,8 +5,8 @@
 
 DATA is what `benchmarks.maritime.headline prepare` wrote. Each dialogue has as many tokens as the composed ones have in
 the mean, whatever the model says, so that all rows do the same work; --length says another number. Without --adapter
-the graft is a new LoRA, which computes what a trained one does. A row that fails has its error in its place. --tiny
-rehearses in seconds. It needs neither the land mask nor the grammar's parser.
+the graft is a new LoRA, which computes what a trained one does. A row that fails has its error, and what is measured
+is written at once. --tiny rehearses in seconds. It needs neither the land mask nor the grammar's parser.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Bench:
 
 def measured(
     bench: Bench, batches: Sequence[int], least: int, repeats: int, case: str,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = lambda line: None, keep: Callable[[list[Row]], None] = lambda rows: None,
 ) -> list[Row]:  # fmt: skip
     """Two rows for each variant and batch: the median of the repeats, lo and hi the slowest and the fastest.
 
@@ -113,6 +113,7 @@ def measured(
         repeats: figures.
         case: of the rows.
         say: is told the progress.
+        keep: is given all rows so far after each.
     """
     rows: list[Row] = []
     for batch in batches:
@@ -124,6 +125,7 @@ def measured(
             except Exception as error:  # one row must not lose the others
                 why = f"{type(error).__name__}: {error}"[:200]
                 rows += [Row(**named, metric=m, value=None, note=why) for m in (RATE, TOKENS)]
+                keep(rows)
                 say(f"{variant}, {batch} at once: failed: {why}")
                 free()
                 continue
@@ -133,6 +135,7 @@ def measured(
                     **named, metric=metric, value=round(median(values), 2), lo=round(min(values), 2),
                     hi=round(max(values), 2), n=repeats,
                 ))  # fmt: skip
+            keep(rows)
             say(f"{variant}, {batch} at once: {median(rates):.1f} dialogues a minute")
     return rows
 
@@ -191,30 +194,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         base, length = ("tiny", 8) if args.tiny else (args.base, args.length)
         bench = Bench(args.data, base, args.adapter, args.device, length)
         bench.warm()
-        rows = measured(
-            bench, args.batches, args.dialogues, args.repeats, args.device, lambda line: print(line, flush=True)
-        )  # fmt: skip
     except GraftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     kind = "trained" if args.adapter else "new LoRA of rank 32"
-    record = Record(
-        record=f"maritime/throughput-{args.device}",
-        claim="Written in batches, dialogues come faster than one by one.",
-        command=command_of("benchmarks.maritime.throughput", given, ("--out", "--data", "--base", "--adapter")),
-        rows=rows,
-        notes=[
-            NOTICE,
-            f"Base {Path(base).name}, graft: {kind}; {bench.length} tokens a dialogue, whatever the model says.",
-            "lo and hi are the slowest and the fastest repeat.",
-            f"Load average before the run: {before:.1f}; {args.threads} threads.",
-        ],
-        details={"tokens of a dialogue": bench.length, "load average": round(before, 1), "threads": args.threads},
-        verdict=verdict(rows),
-        **environment(args.device),
+    notes = [
+        NOTICE,
+        f"Base {Path(base).name}, graft: {kind}; {bench.length} tokens a dialogue, whatever the model says.",
+        "lo and hi are the slowest and the fastest repeat.",
+        f"Load average before the run: {before:.1f}; {args.threads} threads.",
+    ]
+    left_out = ("--out", "--data", "--base", "--adapter")
+    command = command_of("benchmarks.maritime.throughput", given, left_out)
+
+    def keep(rows: list[Row]) -> None:
+        """What is measured stays when the run is stopped."""
+        record = Record(
+            record=f"maritime/throughput-{args.device}",
+            claim="Written in batches, dialogues come faster than one by one.",
+            command=command, rows=rows, notes=notes, verdict=verdict(rows),
+            details={"tokens of a dialogue": bench.length, "load average": round(before, 1), "threads": args.threads},
+            **environment(args.device),
+        )  # fmt: skip
+        record.write(args.out or RECORDS / f"throughput-{args.device}.json")
+
+    rows = measured(
+        bench, args.batches, args.dialogues, args.repeats, args.device, lambda line: print(line, flush=True), keep
     )  # fmt: skip
-    record.write(args.out or RECORDS / f"throughput-{args.device}.json")
-    print(record.verdict)
+    print(verdict(rows))
     return 0
 
 

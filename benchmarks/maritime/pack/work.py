@@ -32,7 +32,8 @@ from graftwork_runs.files import write_atomic
 
 LIVE_DATA = "live"  # folder of the dialogues that the live graft learns, in the headline's data
 FORM, LIVE_RATE, EPOCHS, BATCH = "live", 1e-3, 2, 16
-LESSONS = 50  # scenarios that a process composes at once
+LESSONS = {"train": 16000, "val": 100, "test": 20}
+AT_ONCE = 50  # scenarios of which a process composes the lessons
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def prepare(data: Path, counts: dict[str, int], workers: int = 1) -> None:
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         # the longest last: what it does not need is in no other's way
         for split, count in sorted(counts.items(), key=lambda item: item[1]):
-            starts = [(split, n) for n in range(0, 2 * count, LESSONS)]
+            starts = [(split, n) for n in range(0, 2 * count, AT_ONCE)]
             lines: list[str] = []
             for found in pool.imap(_lessons, starts):  # in order
                 lines += found
@@ -213,7 +214,7 @@ def _lessons(start: tuple[str, int]) -> list[str]:
 
     split, first = start
     engine, seed, lines = Engine("coastal", exercise=True), split_seed(0, split), []
-    for index in range(first, first + LESSONS):
+    for index in range(first, first + AT_ONCE):
         scenario = engine.scenario(seed, index)
         if scenario.kind in LEARNT_KINDS:
             turns = lesson(scenario, seed)
