@@ -63,7 +63,7 @@ class Condition:
     @property
     def case(self) -> str:
         """Its place in the record."""
-        return f"{self.epochs} epochs, {self.copies} copies"
+        return f"{self.epochs} epochs, {self.copies} {'copy' if self.copies == 1 else 'copies'}"
 
 
 Found = dict[Condition, list[dict[str, Any]]]
