@@ -44,17 +44,15 @@ _KNOWN = {
         MENDED,
         "in wordings that were known when its ear was mended",
         "The composer's ear was mended by one who had read these wordings and what it missed of them.",
+        "A first look: the author of these wordings had not seen the composer, whose ear was finished then.",
     ),
     "model": (
         LEARNT,
         "in the wordings that its lessons have",
         "A model that is trained for live exchanges has these wordings in its lessons.",
+        "A first look: the model's lessons have none of these wordings.",
     ),
 }
-_NEW = (
-    "A first look: these wordings were written when the composer's ear was finished, by one who had not seen the "
-    "composer, and the model's lessons have none of them."
-)
 Maker = Callable[[Scenario, int], Partner]
 
 
@@ -284,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue  # a part may have no dialogue
         where |= {line["device"] for line in lines if "device" in line}
         found += rows(lines, variant, keep)
-        known, how, note = _KNOWN[args.partner]
+        known, how, *notes = _KNOWN[args.partner]
         seen = args.wordings in known
         said.append(verdict(found, variant) + (f", {how}" if seen else ""))
     if args.part[1] > 1:
@@ -300,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows=found,
         notes=[
             NOTICE,
-            note if seen else _NEW,
+            notes[0] if seen else notes[1],
             "Kinds of reply and changed facts are told by words and patterns, not by a reader.",
             f"The replies were made on: {', '.join(sorted(where)) or 'not known'}.",
             *(
