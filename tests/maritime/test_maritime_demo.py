@@ -26,6 +26,7 @@ def test_the_fixed_exchange_is_told_and_reported(
     assert changed.value == 0 and NOTICE in record.notes
     report = Path("run/report.html").read_text("utf8")
     assert NOTICE in report and "Seelonce Mayday" in report
+    assert "70° 12.01′ N, 017° 36.93′ E" in report and ">yes<" in report and "[&#" not in report
 
 
 def test_a_dry_run_and_the_page_leave_nothing(

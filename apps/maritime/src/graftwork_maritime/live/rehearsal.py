@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from graftwork_runs import Record, Report, Row, environment
 
@@ -62,12 +63,28 @@ def write(steps: list[Exchange], title: str, folder: Path, command: str, device:
         "The exchange", ["who", "what", "kind", "found"], [r for s in steps for r in _rows(s)]
     )
     final = steps[-1].state.as_dict()
-    shown = [[k, str(v)] for k, v in final.items() if k != "violations"]
-    report.table("What was understood at the end", ["what", "value"], shown)
+    known = [[k.replace("_", " "), _shown(k, v)] for k, v in final.items() if k != "violations"]
+    report.table("What was understood at the end", ["what", "value"], known)
     report.table("Measured", ["what", "value"], [[n, f"{v:,.3g}"] for n, (v, _) in values.items()])
     path = report.notes(record.notes).record(record).write(folder / "report.html")
     record.write(folder / "record.json")
     return path
+
+
+def _shown(key: str, value: Any) -> str:
+    """A field of the state as people write it, and a position as on a chart: 48.2105 is 48° 12.63′ N."""
+    if key == "position" and value:
+        return ", ".join(
+            _axis(v, w, s) for v, w, s in zip(value, (2, 3), ("NS", "EW"), strict=True)
+        )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _axis(degrees: float, width: int, sides: str) -> str:
+    whole, hundredths = divmod(round(abs(degrees) * 6000), 6000)
+    return f"{whole:0{width}}° {hundredths / 100:05.2f}′ {sides[degrees < 0]}"
 
 
 def _tell(step: Exchange, say: Callable[[str], None]) -> None:
