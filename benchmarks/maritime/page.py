@@ -9,6 +9,7 @@ from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HAR
 from benchmarks.maritime.live import ALL as ALL_MOVES
 from benchmarks.maritime.slots import page as slots
 from benchmarks.maritime.throughput import RATE
+from benchmarks.maritime.wordings import SETS
 from graftwork_maritime.lessons.script import KINDS
 from graftwork_runs import Record, Row, validate_record
 from graftwork_runs.tables import markdown
@@ -17,6 +18,7 @@ RECORDS = Path(__file__).parents[1] / "records" / "maritime"
 
 
 TOTALS = (EXPECTED, HARDLY, ALL)
+SAID = list(SETS)  # sets of wordings in their order
 
 
 def _known(name: str = "filter-quality") -> Record:
@@ -69,24 +71,32 @@ def alarms(name: str = "first") -> str:
 
 
 def live() -> str:
-    """Live exchanges: shares by kind of move, a column for each partner that was measured, and the times."""
-    records = [validate_record(p) for p in sorted(RECORDS.glob("live-*.json"))]
+    """Live exchanges: a row for each partner and set of wordings, shares by kind of move, and the times."""
+    files = sorted(
+        RECORDS.glob("live-*.json"), key=lambda file: (SAID.index(_said(file)), file.name)
+    )
+    records = [validate_record(file) for file in files]
     found = {(r.case, r.variant, r.metric): r for record in records for r in record.rows}
-    variants = list(dict.fromkeys(variant for _, variant, _ in found))
-    known = {case for case, _, _ in found}
+    kinds = [c for c in (ALL_MOVES, *KINDS) if c in {case for case, _, _ in found}]
     rows = []
-    for case in (c for c in (ALL_MOVES, *KINDS) if c in known):
-        row = [f"**{case}**" if case == ALL_MOVES else case]
-        for variant in variants:
-            cell = found.get((case, variant, "right, no fact changed"))
-            row += [f"{100 * (cell.value or 0):.0f} %", str(cell.n)] if cell else ["", ""]
-        rows.append(row)
-    for name in ("reply time, median", "reply time, p95"):
-        times = [found.get((ALL_MOVES, v, name)) for v in variants]
-        cells = [(f"{r.value:.2g} s", str(r.n)) if r else ("", "") for r in times]
-        rows.append([name, *(c for pair in cells for c in pair)])
-    head = ["kind of move", *(h for v in variants for h in (f"{v}: right, no fact changed", "n"))]
+    for variant in dict.fromkeys(variant for _, variant, _ in found):
+        cells = [found.get((case, variant, "right, no fact changed")) for case in kinds]
+        times = [
+            found.get((ALL_MOVES, variant, f"reply time, {part}")) for part in ("median", "p95")
+        ]
+        rows.append([
+            variant, *(f"{cells[0].n}" if cells[0] else "",),
+            *(f"{100 * (c.value or 0):.0f} %" if c else "" for c in cells),
+            *(f"{c.value:.2g} s" if c else "" for c in times),
+        ])  # fmt: skip
+    head = ["answers", "exchanges", *kinds, "median time", "p95"]
     return markdown(head, rows) + "\n\n" + "\n\n".join(str(r.verdict) for r in records)
+
+
+def _said(file: Path) -> str:
+    """The set of wordings of a record's name; the first has none."""
+    last = file.stem.rpartition("-")[2]
+    return last if last in SAID else SAID[0]
 
 
 def throughput() -> str:
