@@ -238,11 +238,15 @@ def _counted(items: list[Item]) -> list[Item]:
     return out
 
 
+# Of the length of a call sign, but a gas, a number of dangerous goods, or a channel.
+_NO_CALL_SIGN = re.compile(r"(CO|SO|NO|NH|CH|H2S|N2O)\d?|UN\d{4}|\d{1,2}[AB]")
+
+
 def _codes(items: list[Item]) -> list[Item]:
-    """A spelled code of the length of a call sign is one."""
+    """A code of the length of a call sign is one."""
     return [
         Item("call_sign", i.value, i.start, i.end)
-        if i.kind == "code" and 3 <= len(i.value) <= 7
+        if i.kind == "code" and 3 <= len(i.value) <= 7 and not _NO_CALL_SIGN.fullmatch(i.value)
         else Item("word", i.value, i.start, i.end)
         if i.kind in ("letter", "side", "code")
         else i
