@@ -129,6 +129,16 @@ PAIRS = {
         f"{CALL} Pass buoy one four. Over.\nSHIP (Orla Finch): I pass buoy four one. Over.",
         "readback-wrong",
     ),
+    "a numbered thing": (
+        f"{CALL} Proceed to anchorage number four. Over.\nSHIP (Orla Finch): I proceed to anchorage number four. Over.",
+        f"{CALL} Proceed to anchorage number four. Over.\nSHIP (Orla Finch): I proceed to anchorage number five. Over.",
+        "readback-wrong",
+    ),
+    "another numbered thing": (
+        f"{CALL} Proceed to berth C twelve. Over.\nSHIP (Orla Finch): I am at buoy four, I proceed. Over.",
+        f"{CALL} Proceed to berth C twelve. Over.\nSHIP (Orla Finch): Berth C twenty. Over.",
+        "readback-wrong",
+    ),
     "all who were told": (
         f"{CALL} Over.\nSHIP (Orla Finch): All nine are in the raft. Over.",
         f"{CALL} Over.\nSHIP (Orla Finch): All eight are in the raft. Over.",
@@ -238,6 +248,18 @@ SAFETY = {**SCENARIO, "kind": "safety", "category": "obstruction"}
 TREE = "Tree trunk adrift, six miles south of Start Point. Over."
 ONE = f"SHIP (Orla Finch): Prawle Coast Guard, Prawle Coast Guard, cargo vessel Orla Finch. {TREE}"
 REPLY = "\nCOAST (Prawle Coast Guard): Orla Finch, {}. Received. I will warn ships. Out."
+
+
+def test_where_a_station_is_that_relays_is_not_where_the_casualty_is() -> None:
+    known = {**SCENARIO, "kind": "relay", "other_vessel": {"name": "Tern Wave", "type": "Tanker"}}
+    place = "zero degrees zero seven minutes North, zero zero three degrees one zero minutes West"
+    relay = (
+        "OTHER (Tern Wave): Mayday Relay, Mayday Relay, Mayday Relay. This is tanker Tern Wave, Tern Wave, Tern Wave. "
+        f"I see cargo vessel Orla Finch sinking. {{}} position is five {place}. Over.\n"
+        "COAST (Prawle Coast Guard): Tern Wave, this is Prawle Coast Guard. Received Mayday Relay. Out."
+    )
+    assert "position_matches" not in found(relay.format("My"), known)
+    assert "position_matches" in found(relay.format("Her"), known)
 
 
 def test_a_report_to_one_station_is_no_broadcast() -> None:

@@ -34,6 +34,10 @@ _DONE = re.compile(
     r"\b(cancelled|received|noted|logged|closed|ended|completed|finished|terminated|acknowledged|broadcast)\W*$",
     re.IGNORECASE,
 )
+_THING = re.compile(
+    r"\b(anchorage|berth|buoy|pier|quay|jetty|lock|gate|sector|hatch|hold|tank|force|raft|lifeboat)( number| [A-Z])?\W*$",
+    re.IGNORECASE,
+)
 _NEXT = re.compile(r"\b(next|report|call|again|until|from)\b", re.IGNORECASE)
 _FROM_US = re.compile(r"\b(of|from) (me|us|you|my|our|your)\b", re.IGNORECASE)
 _COMPASS = ("north", "south", "east", "west")
@@ -159,6 +163,35 @@ def transposed(state: State) -> Iterator[Violation]:
                         yield Violation("readback-wrong", message.line, text, _REMEDY)
         said |= {row for row, _, _ in _rows(message)}
         before = message
+
+
+def renumbered(state: State) -> Iterator[Violation]:
+    """A numbered thing of the turn before that comes again with another number, in words of that turn alone."""
+    said: set[str] = set()
+    before: Message | None = None
+    for message in state.messages:
+        here = list(_numbered(state, message))
+        if before is not None and _another(before, message) and "?" not in before.text:
+            told = list(_numbered(state, before))
+            again = {number for number, _, _ in here}
+            for number, thing, words in here:
+                known = {n for n, t, w in told if t == thing and all(_like(x, w) for x in words)}
+                if known and number not in said and not known & again:
+                    text = f"{thing} {number} is repeated, and {min(known)} was said"
+                    yield Violation("readback-wrong", message.line, text, _REMEDY)
+        said |= {number for number, _, _ in here}
+        before = message
+
+
+def _numbered(state: State, message: Message) -> Iterator[tuple[str, str, list[str]]]:
+    """Numbers of buoys, berths and the like, of which thing they are, and the words of the clause before them."""
+    for place, item in enumerate(message.items):
+        if item.kind != "number" or place == 0 or not item.value.isdigit():
+            continue
+        begin = max(message.text.rfind(mark, 0, item.start) for mark in ".?!,;:") + 1
+        clause = message.text[begin : item.start]
+        if found := _THING.search(clause):
+            yield item.value, found[1].lower(), _words(state, clause)
 
 
 def _another(before: Message, message: Message) -> bool:

@@ -88,6 +88,7 @@ def check(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     yield from changed(state)
     yield from readback.echoes(state)
     yield from readback.transposed(state)
+    yield from readback.renumbered(state)
     yield from readback.natures(state)
     yield from sums(state)
     yield from crowds(state, scenario)
