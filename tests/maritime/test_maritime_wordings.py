@@ -139,6 +139,36 @@ PAIRS = {
         f"{CALL} Proceed to berth C twelve. Over.\nSHIP (Orla Finch): Berth C twenty. Over.",
         "readback-wrong",
     ),
+    "who repeats may end": (
+        f"{CALL} Over.\nSHIP (Orla Finch): I say again my depth: nine metres. Out.",
+        f"{CALL} Over.\nSHIP (Orla Finch): Please say again the depth. Out.",
+        "over_out",
+    ),
+    "past something": (
+        f"{CALL} Over.\nSHIP (Orla Finch): I sail past four buoys. Over.",
+        f"{CALL} Over.\nSHIP (Orla Finch): I sank at ten past four. One man is missing. Over.",
+        "time-form",
+    ),
+    "times are UTC": (
+        f"{CALL} Over.\nSHIP (Orla Finch): ETA one one three zero UTC. I have time. Over.",
+        f"{CALL} Over.\nSHIP (Orla Finch): ETA one one three zero ship's time. Over.",
+        "time-form",
+    ),
+    "a slip in words": (
+        f"{CALL} Over.\nSHIP (Orla Finch): The mean depth is nine metres. Over.",
+        f"{CALL} Over.\nSHIP (Orla Finch): The pump, er, I mean the generator has stopped. Over.",
+        "correction-form",
+    ),
+    "figures for a name are an MMSI": (
+        f"{ALERT}, {REST} {ANSWER}",
+        f"{ALERT.replace('four one seven', 'four one')}, {REST} {ANSWER}",
+        "mmsi-form",
+    ),
+    "who has imposed silence": (
+        f"{CALL} SEELONCE MAYDAY. Over.\nSHIP (Orla Finch): Seelonce Mayday received. Over.",
+        f"{CALL} SEELONCE MAYDAY. Over.\nSHIP (Orla Finch): SEELONCE MAYDAY, all stations. Over.",
+        "silence-by",
+    ),
     "all who were told": (
         f"{CALL} Over.\nSHIP (Orla Finch): All nine are in the raft. Over.",
         f"{CALL} Over.\nSHIP (Orla Finch): All eight are in the raft. Over.",
@@ -290,3 +320,13 @@ def test_a_false_flare_is_told_to_one_station_and_a_false_alert_to_all() -> None
     alert = FLARE.replace("A red flare was fired by a guest.", "My alert came from a guest.")
     assert "cancellation" in found(alert, FALSE)  # that the coast station says it cancels nothing
     assert "cancellation" in found(FLARE.replace("It was a mistake. ", ""), FALSE)
+
+
+def test_a_call_to_all_stations_says_what_is_cancelled() -> None:
+    call = (
+        "SHIP (Orla Finch): All stations, all stations, all stations, this is Orla Finch, six miles south of Start "
+        "Point. My alert of one four two zero UTC was sent by mistake. {} Over.\n"
+        "COAST (Prawle Coast Guard): Orla Finch, this is Prawle Coast Guard. Received. Out."
+    )
+    assert "cancellation" not in found(call.format("Cancel my alert."), FALSE)
+    assert "cancellation" in found(call.format("Never mind."), FALSE)

@@ -112,7 +112,8 @@ _COUNTED = re.compile(
     re.IGNORECASE,
 )
 _SAVED = re.compile(
-    r"\bsurvivors?\b|raft with|lifeboat with|recovered|rescued|picked up|taken off|\bsafe\b|\b(all|both) well\b|\bof (us|them)\b|understood"
+    r"\bsurvivors?\b|raft with|lifeboat with|recovered|rescued|picked up|taken off"
+    r"|\bsafe\b|\b(all|both) well\b|\bof (us|them)\b|understood"
     r"|received|\ball\b",
     re.IGNORECASE,
 )

@@ -109,7 +109,8 @@ _HOUR = r"\d{1,2}|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve
 CLOCK = _words(
     r"o'?clock|half past(?! (each|every|the hour))|quarter (past|to)(?! (each|every|the hour))"
     rf"|({_HOUR})( ({_HOUR}))? ?([ap]\.? ?m\b|(in the|this) (morning|afternoon|evening))"
-    rf"|({_HOUR}) past ({_HOUR})( local| in the| this|[,.?!]? ?(over|out)?[.]?$)"
+    rf"|({_HOUR}) past ({_HOUR})(?= local| in the| this|[,.;?!]|$)"
+    r"|(ship['’]?s|boat) time\b(?! zone)"
     rf"|({_HOUR}) (to|past) ({_HOUR}) (local|in the|this)\b"
     rf"|(at|by|until|since|before|after|around) ({_HOUR}) to ({_HOUR})( local| in the| this|[,.?!]? ?(over|out)?[.]?$)"
 )

@@ -76,6 +76,7 @@ _VALUE = r"(?:zero|one|two|three|four|five|six|seven|eight|nine|\d+|degrees|nort
 _FILLER = r"(sorry|er+|ah|u[hm]+|oops|rather|well|or actually|actually|pardon|make that|no)"
 _SLIP = re.compile(
     rf"\b(i mean|no,? wait|wait,? no|scratch that|my bad|i meant|or rather)\b[^.?!]*\b{_VALUE}\b"
+    r"|\b(er+|u[hm]+|ah|oops),? (i mean|i meant|sorry)\b"
     r"|\b(forget|ignore|disregard|scratch|strike) (that\b(?! (alert|call))|what i said|my last)"
     rf"|\b{_VALUE},? ({_FILLER},? )+(the |about )?{_VALUE}\b",
     re.IGNORECASE,

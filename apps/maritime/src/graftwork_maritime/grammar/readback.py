@@ -35,7 +35,8 @@ _DONE = re.compile(
     re.IGNORECASE,
 )
 _THING = re.compile(
-    r"\b(anchorage|berth|buoy|pier|quay|jetty|lock|gate|sector|hatch|hold|tank|force|raft|lifeboat)( number| [A-Z])?\W*$",
+    r"\b(anchorage|berth|buoy|pier|quay|jetty|lock|gate|sector|hatch|hold|tank|force|raft|lifeboat)"
+    r"( number| [A-Z])?\W*$",
     re.IGNORECASE,
 )
 _NEXT = re.compile(r"\b(next|report|call|again|until|from)\b", re.IGNORECASE)

@@ -281,6 +281,10 @@ def _silence(state: State) -> Iterator[Violation]:
         if "silence" in message.acts:
             if message.speaker == "other" and not _mentions(message, "distress"):
                 yield _break("silence-by", message, "leave it to them, or say SEELONCE DISTRESS")
+            elif message.speaker == "ship" and controller == "coast":
+                yield _break(
+                    "silence-by", message, "leave it to the station that has imposed silence"
+                )
             before = [m for m in state.messages if m.line < message.line]
             if not any(
                 m.signal in ("mayday", "relay") or "mayday" in m.text.lower() for m in before

@@ -37,6 +37,10 @@ _CANCELS = re.compile(
     r"\bcancel|\bfalse (?:alert|alarm|distress)|\bin error\b|\binadvertent|\bby (?:mistake|accident|error)\b"
     r"|\baccidental|\ba mistake\b|\bunintention|\bmistaken|\bwithdraw"
 )
+_WITHDRAWS = re.compile(
+    r"\bcancel|\bfalse\b|\bwithdraw|\b(?:no|not in) distress\b|\bin error\b|\binadvertent|\baccidental",
+    re.IGNORECASE,
+)
 # What only those near have seen: one station is told, which has sent help.
 _SHOWN = re.compile(
     r"\b(?:flares?|rockets?|smoke|torch|lights?|signals?) (?:was|were|is|has|have)\b"
@@ -222,6 +226,9 @@ def _cancelled(case: Case) -> list[Told]:
     wrong: list[Told] = []
     if not _CANCELS.search(own):
         wrong.append((None, "nothing says that the alert was false or is cancelled"))
+    to_all = [m for m in case.state.messages if m.speaker != "coast" and "all_stations" in m.acts]
+    if to_all and not any(_WITHDRAWS.search(m.text) for m in to_all):
+        wrong.append((to_all[-1].line, "all stations are called, and nothing is cancelled"))
     if not _SHOWN.search(own) and not re.search(r"\ball (?:stations|ships|vessels)\b", own):
         wrong.append((None, "the cancellation does not call all stations"))
     if len(re.findall(MAYDAY, case.dialogue.turns[0].text, re.I)) >= 3:

@@ -170,6 +170,9 @@ def _unlike(case: Case) -> list[Told]:
     return [(line, f"the opening tells of {' and '.join(told)}, and the scenario is {category}")]
 
 
+_AGAIN = r"(?:please|pls|request(?: you)?(?: to)?),? say (?:all )?again\b"
+
+
 def _over(case: Case) -> list[Told]:
     turns = case.dialogue.turns
     told: list[Told] = []
@@ -180,6 +183,8 @@ def _over(case: Case) -> list[Told]:
             told.append((n, "over awaits an answer and out ends: say one of them"))
         elif n < len(turns) and re.search(r"\?\W*out\W*$", turn.text, re.IGNORECASE):
             told.append((n, "asks, and ends with out"))
+        elif re.search(rf"{_AGAIN}[^.?!]*[.?!]\W*out\W*$", turn.text, re.IGNORECASE):
+            told.append((n, "asks for it again, and ends with out"))
     return told
 
 
