@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 from ..grammar import PHRASES, RULES
+from ..spoken.alphabet import FIGURE_OF
 from .case import Case, Filter, Told
 
 
@@ -25,9 +27,16 @@ GRAMMAR = tuple(
 )
 
 
+# Figures said one by one: "one six", "1 6".
+_ROWS = re.compile(
+    rf"\b({'|'.join(FIGURE_OF)}|niner|\d)[ -]({'|'.join(FIGURE_OF)}|niner|\d)\b", re.IGNORECASE
+)
+
+
 def _whole_numbers(case: Case) -> bool:
-    """Whether the scenario has its figures said as whole numbers."""
-    return (case.scenario.get("position") or {}).get("digit_by_digit") is False
+    """Whether the scenario has its figures said as whole numbers; where it says nothing, whether all here are."""
+    known = (case.scenario.get("position") or {}).get("digit_by_digit")
+    return known is False or (known is None and not _ROWS.search(case.text))
 
 
 _MASKED = {"figures-as-numbers": _whole_numbers}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from ..scenario.model import Scenario
 from . import lexicon
+from .item import Item
 from .readback import parts
 from .state import Message, State, Violation
 
@@ -101,6 +103,88 @@ def sums(state: State) -> Iterator[Violation]:
                 yield Violation(
                     "persons-sum", message.line, text, "say CORRECTION and the right number"
                 )
+
+
+_ALL = re.compile(r"\ball (of (us|them|the) )?$", re.IGNORECASE)
+_COUNTED = re.compile(
+    r"^\W*(persons?|people|souls|survivors?|crew|men|of (us|them)|(are|is) (in|on|safe|well|here|accounted)"
+    r"|safe|well)\b",
+    re.IGNORECASE,
+)
+_SAVED = re.compile(
+    r"\bsurvivors?\b|raft with|lifeboat with|recovered|rescued|picked up|taken off"
+    r"|\bsafe\b|\b(all|both) well\b|\bof (us|them)\b|understood"
+    r"|received|\ball\b",
+    re.IGNORECASE,
+)
+# Persons of somebody else: a ship that has room for some, or tells of its own crew.
+_OTHERS = re.compile(
+    r"\b(room|capacity|berths?|space|able to|can take|up to|more than|each|my (own )?crew|passenger (ship|vessel))\b",
+    re.IGNORECASE,
+)
+
+
+def crowds(state: State, scenario: Scenario | None) -> Iterator[Violation]:
+    """More persons saved than there were, or "all" with another number than any that was told."""
+    known = (
+        {scenario.vessel.persons} - {None}
+        if scenario is not None and scenario.kind != "safety"
+        else set()
+    )
+    for message in state.messages:
+        counts = {n for n in known if n is not None}
+        possible = (
+            counts
+            | {a + b for a in counts for b in counts}
+            | {abs(a - b) for a in counts for b in counts}
+        )
+        for begin, part in parts(message.text):
+            if (
+                not counts
+                or _OTHERS.search(part)
+                or "correction" in message.acts
+                or part.rstrip().endswith("?")
+            ):
+                continue
+            for item in message.items:
+                if not begin <= item.start < begin + len(part) or not _counts(item, message.text):
+                    continue
+                number = int(item.value)
+                whole = _ALL.search(message.text[begin : item.start]) is not None
+                more = number > max(counts) and _SAVED.search(part) is not None
+                if number not in possible and (whole or more):
+                    text = f"{number} persons, and {max(counts)} were told"
+                    yield Violation(
+                        "persons-sum", message.line, text, "say CORRECTION and the right number"
+                    )
+        known |= _told(message)
+
+
+def _told(message: Message) -> set[int]:
+    """Numbers of persons, and others that stand in a sentence with one: "two four crew and two more"."""
+    told: set[int] = set()
+    for begin, part in parts(message.text):
+        here = [i for i in message.items if begin <= i.start < begin + len(part)]
+        if any(_counts(i, message.text) or i.kind == "persons" for i in here):
+            told |= {
+                int(i.value)
+                for i in here
+                if i.kind in ("persons", "number") and str(i.value).isdigit() and len(i.value) < 5
+            }
+    return told
+
+
+def _counts(item: Item, text: str) -> bool:
+    """Whether an item is a number of persons: with a word for them, or before "of us", "are safe" and the like."""
+    if not str(item.value).isdigit():
+        return False
+    if item.kind == "persons":
+        return "passenger" not in text[item.start : item.end].lower()
+    return (
+        item.kind == "number"
+        and len(item.value) < 5
+        and _COUNTED.match(text[item.end :]) is not None
+    )
 
 
 def against_scenario(state: State, scenario: Scenario) -> Iterator[Violation]:

@@ -19,6 +19,7 @@ from .axes import axes, positions
 from .item import Item, kind_at, skip
 
 _LETTERS = re.compile(r"[A-Z]{3,7}")
+_NEARLY_MMSI = (7, 8, 10, 11)  # figures by which a station says who it is, and which are not nine
 _BETWEEN = {"is", "number", "of", "and", "are", "we", "have", "total", "my", "the"}
 
 
@@ -233,16 +234,30 @@ def _counted(items: list[Item]) -> list[Item]:
             item = Item("word", item.value, item.start, item.end)
         elif item.kind == "number" and len(item.value) == 9 and item.value.isdigit():
             item = Item("mmsi", item.value, item.start, item.end)
+        elif (
+            (
+                item.kind == "number"
+                and item.value.isdigit()
+                and kind_at(out, len(out) - 1) == "this_is"
+            )
+            and len(item.value) in _NEARLY_MMSI
+            and kind_at(items, place + 1) in ("pause", "stop")
+        ):
+            item = _mmsi(item, item.start)
         out.append(item)
         place += 1
     return out
 
 
+# Of the length of a call sign, but a gas, a number of dangerous goods, or a channel.
+_NO_CALL_SIGN = re.compile(r"(CO|SO|NO|NH|CH|H2S|N2O)\d?|UN\d{4}|\d{1,2}[AB]")
+
+
 def _codes(items: list[Item]) -> list[Item]:
-    """A spelled code of the length of a call sign is one."""
+    """A code of the length of a call sign is one."""
     return [
         Item("call_sign", i.value, i.start, i.end)
-        if i.kind == "code" and 3 <= len(i.value) <= 7
+        if i.kind == "code" and 3 <= len(i.value) <= 7 and not _NO_CALL_SIGN.fullmatch(i.value)
         else Item("word", i.value, i.start, i.end)
         if i.kind in ("letter", "side", "code")
         else i

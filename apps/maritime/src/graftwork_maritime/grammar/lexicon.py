@@ -32,11 +32,22 @@ NATURES = {
         r"adrift|drifting|disabled|not under command|without (engine|propulsion|steering|power)"
     ),
 }
+_MEANS = (
+    r"(rescue |salvage |fire |fire[- ]fighting |naval |medical |coast guard |military |inshore |all[- ]weather )?"
+    r"(helicopters?|lifeboats?|tugs?|tow(age)?|pumps?|assistance|doctor|medics?|salvors?|warships?|divers?|evacuation"
+    r"|ambulance|rescue (boat|craft|vessel|cruiser)s?)"
+)
+_AT_ONCE = (
+    r"(quick(ly)?|fast|now|at once|immediately|urgent(ly)?|soon|as soon as possible|to (me|us))"
+)
 HELP = _words(
     r"requir|request|assist|help|want|evacuat|medevac|need(s|ed)?\b|ask(s|ing)? (you )?for"
     r"|\b(please|pls)\b|send (a|an|us|help|the)|rescue (us|my|the|our|crew)|(pick|lift) (us|my|our|the \w+) (up|off)"
     r"|take (us|my|our|the) [\w ]{0,20}\b(off|on|in tow)\b|tow (me|us)|come (quick|fast|soon|to|and)"
     r"|\b(i|we) (want|wish|hope|ask|beg)\b|\bany (vessel|ship|boat)s?\b"
+    r"|(?<!\bi )(?<!\bwe )(?<!will )send (?!(your|you|my|our|me|this|it|in|out|by|position|details|report|say)\b)[a-z]"
+    # The means alone is the whole sentence: "Helicopter and tug, quickly."
+    rf"|(?<=[.!?] ){_MEANS}((,? and|,) {_MEANS})*(,? {_AT_ONCE})*[.!]"
 )
 _SIDE = r"(north|south|east|west)([ -]?(north|south))?([ -]?(east|west))?"
 _UNIT = r"(miles?|cables?|nm|degrees|metres|meters|kilometres|kilometers)"
@@ -44,6 +55,8 @@ _WATERS = (
     r"(channel|straits?|bay|gulf|sound|fjord|firth|estuary|river|roads|anchorage|approach(es)?|lane|scheme|"
     r"harbour|port|bank|ground|field|passage|entrance|lagoon|atoll|canal|fairway|buoy)"
 )
+_NUMBERED = r"(anchorage|berth|buoy|pier|quay|jetty|lock|beacon|sector|platform|wind turbine|turbine|dock|way ?point)"
+_FIGURE = r"(zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\d)"
 # Where something is, in words; what follows the preposition is a name, which begins with a capital.
 POSITION = re.compile(
     rf"(?i:\b{_UNIT}\b[^.?!]{{0,40}}\b(of|from|off|{_SIDE})\b)"
@@ -52,6 +65,11 @@ POSITION = re.compile(
     r"|\b([Oo]ff|[Nn]ear|[Cc]lose to|[Aa]beam|[Aa]breast of|[Bb]etween|[Ii]nside|[Oo]utside|[Aa]pproaching|[Pp]assing"
     r"|[Ee]ntering|[Ll]eaving|[Ee]ntrance (of|to)|[Aa]t anchor( in| at| off)?|[Aa]longside|[Aa]ground (on|at|off)"
     r"|[Ii]n|[Aa]t)( of)? (the |position )?(?!MMSI|UTC|VHF|GPS|AIS|DSC|EPIRB|MAYDAY|Mayday)[A-Z]"
+    # Numbered places: "anchorage area number four", "buoy one six".
+    rf"|(?i:\b{_NUMBERED}( area)?( number)? ({_FIGURE}(?! {_FIGURE} {_FIGURE})|[a-z]\b|alfa|bravo|charlie|delta|echo))"
+    # What the alert has told already.
+    r"|(?i:\bposition\b( is)?( the)?( same)? (as|in|by|from|with|sent (by|in|with)) (in |by )?(the |my |our |your )?"
+    r"(alert|dsc|epirb|beacon|ais))"
     rf"|\b[A-Z]\w+ (?i:{_WATERS})\b|(?i:\b(off|in|near|at|outside|inside|from) the [\w ]{{0,20}}{_WATERS}\b)"
 )
 COAST = _words(
@@ -74,7 +92,9 @@ SOME = _words(
     r"remain|left\b|leave|still|stay|will\b|picked up|recover|rescued|transfer|evacuat|survivors?|taken off|"
     r"life(boat|raft)s?|tender|missing|found"
 )
-UPDATES = _words(r"now\b|new position|updated?|drifted|currently|has changed|moved")
+UPDATES = _words(
+    r"now\b|(new|present|latest|last|updated) position|updated?|drifted|currently|has changed|moved"
+)
 DURING_SILENCE = _words(
     r"may ?day|seelonce|silence|assist|proceed|search|rescue|rendezvous|eta\b|standing by|stand by|sorry|understood|"
     r"received|roger|distress|casualty|survivors?|persons? (is|are|in)|picked up|recovered|liferaft|lifeboat|on scene|"
@@ -89,7 +109,8 @@ _HOUR = r"\d{1,2}|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve
 CLOCK = _words(
     r"o'?clock|half past(?! (each|every|the hour))|quarter (past|to)(?! (each|every|the hour))"
     rf"|({_HOUR})( ({_HOUR}))? ?([ap]\.? ?m\b|(in the|this) (morning|afternoon|evening))"
-    rf"|({_HOUR}) past ({_HOUR})( local| in the| this|[,.?!]? ?(over|out)?[.]?$)"
+    rf"|({_HOUR}) past ({_HOUR})(?= local| in the| this|[,.;?!]|$)"
+    r"|(ship['’]?s|boat) time\b(?! zone)"
     rf"|({_HOUR}) (to|past) ({_HOUR}) (local|in the|this)\b"
     rf"|(at|by|until|since|before|after|around) ({_HOUR}) to ({_HOUR})( local| in the| this|[,.?!]? ?(over|out)?[.]?$)"
 )

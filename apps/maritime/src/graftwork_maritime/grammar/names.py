@@ -16,7 +16,12 @@ _LIKE = 0.75  # share of equal letters from which another name is a slip, not an
 
 def identified(message: Message) -> bool:
     """Whether a message says whose it is: a name where the speaker's stands, or the station's own anywhere."""
-    return bool(message.sender or (message.name and message.name.lower() in message.text.lower()))
+    if message.sender or not message.name:
+        return bool(message.sender)
+    own = (
+        " ".join(_own_words(message.name.casefold())) or message.name.casefold()
+    )  # without "Coast Guard"
+    return re.search(rf"\b{re.escape(own)}\b", message.text.casefold()) is not None
 
 
 def names(state: State) -> Iterator[Violation]:

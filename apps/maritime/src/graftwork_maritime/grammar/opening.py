@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from . import lexicon
 from .state import Message, State
 
@@ -38,9 +40,39 @@ def opening(state: State) -> Message:
 
 
 def counts(state: State, message: Message) -> tuple[int, ...]:
-    """How often the opening's signal may be said: three times; after an acknowledged alert once is right as well."""
+    """How often the opening's signal may be said: three times; after an alert once is right as well."""
     alerted = any(acknowledges(m) for m in state.messages if m.line < message.line)
-    return (1, 3) if alerted else (3,)
+    return (1, 3) if alerted or follows_alert(message) else (3,)
+
+
+def follows_alert(message: Message) -> bool:
+    """Whether it is the distress message that follows an alert by DSC: THIS IS, the MMSI, and the name once.
+
+    It takes up the identity that the alert has shown, and is no call, which repeats the name.
+    """
+    kinds = [i.kind for i in message.items if i.kind not in ("pause", "stop")]
+    name = re.escape(message.sender or "")
+    head = re.match(r"[^.?!]*", message.text[message.offsets.get("identity", 0) :])
+    once = head is not None and len(re.findall(rf"\b{name}\b", head[0])) == 1
+    return message.signal == "mayday" and kinds[1:3] == ["this_is", "mmsi"] and once
+
+
+def reports_to_one(message: Message) -> bool:
+    """Whether a vessel reports what it saw to one station, which warns the others: no broadcast, so no signal."""
+    return (
+        message.signal is None
+        and message.speaker != "coast"
+        and "all_stations" not in message.acts
+        and bool(message.addressed or calls_by_names(message))
+    )
+
+
+def calls_by_names(message: Message) -> bool:
+    """Whether a routine call has the called station's name and then the caller's: "*A*, *A*, yacht *B*"."""
+    name = (message.name or message.sender or "").casefold()
+    parts = [p.strip().casefold() for p in re.split(r"[,.]", message.text)[:6]]
+    own = next((n for n, p in enumerate(parts) if name and p.endswith(name)), 0)
+    return message.signal is None and own > 0 and len({*parts[:own]}) == 1
 
 
 def asks_one(message: Message) -> bool:

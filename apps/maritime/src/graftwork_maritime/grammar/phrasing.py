@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from ..spoken.numbers import TEENS, TENS
+from ..spoken.numbers import DECIMAL, NUMBER_WORDS, TEENS, TENS
 from .state import Message, Violation
 
 PHRASES: Mapping[str, str] = {
@@ -47,22 +47,38 @@ _CONTRACTED = re.compile(
     r"\b\w+(n['’]t|['’](re|ve|ll|m|d))\b|\b(it|that|there|here|he|she|what|where|who|how|let)['’]s\b",
     re.IGNORECASE,
 )
+_NUMBER = rf"(?:{'|'.join([*NUMBER_WORDS, *DECIMAL])}|\d+(?:\.\d+)?)"
 _FIGURE = r"(?:zero|one|two|three|four|five|six|seven|eight|nine|\d+)"
 # Rudder angles are the one exception: "port fifteen".
 _WHOLE = re.compile(
     rf"(?<!\bport )(?<!\bstarboard )\b({'|'.join([*list(TEENS)[1:], *TENS, 'hundred'])})\b|\b{_FIGURE} ten\b",
     re.IGNORECASE,
 )
+_END = r"\.(?!\d)|[!?]|$"
+_STOP = rf",|{_END}"
 _MEASURED = re.compile(
     r"\b(distance|speed|draught|draft|visibility|depth|length|capacity)\b[ ,]*((to|at|of|from) ([\w-]+ ){1,5}?)?"
-    rf"(is |was |of |about )*({_FIGURE}[ -]?)+(?=[,.!?]|$)|\bis ({_FIGURE} )+from (you|me|us)\b",
+    rf"(is |was |of |about )*({_NUMBER}[ -]?)+(?={_STOP})|\bis ({_FIGURE} )+from (you|me|us)\b"
+    # A list in degrees, a freeboard in metres, a radius in miles.
+    rf"|\b(list|heel|trim)(ing)?[ ,]+(is |of |now )*({_NUMBER} )+(to (port|starboard)|by the (head|stern))\b"
+    rf"|\b(freeboard|radius)[ ,]+(is |of |now )*({_NUMBER}[ -]?)+(?={_STOP}|forward|aft|amidships|around|from|and)"
+    rf"|\b({_NUMBER} )+of (sea ?room|chain|cable|rope|fuel|water|oil)\b"
+    # A speed after the course, a distance before its direction.
+    rf"|\b(course|drift|steer)\b[^.?!]*[a-z], ({_FIGURE}[ -]?)+(?={_END})"
+    rf"|(?:[.,]|\b(?:am|are|is|position)) ({_FIGURE} )+((north|south|east|west)[ -]?)+of\b"
+    rf"|[.,] ({_FIGURE} )+(off|from) the (beach|shore|coast|land|rocks|pier|breakwater|entrance|buoy)\b",
     re.IGNORECASE,
 )
+_NOTHING = re.compile(
+    rf"(?<!\w)(?!{_FIGURE}\b)\w+[ ,]+(zero|0)$", re.IGNORECASE
+)  # of no distance or speed the unit says nothing
 _VALUE = r"(?:zero|one|two|three|four|five|six|seven|eight|nine|\d+|degrees|north|south|east|west|port|starboard)"
+_FILLER = r"(sorry|er+|ah|u[hm]+|oops|rather|well|or actually|actually|pardon|make that|no)"
 _SLIP = re.compile(
     rf"\b(i mean|no,? wait|wait,? no|scratch that|my bad|i meant|or rather)\b[^.?!]*\b{_VALUE}\b"
-    rf"|\b{_VALUE},? (sorry|er+|ah|u[hm]+|oops|rather|well|or actually|actually|pardon|make that|no),?"
-    rf" (the |about )?{_VALUE}\b",
+    r"|\b(er+|u[hm]+|ah|oops),? (i mean|i meant|sorry)\b"
+    r"|\b(forget|ignore|disregard|scratch|strike) (that\b(?! (alert|call))|what i said|my last)"
+    rf"|\b{_VALUE},? ({_FILLER},? )+(the |about )?{_VALUE}\b",
     re.IGNORECASE,
 )
 
@@ -95,16 +111,14 @@ def _turn(message: Message, last: Message | None, names: Sequence[str]) -> Itera
         yield _off(
             "bare-answer", message, found[0], "say yes or no, and the phrase of the question"
         )
+    elif last is not None and (found := _apart(text, last)):
+        yield _off("bare-answer", message, found, "say yes or no, and the phrase of the question")
     if found := _SLANG.search(text):
         yield _off("off-standard-word", message, found[0], "take the phrase book's word")
     if found := _CONTRACTED.search(text):
         yield _off("contraction", message, found[0], "say both words")
     for item in message.items:
-        if (
-            item.kind == "marker"
-            and item.value.lower() == "instruction"
-            and message.speaker == "ship"
-        ):
+        if item.kind == "marker" and _misused(item.value.lower(), message, item.end, last):
             yield _off(
                 "marker-misused",
                 message,
@@ -113,7 +127,7 @@ def _turn(message: Message, last: Message | None, names: Sequence[str]) -> Itera
             )
     if found := _WHOLE.search(text):
         yield _off("figures-as-numbers", message, found[0], "say each figure")
-    if found := _MEASURED.search(text):
+    if (found := _MEASURED.search(text)) and not _NOTHING.search(found[0]):
         yield _off("unit-missing", message, found[0], "add nautical miles, cables, metres or knots")
     if "correction" not in message.acts and (found := _SLIP.search(text)):
         yield _off(
@@ -123,6 +137,57 @@ def _turn(message: Message, last: Message | None, names: Sequence[str]) -> Itera
         if item.kind == "bearing_degrees" and len(item.value.partition(".")[0]) != 3:
             said = message.text[item.start : item.end]
             yield _off("bearing-figures", message, said, "say three figures, 001 to 360")
+
+
+_YES = re.compile(r"\s*(yes|no|affirmative|negative)[.!]\s+([^.?!]+)", re.IGNORECASE)
+_EMPTY = {
+    *("the", "and", "are", "you", "your", "have", "has", "does", "did", "will", "for", "with", "any", "there", "that"),
+    *("this", "not", "over", "out", "can", "able", "still", "how", "what", "was", "were", "from", "his", "her"),
+}  # fmt: skip
+
+
+def _apart(text: str, last: Message) -> str | None:
+    """A yes or no that stands alone, where the next sentence takes up nothing of the question."""
+    asked = re.findall(r"[^.?!]*\?", last.text)
+    found = _YES.match(text.lstrip(" ,."))
+    if not asked or not found:
+        return None
+    words = [w[:4] for w in re.findall(r"[a-z]{3,}", asked[-1].lower()) if w not in _EMPTY]
+    own = [w[:4] for w in re.findall(r"[a-z]{3,}", found[2].lower())]
+    return None if {*words} & {*own} else found[1]
+
+
+_ASKING = re.compile(
+    r"\b(request|requir|need|want|please|permission|assist|wish|ask|advise|report|say|send|give|tell|inform|confirm"
+    r"|may i|can you|could you|is it)|\?",
+    re.IGNORECASE,
+)
+
+
+def _misused(marker: str, message: Message, end: int, last: Message | None) -> bool:
+    """Whether what follows a marker is of another kind."""
+    found = re.match(r"\W*([^.?!]*[.?!]?)", message.text[end:])
+    text = found[1] if found else ""
+    if marker == "instruction":
+        return message.speaker == "ship"
+    if marker == "answer":
+        asked = last is not None and (
+            "?" in last.text
+            or re.search(_ASKING, last.text)
+            or any(i.kind == "marker" for i in last.items)
+        )
+        return not asked
+    if marker == "request":
+        return bool(
+            re.search(r"\b(is|are) (at|in|on|off|under|out)\b|^(risk|danger) of\b", text, re.I)
+        ) and not (_ASKING.search(text))
+    if marker == "intention":
+        return bool(re.search(r"\byou(r)?\b", text, re.I)) and not re.search(
+            r"\b(i|we|my|our)\b", text, re.I
+        )
+    if marker in ("warning", "information"):
+        return "?" in text or bool(re.match(r"(i|we) request\b", text, re.I))
+    return False
 
 
 def _without(names: Sequence[str], text: str) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ..spoken.alphabet import FIGURE_OF, PRONOUNCED
 from ..spoken.numbers import NUMBER_WORDS
 from . import lexicon
 from .item import Item
@@ -29,6 +30,16 @@ _ADDED = {
 Told = list[tuple[str, list[Item]]]  # sentences and their parts
 _PROMISES = re.compile(r"\b(i|we) will\b", re.IGNORECASE)
 _RECEIVED = re.compile(r"\b(received|receipt)\b", re.IGNORECASE)
+_DONE = re.compile(
+    r"\b(cancelled|received|noted|logged|closed|ended|completed|finished|terminated|acknowledged|broadcast)\W*$",
+    re.IGNORECASE,
+)
+_THING = re.compile(
+    r"\b(anchorage|berth|buoy|pier|quay|jetty|lock|gate|sector|hatch|hold|tank|force|raft|lifeboat)"
+    r"( number| [A-Z])?\W*$",
+    re.IGNORECASE,
+)
+_NEXT = re.compile(r"\b(next|report|call|again|until|from)\b", re.IGNORECASE)
 _FROM_US = re.compile(r"\b(of|from) (me|us|you|my|our|your)\b", re.IGNORECASE)
 _COMPASS = ("north", "south", "east", "west")
 _AND_ONE = re.compile(
@@ -50,6 +61,16 @@ _OPPOSITE = {
     "inside": "outside",
     "before": "after",
     "attempt": "wait",
+    "northern": "southern",
+    "eastern": "western",
+    "northerly": "southerly",
+    "easterly": "westerly",
+    "northbound": "southbound",
+    "eastbound": "westbound",
+    "clockwise": "anticlockwise",
+    "inbound": "outbound",
+    "inward": "outward",
+    "open": "close",
 }
 _OPPOSITE |= {two: one for one, two in _OPPOSITE.items()}
 _TELLS = re.compile(
@@ -116,7 +137,87 @@ def _repetitions(
                 last = [] if "all_stations" in message.acts else told
             if not last:
                 break
+            if not words and _DONE.search(sentence[: clause.start()]):
+                continue  # when that was done
             yield part, held, last
+
+
+def transposed(state: State) -> Iterator[Violation]:
+    """Figures of the turn before that come again in another order, and were never said so: "one four" for "four one".
+
+    Of two figures those after the same word alone: most other pairs are two different numbers.
+    """
+    said: set[str] = set()
+    before: Message | None = None
+    for message in state.messages:
+        if before is not None and _another(before, message):
+            told, here = _rows(before), _rows(message)
+            again = {row for row, _, _ in here}
+            for row, word, part in here:
+                if row in said or _RECEIVED.search(part):
+                    continue
+                for was, beside, text in told:
+                    like = _mixed(row, was) and (len(row) > 2 or word == beside)
+                    new = _NEXT.search(part) and not _NEXT.search(text)
+                    if like and not new and was not in again:
+                        text = f"{row} is repeated, and {was} was said"
+                        yield Violation("readback-wrong", message.line, text, _REMEDY)
+        said |= {row for row, _, _ in _rows(message)}
+        before = message
+
+
+def renumbered(state: State) -> Iterator[Violation]:
+    """A numbered thing of the turn before that comes again with another number, in words of that turn alone."""
+    said: set[str] = set()
+    before: Message | None = None
+    for message in state.messages:
+        here = list(_numbered(state, message))
+        if before is not None and _another(before, message) and "?" not in before.text:
+            told = list(_numbered(state, before))
+            again = {number for number, _, _ in here}
+            for number, thing, words in here:
+                known = {n for n, t, w in told if t == thing and all(_like(x, w) for x in words)}
+                if known and number not in said and not known & again:
+                    text = f"{thing} {number} is repeated, and {min(known)} was said"
+                    yield Violation("readback-wrong", message.line, text, _REMEDY)
+        said |= {number for number, _, _ in here}
+        before = message
+
+
+def _numbered(state: State, message: Message) -> Iterator[tuple[str, str, list[str]]]:
+    """Numbers of buoys, berths and the like, of which thing they are, and the words of the clause before them."""
+    for place, item in enumerate(message.items):
+        if item.kind != "number" or place == 0 or not item.value.isdigit():
+            continue
+        begin = max(message.text.rfind(mark, 0, item.start) for mark in ".?!,;:") + 1
+        clause = message.text[begin : item.start]
+        if found := _THING.search(clause):
+            yield item.value, found[1].lower(), _words(state, clause)
+
+
+def _another(before: Message, message: Message) -> bool:
+    """Whether two turns in a row are of two stations."""
+    return (before.speaker, before.name) != (message.speaker, message.name)
+
+
+def _mixed(one: str, two: str) -> bool:
+    return one != two and sorted(one) == sorted(two)
+
+
+def _rows(message: Message) -> list[tuple[str, str, str]]:
+    """Rows of two and more figures, the word before each, and the text of its clause up to it; without identities."""
+    found = []
+    for place, item in enumerate(message.items):
+        if item.kind not in (*_FIGURES, "position", "axis"):
+            continue
+        text = message.text[item.start : item.end].lower()
+        row = "".join(FIGURE_OF.get(w) or PRONOUNCED.get(w) or w for w in re.findall(r"[a-z]+|\d", text)
+                      if w.isdigit() or w in FIGURE_OF or w in PRONOUNCED)  # fmt: skip
+        word = str(message.items[place - 1].value).lower() if place else ""
+        begin = max(message.text.rfind(mark, 0, item.start) for mark in ".?!") + 1
+        if len(row) > 1:
+            found.append((row, word, message.text[begin : item.start]))
+    return found
 
 
 def _asks(text: str) -> bool:

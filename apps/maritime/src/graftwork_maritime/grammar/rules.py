@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from ..scenario.model import Scenario
 from . import lexicon, readback
-from .facts import against_scenario, changed, sums
+from .facts import against_scenario, changed, crowds, sums
 from .names import identified, names
 from .opening import SIGNAL_OF, counts, opening
 from .state import Message, State, Violation
@@ -53,7 +53,9 @@ RULES: Mapping[str, str] = {
 }
 
 
-CHANNELS = {str(n) for n in (*range(1, 29), *range(60, 89), *range(1001, 1089), *range(2001, 2089))}
+_PAIRED = (*range(1, 29), *range(60, 89))
+CHANNELS = {str(n) for n in (*_PAIRED, *range(1001, 1089), *range(2001, 2089))}
+CHANNELS |= {f"{n}{half}" for n in _PAIRED for half in "AB"}  # one half of a pair, "two two alfa"
 
 
 _SOURCE = re.compile(
@@ -85,8 +87,11 @@ def check(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     yield from names(state)
     yield from changed(state)
     yield from readback.echoes(state)
+    yield from readback.transposed(state)
+    yield from readback.renumbered(state)
     yield from readback.natures(state)
     yield from sums(state)
+    yield from crowds(state, scenario)
     if scenario is not None:
         yield from against_scenario(state, scenario)
 
@@ -209,6 +214,9 @@ def _answer(state: State) -> Iterator[Violation]:
     heard = any(lexicon.RECEIPT.search(m.text) for m in before)
     if state.kind in ("distress", "relay") and not heard:
         yield _break("receipt-missing", answer, "say RECEIVED MAYDAY")
+    urgent = state.kind == "urgency" and first.signal == "panpan" and first.speaker != "coast"
+    if urgent and not lexicon.RECEIPT.search(answer.text) and not _mentions(answer, "pan"):
+        yield _break("receipt-missing", answer, "say RECEIVED PAN-PAN")
 
 
 def _content(state: State) -> Iterator[Violation]:
@@ -273,6 +281,10 @@ def _silence(state: State) -> Iterator[Violation]:
         if "silence" in message.acts:
             if message.speaker == "other" and not _mentions(message, "distress"):
                 yield _break("silence-by", message, "leave it to them, or say SEELONCE DISTRESS")
+            elif message.speaker == "ship" and controller == "coast":
+                yield _break(
+                    "silence-by", message, "leave it to the station that has imposed silence"
+                )
             before = [m for m in state.messages if m.line < message.line]
             if not any(
                 m.signal in ("mayday", "relay") or "mayday" in m.text.lower() for m in before

@@ -151,6 +151,8 @@ def sender(
     if repeats == 1 and len(heads) > 1:  # it answers
         return heads[1]
     ships = [h for h in heads if not lexicon.COAST.search(h[0])]
+    if speaker == "coast" and label:
+        return None, 0  # of a station with another name the head tells who is called, or spoken of
     return next(iter(ships if speaker != "coast" else heads), (None, 0))
 
 

@@ -33,6 +33,20 @@ _BECOMES = re.compile(
     re.IGNORECASE,
 )
 _RECEIVED = r"\breceived\W+(?:your\W+)?may ?day\b"
+_CANCELS = re.compile(
+    r"\bcancel|\bfalse (?:alert|alarm|distress)|\bin error\b|\binadvertent|\bby (?:mistake|accident|error)\b"
+    r"|\baccidental|\ba mistake\b|\bunintention|\bmistaken|\bwithdraw"
+)
+_WITHDRAWS = re.compile(
+    r"\bcancel|\bfalse\b|\bwithdraw|\b(?:no|not in) distress\b|\bin error\b|\binadvertent|\baccidental",
+    re.IGNORECASE,
+)
+# What only those near have seen: one station is told, which has sent help.
+_SHOWN = re.compile(
+    r"\b(?:flares?|rockets?|smoke|torch|lights?|signals?) (?:was|were|is|has|have)\b"
+    r"|\b(?:fired|lit) (?:a|the|one|some|two)\b"
+)
+_ALERT = re.compile(r"\balert\b|\bdsc\b|\bnature of distress\b|\bbeacon\b|\bepirb\b", re.IGNORECASE)
 # What is asked, by words of the question, and what an answer to it holds.
 _ASKED = (
     (r"how many|\bnumber of|^\W*(?:and )?(?:total )?persons on board\W*$", "a number"),
@@ -165,6 +179,8 @@ def _received(case: Case) -> list[Told]:
     for message in case.state.messages:
         n, speaker, text = message.line, message.speaker, message.text
         plain = re.sub(_RECEIVED, " ", text, flags=re.IGNORECASE)
+        if n == 1 and speaker == "coast" and (case.scenario.get("dsc") or _ALERT.search(text)):
+            distress = True  # what it acknowledges is the alert
         ours = speaker == "ship" and case.scenario.get("kind") == "distress"
         if re.search(_RECEIVED, text, re.IGNORECASE):
             if not distress:
@@ -206,13 +222,14 @@ def _holds(answer: str, what: str) -> bool:
 
 
 def _cancelled(case: Case) -> list[Told]:
-    text = case.text.lower()
+    own = " ".join(text for _, speaker, text in _turns(case) if speaker != "coast").lower()
     wrong: list[Told] = []
-    if not re.search(
-        r"\bcancel|\bfalse (?:alert|alarm)|\bin error\b|\binadvertent|\bby mistake", text
-    ):
+    if not _CANCELS.search(own):
         wrong.append((None, "nothing says that the alert was false or is cancelled"))
-    if not re.search(r"\ball stations\b", text):
+    to_all = [m for m in case.state.messages if m.speaker != "coast" and "all_stations" in m.acts]
+    if to_all and not any(_WITHDRAWS.search(m.text) for m in to_all):
+        wrong.append((to_all[-1].line, "all stations are called, and nothing is cancelled"))
+    if not _SHOWN.search(own) and not re.search(r"\ball (?:stations|ships|vessels)\b", own):
         wrong.append((None, "the cancellation does not call all stations"))
     if len(re.findall(MAYDAY, case.dialogue.turns[0].text, re.I)) >= 3:
         wrong.append((1, "a cancellation opens with Mayday three times"))

@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 
 from ...grammar import lexicon
-from ...grammar.opening import SIGNAL_OF, asks_one, counts
+from ...grammar.opening import SIGNAL_OF, asks_one, calls_by_names, counts, reports_to_one
 from ...grammar.opening import opening as begins
 from ...spoken.numbers import NUMBER_WORDS
 from ..case import Case, Filter, Told
@@ -53,7 +53,7 @@ def _signal(case: Case) -> list[Told]:
         wrong = message.repeats not in counts(case.state, message)
         told = f"{name} is said {message.repeats} times at the head, not 3"
     elif said is None:
-        wrong = not (kind == "safety" and asks_one(message))
+        wrong = not (kind == "safety" and (asks_one(message) or reports_to_one(message)))
         told = f"{name} is said 0 times at the head, not 3"
     else:
         wrong, told = True, f"the signal is {said}, and this traffic's is {name}"
@@ -62,7 +62,9 @@ def _signal(case: Case) -> list[Told]:
 
 def _identity(case: Case) -> list[Told]:
     line, text = opening(case)
-    return [] if _first(r"\bthis is\b", text) is not None else [(line, '"this is" is not said')]
+    message = case.state.messages[line - 1]
+    said = _first(r"\bthis is\b", text) is not None or calls_by_names(message)
+    return [] if said else [(line, '"this is" is not said')]
 
 
 def _nature(case: Case) -> int | None:
@@ -168,6 +170,9 @@ def _unlike(case: Case) -> list[Told]:
     return [(line, f"the opening tells of {' and '.join(told)}, and the scenario is {category}")]
 
 
+_AGAIN = r"(?:please|pls|request(?: you)?(?: to)?),? say (?:all )?again\b"
+
+
 def _over(case: Case) -> list[Told]:
     turns = case.dialogue.turns
     told: list[Told] = []
@@ -178,6 +183,8 @@ def _over(case: Case) -> list[Told]:
             told.append((n, "over awaits an answer and out ends: say one of them"))
         elif n < len(turns) and re.search(r"\?\W*out\W*$", turn.text, re.IGNORECASE):
             told.append((n, "asks, and ends with out"))
+        elif re.search(rf"{_AGAIN}[^.?!]*[.?!]\W*out\W*$", turn.text, re.IGNORECASE):
+            told.append((n, "asks for it again, and ends with out"))
     return told
 
 

@@ -17,6 +17,7 @@ from .whose import own_place, without_names
 _SIDE = re.compile(r"\W*(north|south|east|west)\b(?!\s*(?:east|west))", re.IGNORECASE)
 _OF = re.compile(r"\b((?:north|south|east|west)[\s-]?(?:east|west)?)\W+(?:of|from)\W*(?:the )?$")
 _COURSE = r"\bbearing\b|(?<!\bof )\bcourse\b|\bheading\b(?! for\b)|\bsteer(?:ing)?\b(?! gear\b)"
+_DRIFT = r"\bdrift(?:ing)?\b|\bdirection\b|\btrack\b"  # where degrees are said
 _NO_COURSE = re.compile(
     r"\W+(?:degrees )?(?:more )?(?:to |of )?"
     r"(?:port|starboard|rudder|knots?|miles?|cables?|minutes?|metres?|persons?)\b",
@@ -47,13 +48,18 @@ def axes(text: str) -> Iterator[tuple[Axis, str]]:
         unit = re.compile(r"\W*degrees?\b\W*", re.IGNORECASE).match(text, one.end)
         if not unit:
             continue
-        degrees, end = float(one.value), unit.end()
+        comma = text.rfind(
+            ",", one.start, one.end
+        )  # before it stands another number, such as an MMSI
+        alone = numbers(text[comma + 1 : one.end])[0] if comma >= 0 else one
+        degrees, end = float(alone.value), unit.end()
         minutes: float | None = None
         if (following := _minutes(text, said[i + 1 :], end)) is not None:
             minutes, end = following
         side = _SIDE.match(text, end)
         if side:
-            yield Axis(degrees, minutes, side[1].lower()), text[one.start : side.end()]
+            words = text[max(one.start, comma + 1) : side.end()].strip()
+            yield Axis(degrees, minutes, side[1].lower()), words
 
 
 def _minutes(text: str, said: list[Said], begin: int) -> tuple[float, int] | None:
@@ -181,7 +187,13 @@ def _bearings(case: Case) -> list[Told]:
     """Courses and bearings: three figures, at most 360; not how far a course is altered."""
     told: list[Told] = []
     for n, turn in enumerate(case.dialogue.turns, 1):
-        for one in after(turn.text, _COURSE, _rows(turn.text), words=1):
+        rows = _rows(turn.text)
+        degrees = [r for r in rows if re.match(r"\W+degrees\b", turn.text[r.end :], re.IGNORECASE)]
+        said = [
+            *after(turn.text, _COURSE, rows, words=1),
+            *after(turn.text, _DRIFT, degrees, words=1),
+        ]
+        for one in said:
             if _NO_COURSE.match(turn.text, one.end):
                 continue
             if len(one.value) != 3:

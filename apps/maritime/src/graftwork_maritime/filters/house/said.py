@@ -14,6 +14,7 @@ _GAP = re.compile(r"[\s,-]{1,3}")
 _AND = re.compile(r"[\s-]+and[\s-]+")  # one hundred and ten
 _NEW_SENTENCE = re.compile(r"[.?!]\s")
 _FIGURES = FIGURE_OF | PRONOUNCED
+_LONGEST = 7  # characters of a call sign
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,23 @@ def _runs(text: str, belongs: dict[str, str] | set[str]) -> Iterator[list[re.Mat
 def figures(text: str, least: int = 1) -> list[Said]:
     """Rows of figures said one at a time or written: "two zero 13" is 2013."""
     found = []
-    for row in _runs(text, _FIGURES):
+    for row in (part for run in _runs(text, _FIGURES) for part in _parted(text, run)):
         value = "".join(_FIGURES.get(t[0], t[0]) for t in row)
         if len(value) >= least:
             found.append(Said(value, row[0].start(), row[-1].end()))
     return found
+
+
+def _parted(text: str, row: list[re.Match[str]]) -> Iterator[list[re.Match[str]]]:
+    """Figures after a comma are another number where the nine of an MMSI, perhaps in groups, end before it."""
+    said = 0
+    for place, token in enumerate(row):
+        said += len(_FIGURES.get(token[0], token[0]))
+        if place + 1 < len(row) and said == 9 and "," in text[token.end() : row[place + 1].start()]:
+            yield row[: place + 1]
+            yield row[place + 1 :]
+            return
+    yield row
 
 
 def spelled(text: str, least: int = 2) -> list[Said]:
@@ -68,6 +81,12 @@ def spelled(text: str, least: int = 2) -> list[Said]:
         first = next((i for i, t in enumerate(row) if t[0] in LETTER_OF), len(row))
         row = row[first:] if first > 2 else row
         letters = any(t[0] in LETTER_OF for t in row)
+        if len(row) > _LONGEST:  # the number after a comma is another, such as an MMSI
+            pause = next(
+                (i for i in range(1, len(row)) if "," in text[row[i - 1].end() : row[i].start()]),
+                len(row),
+            )
+            row = row[:pause]
         value = "".join((LETTER_OF | _FIGURES).get(t[0], t[0]) for t in row)
         if letters and len(row) >= least:
             found.append(Said(value, row[0].start(), row[-1].end()))

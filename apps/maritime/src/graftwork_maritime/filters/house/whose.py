@@ -51,6 +51,10 @@ _AREA = re.compile(
 )
 
 
+# Where a vessel is that passes on another's distress.
+_RELAYING = re.compile(r"\bmy (?:own |present )?position\b|\bi am\b", re.IGNORECASE)
+
+
 def sentences(text: str) -> list[str]:
     """Its parts between full stops."""
     return [s for s in re.split(r"(?<=[.?!;])\s+", text) if s.strip()]
@@ -68,9 +72,12 @@ def own_place(case: Case) -> Iterator[tuple[int, str]]:
             first = n
             break
     others = case.scenario.get("kind") in ("safety", "sar", "relay")
+    relay = case.scenario.get("kind") == "relay"
     for n, turn in enumerate(case.dialogue.turns, 1):
         for part in sentences(turn.text):
             if _AREA.search(part) and turn.speaker != "ship":
+                continue
+            if relay and turn.speaker == "other" and _RELAYING.search(part):
                 continue
             if n == first:
                 yield n, part

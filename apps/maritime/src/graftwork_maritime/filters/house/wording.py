@@ -74,12 +74,15 @@ def _longitude(case: Case) -> list[Told]:
         rows = figures(turn.text)
         for one in rows:
             axis = re.compile(
-                r"\W*degrees?\b(?:(?!degrees?\b|\.\s).)*?\b(north|south|east|west)\b", re.IGNORECASE
+                r"\W*degrees?\b(?:(?!degrees?\b|\.\s|\b(?:from|of)\b).)*?\b(north|south|east|west)\b",
+                re.IGNORECASE,
             ).match(turn.text, one.end)
             side = axis[1].lower() if axis else ""
             width = {"north": 2, "south": 2, "east": 3, "west": 3}.get(side)
-            if width is not None and len(one.value) != width:
-                told.append((n, f"degrees {side} in {len(one.value)} figures, not {width}"))
+            comma = turn.text.rfind(",", one.start, one.end)  # before it stands another number
+            said = figures(turn.text[comma + 1 : one.end])[0].value if comma >= 0 else one.value
+            if width is not None and len(said) != width:
+                told.append((n, f"degrees {side} in {len(said)} figures, not {width}"))
     return told
 
 
