@@ -1,6 +1,6 @@
 """Reads the hand-written protocol cases of `tests/maritime/cases` as dialogues of the app's format.
 
-There are three sets: the folder's own, and `second` and `third`, whose dialogues have slot labels besides.
+There are four sets: the folder's own, and `second`, `third` and `fourth`, whose dialogues have slot labels besides.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 CASES = Path(__file__).parent / "cases"
-SECOND, THIRD = "second", "third"
+SECOND, THIRD, FOURTH = "second", "third", "fourth"
 Dialogue = dict[str, Any]
 
 
@@ -25,7 +25,7 @@ def _lines(part: str, name: str) -> tuple[dict[str, Any], ...]:
 
 
 def clean(part: str = "") -> tuple[Dialogue, ...]:
-    """Dialogues without a fault, each with its scenario; those of `SECOND` and `THIRD` with `labels`."""
+    """Dialogues without a fault, each with its scenario; those of `SECOND`, `THIRD` and `FOURTH` with `labels`."""
     return _lines(part, "clean.jsonl")
 
 
