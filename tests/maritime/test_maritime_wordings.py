@@ -257,6 +257,27 @@ def test_figures_before_a_comma_are_another_number() -> None:
     assert "call_sign_matches" in found(f"{call.replace('Mike four', 'Mike five')} Over.", SCENARIO)
 
 
+def test_a_distance_after_an_identity_is_a_number_of_its_own() -> None:
+    call = CALL.replace("Six miles", "MMSI two eight five zero zero four four one seven, six miles")
+    assert found(f"{call} Over.", SCENARIO) == set()
+    wrong = call.replace("six miles", "niner miles")
+    assert "distance_matches" in found(f"{wrong} Over.", SCENARIO)
+
+
+@pytest.mark.parametrize("hour", ["twenty-one", "twenty three", "eleven"])
+def test_hundreds_of_hours_are_times(hour: str) -> None:
+    told = f"{CALL} A lifeboat reaches you at {{}} hundred UTC. Over."
+    assert "time-form" not in found(told.format(hour))
+    assert "time-form" in found(told.format("twenty-five"))
+
+
+def test_an_order_of_the_coast_station_has_the_signal_once() -> None:
+    order = "Mayday, all stations, all stations, all stations, this is Prawle Coast Guard. Seelonce Mayday. Out."
+    call = f"{HEAD} Mayday Orla Finch. Six miles south of Start Point. I am sinking. I require a lifeboat. Over."
+    assert "signal-count" not in found(f"COAST (Prawle Coast Guard): {order}")
+    assert "signal-count" in found(call.replace("Mayday, Mayday, Mayday", "Mayday"))
+
+
 def test_a_bearing_from_a_place_with_a_compass_word_is_no_latitude() -> None:
     call = CALL.replace("Six miles", "Bearing zero four zero degrees from South Falls. Six miles")
     assert found(f"{call} Over.", SCENARIO) == set()

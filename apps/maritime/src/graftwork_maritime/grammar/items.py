@@ -113,6 +113,10 @@ def _word(token: Token) -> str:
 def _time(number: str, start: int, end: int) -> Item:
     if len(number) == 6 and number.isdigit() and 1 <= int(number[:2]) <= 31:
         number = number[2:]  # the day of the month before the time
+    if evening := re.fullmatch(
+        r"20([123])00", number
+    ):  # "twenty-three hundred", read as 20 and 300
+        number = f"2{evening[1]}00"
     try:
         return Item("time", read_clock(" ".join(_figures(number.replace(".", "")))), start, end)
     except GraftError:

@@ -40,9 +40,11 @@ def opening(state: State) -> Message:
 
 
 def counts(state: State, message: Message) -> tuple[int, ...]:
-    """How often the opening's signal may be said: three times; after an alert once is right as well."""
+    """How often the opening's signal may be said: three times; once is right as well after an alert, and in an order
+    of the coast station, whose MAYDAY is no call but goes before all distress traffic."""
     alerted = any(acknowledges(m) for m in state.messages if m.line < message.line)
-    return (1, 3) if alerted or follows_alert(message) else (3,)
+    order = message.speaker == "coast" and message.signal == "mayday"
+    return (1, 3) if alerted or order or follows_alert(message) else (3,)
 
 
 def follows_alert(message: Message) -> bool:

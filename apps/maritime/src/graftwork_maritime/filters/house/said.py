@@ -96,7 +96,7 @@ def spelled(text: str, least: int = 2) -> list[Said]:
 def numbers(text: str) -> list[Said]:
     """Numbers as digits or as words: "twenty one", "two one" and "21" are all 21."""
     found = []
-    for row in _runs(text, NUMBER_WORDS):
+    for row in (part for run in _runs(text, NUMBER_WORDS) for part in _parted(text, run)):
         words, parts = [t[0] for t in row], []
         if any(w.isdigit() for w in words):  # a numeral stands alone
             parts = [Said(t[0], t.start(), t.end()) for t in row if t[0].isdigit()]
