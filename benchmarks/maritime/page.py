@@ -139,7 +139,6 @@ GENERATORS = {
     "maritime/recall-second": partial(recall, "second"),
     "maritime/alarms-second": partial(alarms, "second"),
     "maritime/recall-third": partial(recall, "third"),
-    "maritime/alarms-third": partial(alarms, "third"),
     "maritime/recall-fourth": partial(recall, "fourth"),
     "maritime/live": live,
     "maritime/throughput": throughput,

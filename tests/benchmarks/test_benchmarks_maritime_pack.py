@@ -40,6 +40,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(Setting(str(data), str(data / "none"), "tiny", out, tiny=True))
 
 
+def test_lessons_do_not_depend_on_the_processes(bench: Bench, tmp_path: Path) -> None:
+    prepare(tmp_path, dict.fromkeys(LESSONS, 4), workers=2)
+    for split in LESSONS:
+        file = f"live/{split}.jsonl"
+        assert (tmp_path / file).read_bytes() == (Path(bench.setting.data) / file).read_bytes()
+
+
 def leave(out: Path, name: str, **known: float) -> None:
     """A graft as a training leaves it."""
     grafts = out / HEADLINE / "grafts"

@@ -55,6 +55,24 @@ def test_each_variant_and_batch_has_rows_and_a_failing_one_says_why(
     assert rate.lo <= rate.value <= rate.hi and rate.n == 2
 
 
+def test_what_is_measured_stays_when_a_run_is_stopped(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(bench: Bench, variant: str, batch: int, count: int) -> float:
+        if variant == CONSTRAINED:
+            raise KeyboardInterrupt
+        return 2.0
+
+    monkeypatch.setattr(Bench, "write", write)
+    out = tmp_path / "record.json"
+    with pytest.raises(KeyboardInterrupt):
+        main(["--data", str(data), "--tiny", "--batches", "1", "--out", str(out)])
+    rows = validate_record(out).find(metric=RATE)
+    assert [(r.variant, r.value) for r in rows] == [
+        (f"{variant}, 1 at once", 30.0) for variant in (BASE, GRAFT)
+    ]
+
+
 def test_the_base_is_the_graft_switched_off(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(data, "tiny", None, "cpu", 3)
     seen: dict[str, list[list[int]]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from itertools import islice
 from pathlib import Path
 
@@ -191,3 +192,11 @@ def test_parts_together_are_the_whole(tmp_path: Path) -> None:
     )
     with pytest.raises(SystemExit):
         live.main(["--part", "2/2"])
+
+
+def test_a_model_holds_its_dialogues_once_if_asked() -> None:
+    asked = Namespace(base="tiny", adapter=None, device="cpu", temperature=0.0, tiny=True)
+    asked.partner, asked.form = "model", "live"
+    for once, names in ((True, ["tiny"]), (False, ["tiny", "tiny, facts kept"])):
+        asked.once = once
+        assert list(live.makers(asked)) == names

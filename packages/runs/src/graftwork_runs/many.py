@@ -54,7 +54,17 @@ def _report(told: dict[str, Any]) -> Report:
     )
     page.table(
         "Jobs",
-        ["job", "app", "method", "status", "steps", "priority", "trained", "rows", "last loss"],
+        [
+            "job",
+            "app",
+            "method",
+            "status",
+            "steps",
+            "priority",
+            "trained",
+            "rows of passes",
+            "last loss",
+        ],
         [
             [
                 j["name"],

@@ -93,7 +93,8 @@ class Tenant:
     Attributes:
         status: "running"; "done" (all steps taken, or its data ended); "failed" (dropped); "left" (taken off).
         step: optimizer steps taken; micro: batches of the present step that have their gradient.
-        drawn: batches drawn so far; rows: rows of those that had their gradient.
+        drawn: batches drawn so far; rows: rows of those that had their gradient, as they
+            were joined: of a chunked batch its chunks.
         curve: (step, loss) for every step, the loss a mean over its batches.
         failures: what went wrong, one line each; `streak` of them in a row.
     """

@@ -126,21 +126,14 @@ _OTHERS = re.compile(
 
 def crowds(state: State, scenario: Scenario | None) -> Iterator[Violation]:
     """More persons saved than there were, or "all" with another number than any that was told."""
-    known = (
-        {scenario.vessel.persons} - {None}
-        if scenario is not None and scenario.kind != "safety"
-        else set()
-    )
+    known: set[int] = set()
+    if scenario is not None and scenario.kind != "safety" and scenario.vessel.persons:
+        known.add(scenario.vessel.persons)  # of some vessels nobody knows how many
     for message in state.messages:
-        counts = {n for n in known if n is not None}
-        possible = (
-            counts
-            | {a + b for a in counts for b in counts}
-            | {abs(a - b) for a in counts for b in counts}
-        )
+        possible = known | {n for a in known for b in known for n in (a + b, abs(a - b))}
         for begin, part in parts(message.text):
             if (
-                not counts
+                not known
                 or _OTHERS.search(part)
                 or "correction" in message.acts
                 or part.rstrip().endswith("?")
@@ -151,9 +144,9 @@ def crowds(state: State, scenario: Scenario | None) -> Iterator[Violation]:
                     continue
                 number = int(item.value)
                 whole = _ALL.search(message.text[begin : item.start]) is not None
-                more = number > max(counts) and _SAVED.search(part) is not None
+                more = number > max(known) and _SAVED.search(part) is not None
                 if number not in possible and (whole or more):
-                    text = f"{number} persons, and {max(counts)} were told"
+                    text = f"{number} persons, and {max(known)} were told"
                     yield Violation(
                         "persons-sum", message.line, text, "say CORRECTION and the right number"
                     )
