@@ -88,7 +88,11 @@ def ship_live(out: Path, base: str, to: Path, records: Path = RECORDS) -> Path:
     """The graft that answers live."""
     run = out / "run"
     [loss] = validate_record(run / "record.json").find(metric="val_loss")
-    metrics = {**live_metrics(Path(base).name, records), "validation loss": loss.value}
+    took = json.loads((out / f"{LIVE_GRAFT}.json").read_text())
+    metrics = {
+        **live_metrics(Path(base).name, records),
+        "validation loss": loss.value, "training seconds": took["seconds"],
+    }  # fmt: skip
     card = LIVE_CARD.format(LESSONS["train"])
     return ship(run / LIVE_GRAFT, base, to, form=LIVE_FORM, card=card, metrics=metrics)
 

