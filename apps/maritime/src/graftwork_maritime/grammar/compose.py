@@ -14,8 +14,8 @@ from random import Random
 from graftwork.errors import GraftError
 
 from ..dialogues import Turn
-from ..scenario.model import Near, Scenario
-from .phrases import Voice, categories, procedure
+from ..scenario.model import Scenario
+from .phrases import Voice, categories, procedure, rescue
 
 FORMS = ("full", "paper")
 
@@ -130,12 +130,9 @@ class _Script:
         voice, scenario = self.voice, self.scenario
         if scenario.category == "advice":
             return voice.say("doctor", n=voice.number(voice.draw.randrange(5, 21)))
-        units = procedure()["units"].get(scenario.category) or procedure()["units"]["other"]
-        unit = voice.draw.choice(sorted(units))
-        start = scenario.port or scenario.harbour
-        miles = (start or scenario.place or Near("", 30)).distance_nm
-        minutes = round(60 * miles / units[unit]) + voice.draw.randrange(10, 31)
+        unit, minutes = rescue(scenario, voice.draw)
         more = {"unit": unit, "n": voice.number(minutes)}
+        start = scenario.port or scenario.harbour
         if start and voice.chance(0.5):
             return voice.say("sent_from", port=start.name, **more)
         return voice.say("sent", **more)

@@ -9,7 +9,7 @@ from importlib.resources import files
 from random import Random
 from typing import Any
 
-from ..scenario.model import Scenario
+from ..scenario.model import Near, Scenario
 from ..spoken import cardinal, clock, digits, spell
 
 _ONE = re.compile(r"\bone (nautical )?(mile|minute|hour|knot|degree)s\b")
@@ -28,6 +28,14 @@ def categories() -> dict[str, Any]:
 def procedure() -> dict[str, Any]:
     """{part: wordings}."""
     return _table("procedure")
+
+
+def rescue(scenario: Scenario, draw: Random) -> tuple[str, int]:
+    """A unit that fits the category, and the minutes that it takes from the nearest known place."""
+    units = procedure()["units"].get(scenario.category) or procedure()["units"]["other"]
+    unit = draw.choice(sorted(units))
+    start = scenario.port or scenario.harbour or scenario.place or Near("", 30)
+    return unit, round(60 * start.distance_nm / units[unit]) + draw.randrange(10, 31)
 
 
 class Voice:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from ..grammar.phrases import Voice, procedure
-from ..scenario.model import Near, Scenario
+from ..grammar.phrases import Voice
+from ..scenario.model import Scenario
+from .aid import aid
+from .hail import GRAVE, Hail, hail
 
 if TYPE_CHECKING:
     from .session import Scene
 
-_MISSING = (
-    ("name", "What is the name of your vessel?"),
-    ("position", "What is your position?"),
-    ("category", "What is the nature of your distress?"),
-    ("persons", "How many persons are on board?"),
-    ("help", "What assistance do you require?"),
-)
-_WHEN = re.compile(r"\b(when|how long|eta|time of arrival|how soon)\b", re.IGNORECASE)
-_ASKS = re.compile(r"\?|\b(what|which|where|who|how|why)\b", re.IGNORECASE)
+_ASK = {
+    "name": ("What is the name of your vessel?", "Say the name of your vessel."),
+    "position": ("What is your position?", "Say your position."),
+    "category": ("What is the nature of your distress?", "What is wrong on board?"),
+    "persons": ("How many persons are on board?", "Say the number of persons on board."),
+    "help": ("What assistance do you require?", "What help do you need?"),
+}
 
 
 class Watch:
@@ -31,76 +30,85 @@ class Watch:
     """
 
     def __init__(self, scenario: Scenario, voice: Voice) -> None:
-        self.scenario, self.voice = scenario, voice
-        self.answered = self.closed = False
+        self.scenario, self.voice, self.aid = scenario, voice, aid(scenario)
+        self.answered_call = self.closed = False
         self.sent: str | None = None
+        self.last: str | None = None  # what it said to the vessel
 
     def reply(self, scene: Scene) -> str | None:
-        """The next turn; None before anybody called, and when all is said."""
-        state, station = scene.state, self.scenario.station.name
-        name = state.name or "Station calling"
-        if scene.heard is None:
+        """The next turn; None before anybody called."""
+        if scene.heard is None or not (scene.heard.strip() or scene.turns):
             return None
-        if not scene.heard.strip():
-            return (
-                f"{name}, {name}, {name}, this is {station}. Do you receive me? Over."
-                if scene.turns
-                else None
+        return self.answered(hail(scene, self.aid, self.sent is not None))
+
+    def answered(self, heard: Hail) -> str:
+        """The reply to what was heard."""
+        station, name = self.scenario.station.name, heard.name or "Station calling"
+        to = f"{name}, this is {station}."
+        if heard.act == "nothing":
+            return f"{name}, {name}, {to} Do you receive me? Over."
+        if heard.act in ("offer", "noise"):
+            return self._other(heard)
+        if heard.act == "cancel":
+            return f"{to} Received, your false alert is cancelled. Out."
+        if heard.act == "again" and self.last:
+            return f"I say again. {self.last}"
+        said = self._said(heard, to)
+        self.last = said
+        return said
+
+    def _said(self, heard: Hail, to: str) -> str:
+        if heard.act == "changed":
+            asked = (
+                f"Your {heard.what} differs from your first message. Say again your {heard.what}."
             )
-        turn = scene.turns[-1]
-        if turn.speaker == "other":
-            return self._other(scene)
-        if state.kind == "cancel":
-            return f"{name}, this is {station}. Received, your false alert is cancelled. Out."
-        changed = [
-            v for v in state.violations if v.line == len(scene.turns) and v.rule == "fact-changed"
-        ]
-        if changed:
-            what = changed[0].text.removeprefix("the ").partition(" was ")[0]
-            asked = f"Your {what} differs from your first message. Say again your {what}."
-            return f"{name}, this is {station}. {asked} Over."
-        parts = [] if self.answered else [self._receipt(scene, name)]
-        self.answered = True
-        missing = [ask for key, ask in _MISSING if not getattr(state, key)]
-        if _WHEN.search(turn.text):
+            return f"{to} {asked} Over."
+        parts = [] if self.answered_call else [self._receipt(heard, to)]
+        self.answered_call = True
+        if heard.act == "read-back":
+            parts += (
+                [f"Negative. Correction. {self._help()}"] if heard.wrong else ["That is correct."]
+            )
+        elif heard.act == "when":
             parts.append(self._help())
-        elif _ASKS.search(turn.text):
+        elif heard.act == "question":
             parts.append("No information.")
-        elif missing and state.kind != "safety":
-            parts.append(missing[0])
-        elif self.sent is None and state.kind != "safety":
-            parts.append(self._help())
-        elif not self.closed:
-            self.closed = True
-            return " ".join([*parts, self.voice.say("close"), "Out."])
         else:
-            return None
+            wants_more = heard.kind != "safety"
+            lead = [] if parts else [self._lead(to)]
+            if wants_more and heard.missing:
+                parts += [*lead, self.voice.choose(list(_ASK[heard.missing[0]]))]
+            elif wants_more and self.sent is None:
+                parts += [*lead, self._help()]
+            else:
+                end = [] if self.closed else [self.voice.say("close")]
+                self.closed = True
+                return " ".join([*parts, *lead, *end, "Out."])
         return " ".join([*parts, "Over."])
 
-    def _receipt(self, scene: Scene, name: str) -> str:
-        grave = scene.state.kind in ("distress", "relay")
-        said = f"{name}, this is {self.scenario.station.name}."
-        if grave:
-            return f"Mayday. {said} {self.voice.say('received')}"
-        return f"{said} {self.voice.say('received_pan')}"
+    def _lead(self, to: str) -> str:
+        """That the message was received, at times with both names."""
+        said = self.voice.say("coast_lead")
+        return f"{to} {said}" if self.voice.chance(0.4) else said
 
-    def _other(self, scene: Scene) -> str | None:
+    def _receipt(self, heard: Hail, to: str) -> str:
+        if heard.kind in GRAVE:
+            return f"Mayday. {to} {self.voice.say('received')}"
+        return f"{to} {self.voice.say('received_pan')}"
+
+    def _other(self, heard: Hail) -> str:
         """A third station: silence is imposed when it disturbs a distress, and its offer is taken."""
-        other, station = scene.turns[-1], self.scenario.station.name
-        name = scene.state.name or "the vessel in distress"
-        if scene.state.kind not in ("distress", "relay"):
-            return f"{other.name or 'Station calling'}, this is {station}. Stand by. Over."
-        if re.search(r"\bassist|proceed|arriv", other.text, re.IGNORECASE):
-            said = scene.state.messages[-1].sender or other.name or "Station calling"
-            return f"Mayday. {said}, this is {station}. Received. Proceed to {name} and report on arrival. Over."
+        station, sender = self.scenario.station.name, heard.sender or "Station calling"
+        if heard.kind not in GRAVE:
+            return f"{sender}, this is {station}. Stand by. Over."
+        if heard.act == "offer":
+            name = heard.name or "the vessel in distress"
+            return f"Mayday. {sender}, this is {station}. Received. Proceed to {name} and report on arrival. Over."
         return self.voice.say("silence")
 
     def _help(self) -> str:
         if self.sent is None:
-            draw, units = self.voice.draw, procedure()["units"]
-            known = units.get(self.scenario.category) or units["other"]
-            unit = draw.choice(sorted(known))
-            miles = (self.scenario.port or self.scenario.harbour or Near("", 30)).distance_nm
-            minutes = round(60 * miles / known[unit]) + draw.randrange(10, 31)
-            self.sent = self.voice.say("sent", unit=unit, n=self.voice.number(minutes))
+            self.sent = self.voice.say(
+                "sent", unit=self.aid.unit, n=self.voice.number(self.aid.minutes)
+            )
         return self.sent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graftwork.errors import GraftError
@@ -27,14 +27,16 @@ class Desk:
         title: what the partners are.
         keep: what `keep` is where nobody says it; see `Session`.
         preset: of the scenarios that are drawn.
+        plays: the parts that the partners can play.
     """
 
     def __init__(
-        self, partner: Callable[[Scenario, int], Partner], title: str, keep: bool = False, preset: str = "coastal"
+        self, partner: Callable[[Scenario, int], Partner], title: str, keep: bool = False, preset: str = "coastal",
+        plays: Sequence[str] = ROLES,
     ) -> None:  # fmt: skip
         if preset not in PRESETS:
             raise GraftError(f"preset {preset!r}; choose one of {', '.join(PRESETS)}")
-        self.partner, self.title, self.keep = partner, title, keep
+        self.partner, self.title, self.keep, self.plays = partner, title, keep, tuple(plays)
         self.engine = Engine(preset, exercise=True)
         self.sessions: OrderedDict[str, Session] = OrderedDict()
 
@@ -56,6 +58,11 @@ class Desk:
             raise GraftError(f"keep: {keep!r}; write true or false")
         if role not in ROLES:
             raise GraftError(f"role: {role!r}; choose one of {', '.join(ROLES)}")
+        if role not in self.plays:
+            raise GraftError(
+                f"role: {role}: this adapter has learnt to play {', '.join(self.plays)} alone; serve with --config "
+                "watch, with an adapter of your own, or with --partner composer"
+            )
         session = self.session(scenario, seed, role, keep)
         number = secrets.token_hex(8)
         first = session.open()

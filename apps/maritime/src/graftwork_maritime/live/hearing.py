@@ -13,7 +13,7 @@ from .topics import known, named, plain, topics
 ACTS = (
     "nothing", "seelonce", "feenee", "elsewhere", "again", "readback", "question", "statement",
 )  # fmt: skip
-_AGAIN = re.compile(
+AGAIN = re.compile(
     r"say (all |it |that )?again|(?<!\bi )(?<!\bwe )repeat"
     r"|((did|do|could|can) ?not|didn't|don't|couldn't|can't|cannot) (hear|receive|read|copy|catch|understand|get\b)"
     r"|unreadable|broken( up)?\b(?! \w)"
@@ -92,7 +92,7 @@ def listen(text: str, scenario: Scenario, speaker: str = "coast") -> Heard:
     read = _read_back(told, scenario)
     if set(read) & set(_FIGURES):  # however it is put, what is said wrongly is corrected
         return Heard("readback", read[0], wrong=tuple(truth.wrong(told, scenario, speaker)))
-    if _AGAIN.search(text):
+    if AGAIN.search(text):
         return _about("again", topic(text, scenario))
     if read and (_READS.search(told) or "?" not in told):
         return Heard("readback", read[0], wrong=tuple(truth.wrong(told, scenario, speaker)))

@@ -16,7 +16,7 @@ from graftwork_llm.pieces import Pieces
 
 from ..dialogues import Turn
 from ..model.constrained import FactGuide
-from ..model.prompts import LIVE, PAUSE, SYSTEM, answer, prompt
+from ..model.prompts import LIVE, PAUSE, SYSTEM, WATCH, answer, prompt
 from .session import Scene
 
 _LABEL = re.compile(r"\s*(SHIP|COAST|OTHER)(?:\s*\([^)]*\))?\s*:\s*")
@@ -26,7 +26,8 @@ class Model:
     """Plays a station by writing the next line of the dialogue.
 
     Where it begins the line with another station's label it keeps silent. A pause is written as a turn of the other
-    station in the form `live`; dialogues of other forms have none, and there the label is given after it.
+    station in the form `live`; dialogues of other forms have none, and there the label is given after it. As a coast
+    station a model of that form is told what the station knows, and nothing of the vessel.
 
     Args:
         network: a causal language model of transformers, grafted or not.
@@ -60,13 +61,14 @@ class Model:
         turns = self._with_pauses(scene) if self.form == LIVE else scene.turns
         before = answer(turns) + "\n" if turns else ""
         given = paused and self.form != LIVE
-        asked = prompt(scene.scenario, self.form)
+        watches = scene.role == "coast" and self.form == LIVE
+        asked = prompt(scene.scenario, WATCH if watches else self.form)
         first = encode(self.tokenizer, asked, system=SYSTEM).prompt
         so_far = before + (own if given else "")
         told = self.tokenizer(so_far, add_special_tokens=False)["input_ids"] if so_far else []
         seed = mixed_seed("live", self.seed, scene.scenario.id, len(scene.turns), scene.attempt)
         end, guides = self.tokenizer.eos_token_id, None
-        if self.pieces is not None:
+        if self.pieces is not None and scene.role == "ship":  # what a person calls about is free
             guides = [FactGuide(scene.scenario, self.pieces, end, so_far)]
         [tokens] = complete(
             self.network, [[*first, *told]], [seed], end=end,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from graftwork.errors import GraftError
 from ..scenario import Scenario
 from .composer import Composer
 from .desk import Desk
-from .session import Partner
+from .session import ROLES, Partner
 
 PARTNERS = ("model", "composer")
 TOKENS = 200  # of a turn at most; the longest composed one has about 170
@@ -18,7 +19,7 @@ TOKENS = 200  # of a turn at most; the longest composed one has about 170
 
 def open_desk(
     module: Any, device: Any, partner: str | None, *, adapter: str | None, keep: bool, preset: str,
-    temperature: float, form: str, constrained: bool = False,
+    temperature: float, form: str, constrained: bool = False, plays: Sequence[str] = ROLES,
 ) -> Desk:  # fmt: skip
     """A desk whose sessions are played by the model, or by the grammar's composer.
 
@@ -28,7 +29,7 @@ def open_desk(
         partner: model or composer; None: the model, unless it is the random base without an adapter.
         adapter: the folder of its graft, or None.
         keep, preset: as `Desk`. temperature: of sampling. form: as in training.
-        constrained: the model's tokens keep to the scenario's facts.
+        constrained: the model's tokens keep to the scenario's facts. plays: the parts that the adapter has learnt.
 
     Raises GraftError for an unknown partner or preset.
     """
@@ -59,4 +60,4 @@ def open_desk(
 
     graft = ", with an adapter" if adapter else ", without an adapter"
     apart = ", constrained to the facts" if constrained else ""
-    return Desk(made, f"model {base}{graft}{apart}", keep, preset)
+    return Desk(made, f"model {base}{graft}{apart}", keep, preset, plays)

@@ -13,9 +13,8 @@ from .. import NOTICE
 from ..dialogues import MAX_TURNS, SPEAKERS, Turn
 from ..grammar import State, Violation, parse
 from ..scenario.model import Scenario
-from . import truth
+from . import aid, coast_replies, replies, truth
 from .hearing import listen
-from .replies import kind_of
 
 ROLES = ("ship", "coast")
 LONGEST = 2000  # characters of a turn that is heard
@@ -60,8 +59,9 @@ class Exchange:
     Args:
         heard: the turn that was heard; None: nobody spoke.
         reply: the turn that was said; None: silence.
-        kind: of the reply, see `replies.KINDS`.
-        changed: keys of facts that the reply says otherwise than the scenario.
+        kind: of the reply, see `replies.KINDS`, and `coast_replies.KINDS` of a coast station's.
+        changed: keys of facts that the reply says otherwise than the scenario; a coast station's are those of its help,
+            `unit` and `minutes`, too.
         by: who said it: the partner's name, or `redrawn` and `composer` where the facts were kept for it.
         state: parsed after the reply; violations: those of this step's turns.
         seconds: until the reply was there.
@@ -155,7 +155,7 @@ class Session:
             self.turns = (*self.turns, reply)
         state = self._parsed(self.turns) if reply is not None else scene.state
         return Exchange(
-            heard, reply, kind_of(said, self.scenario), tuple(self._wrong(said)), by, state,
+            heard, reply, self._kind(said), tuple(self._wrong(said)), by, state,
             tuple(v for v in state.violations if v.line > before), time.perf_counter() - begun,
         )  # fmt: skip
 
@@ -176,7 +176,16 @@ class Session:
         return " ".join(said.split()) or None if said else None
 
     def _wrong(self, said: str | None) -> list[str]:
-        return truth.wrong(said, self.scenario, self.role) if said else []
+        if not said:
+            return []
+        found = truth.wrong(said, self.scenario, self.role)
+        if self.role == "coast":
+            found += aid.wrong(said, aid.aid(self.scenario))
+        return found
+
+    def _kind(self, said: str | None) -> str:
+        told = replies.kind_of if self.role == "ship" else coast_replies.kind_of
+        return told(said, self.scenario)
 
     def _follow(self, heard: Turn) -> None:
         act = listen(heard.text, self.scenario, heard.speaker).act

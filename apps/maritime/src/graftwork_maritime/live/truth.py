@@ -18,7 +18,7 @@ OWN = ("name", "type", "mmsi", "call_sign", "position", "persons")
 _SENTENCE = re.compile(r"[^.?!]+[.?!]*")
 _CONFIRMS = re.compile(r"\b(correct|right|confirm|understand|copied)\b")
 _CLOSE = 0.0004  # degrees; hundredths of a minute are 0.00017
-_NUMBERS = re.compile(rf"\b(?:(?:{'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))})\b[ -]?)+")
+NUMBERS = re.compile(rf"\b(?:(?:{'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))})\b[ -]?)+")
 
 
 def keys(scenario: Scenario) -> tuple[str, ...]:
@@ -171,6 +171,11 @@ def _whole(phrase: str, text: str) -> bool:
 def _numbers(text: str) -> set[int]:
     """Whole numbers in words or figures; a row of single figures is one number."""
     found = {int(n) for n in re.findall(r"\b\d{1,9}\b", text)}
-    for row in _NUMBERS.finditer(text.lower()):
-        found.add(int(float(read_number(row[0].replace("-", " ").split()))))
+    for row in NUMBERS.finditer(text.lower()):
+        found.add(number(row[0]))
     return found
+
+
+def number(row: str) -> int:
+    """A whole number in words or figures."""
+    return int(row) if row.isdigit() else int(float(read_number(row.replace("-", " ").split())))

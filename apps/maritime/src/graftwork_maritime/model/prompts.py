@@ -21,6 +21,9 @@ NOTHING = "(nothing)"  # the text of the one turn of a dialogue in which nothing
 PAPER = "paper"  # the form of the paper, whose context knows no weather
 # the form of exchanges in which nobody may speak for a while, and what stands for that
 LIVE, PAUSE = "live", NOTHING
+WATCH = (
+    "watch"  # of those in which the model is the coast station, which is told nothing of the vessel
+)
 _NAMES = {
     "vessel_MMSI": "MMSI", "vessel_call_sign": "call sign", "vessel_coordinate_dms": "position",
     "compass_direction": "direction from the place", "closest_place_name": "place",
@@ -32,7 +35,9 @@ _FLAGS = {"digit_by_digit", "can_have_cargo"}
 
 
 def prompt(scenario: Scenario, form: str = "full") -> str:
-    """The facts of a scenario, one a line. `form`: of the dialogue, as `compose` takes it, or `LIVE`."""
+    """The facts of a scenario, one a line. `form`: of the dialogue, as `compose` takes it, `LIVE` or `WATCH`."""
+    if form == WATCH:
+        return _watch(scenario)
     context = paper_context(scenario)
     one_by_one = bool(context["digit_by_digit"])
     say = digits if one_by_one else cardinal
@@ -67,6 +72,21 @@ def prompt(scenario: Scenario, form: str = "full") -> str:
     if scenario.dsc is not None:
         facts.append(("DSC alert", f"nature {scenario.dsc.nature}"))
     return "\n".join(f"{name}: {value}" for name, value in facts if value not in (None, ""))
+
+
+def _watch(scenario: Scenario) -> str:
+    """What a coast station knows before anybody calls: its name, and which help it can send."""
+    from ..live.aid import aid
+
+    known = aid(scenario)
+    one_by_one = scenario.position.digit_by_digit
+    facts = {
+        "form": WATCH,
+        "figures": "digit by digit" if one_by_one else "as numbers",
+        "coast station": scenario.station.name,
+        "help": f"{known.unit}, {(digits if one_by_one else cardinal)(known.minutes)} minutes",
+    }
+    return "\n".join(f"{name}: {value}" for name, value in facts.items())
 
 
 def few_shot(examples: Sequence[tuple[Dialogue, Scenario]], scenario: Scenario, form: str) -> str:
