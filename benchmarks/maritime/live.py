@@ -1,14 +1,15 @@
-"""500 live exchanges with a scripted coast station: right kind of reply, changed facts, time.
+"""500 live exchanges with a scripted station: right kind of reply, changed facts, time.
 
     python -m benchmarks.maritime.live --partner composer
+    python -m benchmarks.maritime.live --partner composer --role coast
     python -m benchmarks.maritime.live --partner model --base FOLDER --adapter GRAFT --out OUT.json
 
-An exchange is a move of the script of `graftwork_maritime.lessons` and the reply to it; a dialogue has ten or a few
-more. With a model every dialogue is held twice, the second time with facts and silence kept (`keep`), which is told
-apart; --once leaves that out. A dialogue that fails leaves its error in the record and the others go on. With --lines
-FILE finished dialogues are kept there, and a stopped run goes on. Several processes share the dialogues with --part 0/4
---lines 0.jsonl and so on; the same command with all their files and without --part writes the record. --tiny rehearses
-in seconds.
+An exchange is a move of a script of `graftwork_maritime.lessons` and the reply to it; a dialogue has ten or a few
+more. The partner plays the ship, with --role coast the coast station. With a model every dialogue is held twice, the
+second time with facts and silence kept (`keep`), which is told apart; --once leaves that out. A dialogue that fails
+leaves its error in the record and the others go on. With --lines FILE finished dialogues are kept there, and a stopped
+run goes on. Several processes share the dialogues with --part 0/4 --lines 0.jsonl and so on; the same command with all
+their files and without --part writes the record. --tiny rehearses in seconds.
 """
 
 from __future__ import annotations
@@ -23,31 +24,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.maritime.wordings import SETS
+from benchmarks.maritime.live_roles import MOVES, ROLES, SHIP, Role
 from graftwork.errors import GraftError
 from graftwork_maritime import NOTICE
-from graftwork_maritime.lessons import LEARNT_KINDS, Move, Wordings, script
-from graftwork_maritime.lessons.script import KINDS
-from graftwork_maritime.lessons.wordings import FIRST, MENDED
-from graftwork_maritime.lessons.wordings import SETS as LEARNT
-from graftwork_maritime.live import Composer, Exchange, Partner, Session, truth
+from graftwork_maritime.lessons import LEARNT_KINDS
+from graftwork_maritime.lessons.script import OTHER
+from graftwork_maritime.live import Composer, Partner, Session
 from graftwork_maritime.scenario import Engine, Scenario
 from graftwork_runs import Record, Row, environment
 from graftwork_runs.files import write_atomic
 from graftwork_runs.surroundings import device_name
 
 RECORDS = Path(__file__).parents[1] / "records" / "maritime"
-MOVES, EXCHANGES, SEED = 10, 500, 9001  # scenarios of this seed are in no training set
+EXCHANGES, SEED, FIRST = 500, 9001, "first"  # scenarios of this seed are in no training set
 ALL, WANTED, QUICK = "all", 0.9, 2.0
 _KNOWN = {
     "composer": (
-        MENDED,
         "in wordings that were known when its ear was mended",
         "The composer's ear was mended by one who had read these wordings and what it missed of them.",
         "A first look: the author of these wordings had not seen the composer, whose ear was finished then.",
     ),
     "model": (
-        LEARNT,
         "in the wordings that its lessons have",
         "A model that is trained for live exchanges has these wordings in its lessons.",
         "A first look: the model's lessons have none of these wordings.",
@@ -66,28 +63,19 @@ def scenarios() -> Iterator[Scenario]:
             yield found
 
 
-def right(move: Move, done: Exchange, scenario: Scenario) -> bool:
-    """Whether the reply is of a kind that the move expects, and says the fact that it must say."""
-    if done.kind not in move.replies:
-        return False
-    return move.key is None or (
-        done.reply is not None and move.key in truth.said(done.reply.text, scenario)
-    )
-
-
 def dialogue(
-    scenario: Scenario, partner: Partner, keep: bool, said: Wordings = FIRST
+    scenario: Scenario, partner: Partner, keep: bool, said: str = FIRST, role: Role = SHIP
 ) -> list[dict[str, Any]]:
-    """A line for each exchange of one dialogue, in which the partner has wordings of a set."""
+    """A line for each exchange of one dialogue, in which the scripted station has the wordings of a set."""
     second = Composer(scenario) if keep else None
-    session, lines = Session(scenario, partner, keep=second), []
+    session, lines = Session(scenario, partner, role.name, second), []
     session.open()
-    for move in script(scenario, MOVES, SEED, said):
-        done = session.hear(move.text, move.speaker)
+    for move in role.moves(scenario, SEED, role.sets[said]):
+        done = session.hear(move.text, move.speaker, OTHER if move.speaker == "other" else None)
         lines.append({
             "scenario": scenario.id, "kind": move.kind, "heard": move.text, "wanted": list(move.replies),
             "key": move.key, "reply": done.reply.text if done.reply else None, "got": done.kind, "by": done.by,
-            "right": right(move, done, scenario), "changed": list(done.changed), "seconds": done.seconds,
+            "right": role.right(move, done, scenario), "changed": list(done.changed), "seconds": done.seconds,
         })  # fmt: skip
     return lines
 
@@ -100,7 +88,8 @@ def hold(
     files: Sequence[Path] = (),
     say: Callable[[str], None] = print,
     part: tuple[int, int] = (0, 1),
-    said: Wordings = FIRST,
+    said: str = FIRST,
+    role: Role = SHIP,
 ) -> list[dict[str, Any]]:
     """A line for each of at least `count` exchanges of a variant; a dialogue that failed is `MOVES` lines.
 
@@ -109,7 +98,7 @@ def hold(
         files: of lines of earlier runs; new ones are written to the first.
         say: is told the progress.
         part: (i, n) holds each n-th dialogue from the i-th.
-        said: the partner's wordings.
+        said: the scripted station's set of wordings. role: the part that the partner plays.
     """
     known: dict[str, list[dict[str, Any]]] = {}
     for line in (line for file in files for line in _kept(file) if line["variant"] == variant):
@@ -121,7 +110,7 @@ def hold(
         if number % part[1] != part[0]:
             continue
         if scenario.id not in known:
-            new = _held(make, scenario, variant, keep, said)
+            new = _held(make, scenario, variant, keep, said, role)
             if files:
                 old = files[0].read_text("utf8") if files[0].exists() else ""
                 write_atomic(files[0], old + "".join(json.dumps(line) + "\n" for line in new))
@@ -132,22 +121,24 @@ def hold(
 
 
 def _held(
-    make: Maker, scenario: Scenario, variant: str, keep: bool, said: Wordings
+    make: Maker, scenario: Scenario, variant: str, keep: bool, said: str, role: Role
 ) -> list[dict[str, Any]]:
     try:
         partner = make(scenario, SEED)
         where = device_name(getattr(partner, "device", "cpu"))
-        new = [{**line, "device": where} for line in dialogue(scenario, partner, keep, said)]
+        new = [{**line, "device": where} for line in dialogue(scenario, partner, keep, said, role)]
     except Exception as error:  # the others go on, and the record says it
         traceback.print_exc()
         new = [{"scenario": scenario.id, "error": f"{type(error).__name__}: {error}"}] * MOVES
     return [{"variant": variant, **line, "notice": NOTICE} for line in new]
 
 
-def rows(lines: Sequence[dict[str, Any]], variant: str, keep: bool = False) -> list[Row]:
+def rows(
+    lines: Sequence[dict[str, Any]], variant: str, keep: bool = False, role: Role = SHIP
+) -> list[Row]:
     """Shares by kind of move, the total first, and the time of a reply; a failed exchange is neither right nor kept."""
     found = []
-    for kind in (ALL, *KINDS):
+    for kind in (ALL, *role.kinds):
         some = [line for line in lines if kind in (ALL, line.get("kind"))]
         if not some:
             continue
@@ -248,6 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Hold the exchanges, and write the record."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.maritime.live", description=__doc__)
     parser.add_argument("--partner", choices=("composer", "model"), default="composer")
+    parser.add_argument("--role", choices=tuple(ROLES), default=SHIP.name, help="that it plays")
     parser.add_argument("--base", default="tiny", help="tiny, smollm2, or a folder")
     parser.add_argument("--adapter", help="folder of a graft")
     parser.add_argument("--form", default="full")
@@ -262,37 +254,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--part", type=_part, default=(0, 1), help="I/N: each N-th dialogue from the I-th"
     )
     parser.add_argument(
-        "--wordings", choices=tuple(SETS), default="first", help="what the partner says"
+        "--wordings", default=FIRST, help="what the other station says: first, second ..."
     )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--tiny", action="store_true", help="20 exchanges, eight tokens a reply")
     args = parser.parse_args(argv)
     if args.exchanges < 1:
         raise GraftError(f"--exchanges {args.exchanges}; give at least 1")
+    role = ROLES[args.role]
+    if args.wordings not in role.sets:
+        raise GraftError(f"--wordings {args.wordings}; choose one of {', '.join(role.sets)}")
     count = 20 if args.tiny else args.exchanges
     found: list[Row] = []
     said: list[str] = []
     where: set[str] = set()  # other machines, where --lines came from them
     for variant, (make, keep) in makers(args).items():
-        variant += "" if args.wordings == "first" else f", {args.wordings} wordings"
+        variant += "" if args.wordings == FIRST else f", {args.wordings} wordings"
         lines = hold(
-            make, count, variant, keep, args.lines, partial(print, flush=True), args.part, SETS[args.wordings]
+            make, count, variant, keep, args.lines, partial(print, flush=True), args.part, args.wordings, role,
         )  # fmt: skip
         if args.part[1] > 1:
             continue  # a part may have no dialogue
         where |= {line["device"] for line in lines if "device" in line}
-        found += rows(lines, variant, keep)
-        known, how, *notes = _KNOWN[args.partner]
-        seen = args.wordings in known
+        found += rows(lines, variant, keep, role)
+        how, *notes = _KNOWN[args.partner]
+        seen = args.wordings in role.known[args.partner]
         said.append(verdict(found, variant) + (f", {how}" if seen else ""))
     if args.part[1] > 1:
         print("part done; the record is written without --part")
         return 0
     given = [shlex.quote(Path(a).name if "/" in a else a) for a in argv or sys.argv[1:]]
-    name = args.partner if args.wordings == "first" else f"{args.partner}-{args.wordings}"
+    name = args.partner if args.wordings == FIRST else f"{args.partner}-{args.wordings}"
     record = Record(
-        record=f"maritime/live-{name}",
-        claim="In live exchanges with a scripted coast station 90 % of replies are of the right kind and change no "
+        record=f"maritime/{role.records}-{name}",
+        claim=f"In live exchanges with a scripted {role.other} 90 % of replies are of the right kind and change no "
         "fact.",
         command=" ".join(["python -m benchmarks.maritime.live", *given]),
         rows=found,
@@ -310,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         verdict="; ".join(said),
         **environment(args.device),
     )
-    record.write(args.out or RECORDS / f"live-{name}.json")
+    record.write(args.out or RECORDS / f"{role.records}-{name}.json")
     print(record.verdict)
     return 0
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from graftwork_maritime.live import Composer, Scene, Session
 from graftwork_maritime.live.desk import Desk
 from graftwork_maritime.live.serve import Server
@@ -68,3 +70,19 @@ def asked(server: Server, path: str, body: Any, **headers: str) -> tuple[int, di
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.loads(error.read())
+
+
+class Network(torch.nn.Module):
+    """Nothing is computed: `complete` is replaced."""
+
+
+class Words:
+    """A tokenizer whose tokens are characters."""
+
+    eos_token_id = 0
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": [ord(c) for c in text]}
+
+    def decode(self, tokens: list[int], **_: object) -> str:
+        return "".join(map(chr, tokens))

@@ -7,9 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 
-from benchmarks.maritime.live import right, scenarios
+import graftwork as gw
+from benchmarks.maritime.live import scenarios
+from benchmarks.maritime.live_roles import right
 from graftwork.errors import GraftError
 from graftwork_llm.decoding import Sampling
 from graftwork_maritime.app import APP
@@ -23,9 +24,9 @@ from graftwork_maritime.live.model import Model
 from graftwork_maritime.live.replies import kind_of
 from graftwork_maritime.live.session import Exchange
 from graftwork_maritime.model.data import ComposedData, composed
-from graftwork_maritime.model.prompts import LIVE, PAUSE, answer, prompt
+from graftwork_maritime.model.prompts import LIVE, PAUSE, WATCH, answer, prompt
 from graftwork_maritime.scenario import Engine
-from tests.maritime.live_kit import one
+from tests.maritime.live_kit import Network, Words, one
 
 
 def test_each_reply_is_the_one_that_its_move_expects() -> None:
@@ -79,24 +80,10 @@ def test_live_data_holds_lessons_and_what_no_lesson_is_about_in_full() -> None:
         form, turns = composed(scenario, 1, LIVE)
         forms.add((scenario.kind in LEARNT_KINDS, form))
         assert turns
-    assert forms == {(True, LIVE), (False, "full")}
+    assert forms == {(True, LIVE), (True, WATCH), (False, "full")}
     assert ComposedData(form=LIVE).form == LIVE
     with pytest.raises(GraftError, match="live"):
         ComposedData(form="other")
-
-
-class Network(torch.nn.Module):
-    """Nothing is computed: `complete` is replaced."""
-
-
-class Words:
-    eos_token_id = 0
-
-    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
-        return {"input_ids": [ord(c) for c in text]}
-
-    def decode(self, tokens: list[int], **_: object) -> str:
-        return "".join(map(chr, tokens))
 
 
 @pytest.mark.parametrize(
@@ -145,6 +132,7 @@ def test_a_graft_of_lessons_writes_whole_dialogues_in_full(
     sizes = [w for k in ("train", "val", "test") for w in (f"--data.{k}", "2")]
     fit = ["fit", "--data.form", LIVE, *sizes, "--data.longest", "9000", "--run_dir", "runs/a"]
     assert APP.main(fit) == 0
+    assert gw.inspect("runs/a/graft")["app"]["maritime"]["plays"] == ["ship", "coast"]
     words = ["generate", "--adapter", "runs/a/graft", "--count", "1", "--most", "3"]
     assert APP.main([*words, "--output", "d.jsonl"]) == 0
     [line] = Path("d.jsonl").read_text("utf8").splitlines()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.maritime import live
+from benchmarks.maritime import live, live_roles
+from benchmarks.maritime.live_roles import MOVES
 from benchmarks.maritime.wordings import SETS
 from graftwork_maritime.grammar import lexicon
 from graftwork_maritime.lessons import LEARNT_KINDS, Move, script
@@ -24,7 +25,7 @@ from tests.maritime.live_kit import Says, one
 
 
 def scripts(count: int) -> list[tuple[Scenario, list[Move]]]:
-    return [(s, script(s, live.MOVES, 7)) for s in islice(live.scenarios(), count)]
+    return [(s, script(s, MOVES, 7)) for s in islice(live.scenarios(), count)]
 
 
 def test_scripts_are_pure_and_hold_every_kind() -> None:
@@ -32,7 +33,7 @@ def test_scripts_are_pure_and_hold_every_kind() -> None:
     assert found == scripts(40)
     assert {m.kind for _, moves in found for m in moves} == set(KINDS)
     for scenario, moves in found:
-        assert len(moves) >= live.MOVES and scenario.kind in LEARNT_KINDS
+        assert len(moves) >= MOVES and scenario.kind in LEARNT_KINDS
         for move in moves:
             assert set(move.replies) <= set(REPLIES) and "{" not in move.text
             assert move.key is None or move.key in truth.keys(scenario)
@@ -76,10 +77,12 @@ def test_a_reply_is_right_by_kind_and_fact() -> None:
         ("No information.", False),
         (None, False),
     ):
-        assert live.right(ask, Session(scenario, Says(text)).hear(ask.text), scenario) is good
+        assert live_roles.right(ask, Session(scenario, Says(text)).hear(ask.text), scenario) is good
     order = Move("seelonce", "Seelonce Mayday.", ("silent",))
-    assert live.right(order, Session(scenario, Says(None)).hear(order.text), scenario)
-    assert not live.right(order, Session(scenario, Says("Received.")).hear(order.text), scenario)
+    assert live_roles.right(order, Session(scenario, Says(None)).hear(order.text), scenario)
+    assert not live_roles.right(
+        order, Session(scenario, Says("Received.")).hear(order.text), scenario
+    )
 
 
 def test_a_partner_that_says_one_thing_is_not_right(tmp_path: Path) -> None:
@@ -106,23 +109,20 @@ def test_a_failed_dialogue_is_told_and_tried_again(
     file = tmp_path / "lines.jsonl"
     lines = live.hold(Fails, 20, "x", False, [file], lambda line: None)
     known = {r.metric: r.value for r in live.rows(lines, "x") if r.case == "all"}
-    assert known["failed"] == live.MOVES and "out of memory" in capsys.readouterr().err
+    assert known["failed"] == MOVES and "out of memory" in capsys.readouterr().err
     assert live.rows(lines, "x") == live.rows(
         live.hold(Fails, 20, "x", False, [file], lambda line: None), "x"
     )
     again = live.hold(Composer, 20, "x", False, [file], lambda line: None)
     assert not any("error" in line for line in again)
-    assert (
-        again[live.MOVES :]
-        == [line for line in lines if "error" not in line][: len(again) - live.MOVES]
-    )
+    assert again[MOVES:] == [line for line in lines if "error" not in line][: len(again) - MOVES]
 
 
 @pytest.mark.parametrize("partner", ["composer", "model"])
 def test_the_command_is_rehearsed(
     partner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "MOVES", 4)
+    monkeypatch.setattr(live_roles, "MOVES", 4)
     out = tmp_path / "record.json"
     lines = tmp_path / "lines.jsonl"
     assert (

@@ -122,15 +122,15 @@ def _read(scenario: Scenario, draw: Random, wordings: Wordings, *, wrong: bool) 
         number = vessel.persons + (draw.choice((1, 2, 10)) if wrong else 0)
         said = draw.choice((digits(number), cardinal(number), str(number)))
     elif key == "mmsi":
-        said = _changed(spell(str(vessel.mmsi)), draw) if wrong else spell(str(vessel.mmsi))
+        said = misheard(spell(str(vessel.mmsi)), draw) if wrong else spell(str(vessel.mmsi))
     else:
         said = scenario.position.words()
         while wrong and truth.wrong(f"Position {said}.", scenario) == []:
-            said = _changed(scenario.position.words(), draw)
+            said = misheard(scenario.position.words(), draw)
     return key, draw.choice(texts[key]).format(said)
 
 
-def _changed(words: str, draw: Random) -> str:
+def misheard(words: str, draw: Random) -> str:
     """One figure of a row changed by one, as it is misheard; places that stay in range."""
     row = words.split()
     known = ["zero", "one", "two", "three", "four", "five"]

@@ -18,7 +18,7 @@ from graftwork_llm.batches import Example, collate, encode
 
 from ..dialogues import Dialogue, Turn, read
 from ..scenario import PRESETS, Engine, Scenario
-from .prompts import LIVE, SYSTEM, answer, prompt
+from .prompts import LIVE, SYSTEM, WATCH, answer, prompt
 
 SPLITS = ("train", "val", "test")
 
@@ -146,10 +146,10 @@ class Examples(Dataset[Example]):
 def composed(scenario: Scenario, seed: int, form: str) -> tuple[str, Sequence[Turn]]:
     """The form that a dialogue has, and its turns: in the form `live` what no lesson is about is composed in full."""
     from ..grammar import compose
-    from ..lessons import LEARNT_KINDS, lesson
+    from ..lessons import LEARNT_KINDS, either
 
     if form == LIVE and scenario.kind in LEARNT_KINDS:
-        return LIVE, lesson(scenario, seed)
+        return either(scenario, seed)
     form = "full" if form == LIVE else form
     return form, compose(scenario, seed, form)
 
@@ -173,8 +173,8 @@ class ComposedData(DialogueData):
     Args:
         train, val, test: how many.
         preset: the distribution of the scenarios.
-        form: `full`, `paper` for distress alone, or `live` for exchanges with a scripted coast station, from which a
-            model learns to answer turn by turn.
+        form: `full`, `paper` for distress alone, or `live` for exchanges with a scripted station, from which a model
+            learns to answer turn by turn as a ship, and in a quarter of them as a coast station.
         seed: of scenarios, wordings and order.
         batch_size, longest, num_workers: as `DialogueData`.
     """
@@ -247,7 +247,12 @@ class _Read(Source):
 
     def __getitem__(self, index: int) -> tuple[str, str, str]:
         dialogue, scenario = self.dialogues[index]
-        return dialogue.id, prompt(scenario, self.form), answer(dialogue.turns)
+        watches = self.form == LIVE and dialogue.provenance.get("form") == WATCH
+        return (
+            dialogue.id,
+            prompt(scenario, WATCH if watches else self.form),
+            answer(dialogue.turns),
+        )
 
 
 class FolderData(DialogueData):
@@ -255,7 +260,8 @@ class FolderData(DialogueData):
 
     Args:
         path: the folder.
-        form: what the prompts call the form of the dialogues.
+        form: what the prompts call the form of the dialogues; among those of `live` are lessons of a coast station
+            (form `watch` in their provenance).
         batch_size, longest, seed, num_workers: as `DialogueData`.
     """
 
