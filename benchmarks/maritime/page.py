@@ -7,10 +7,9 @@ from pathlib import Path
 
 from benchmarks.maritime.filter_quality import ALL, CLEAN, EXPECTED, GROUPS, HARDLY, SHOWN
 from benchmarks.maritime.live import ALL as ALL_MOVES
+from benchmarks.maritime.live_roles import COAST, SHIP, Role
 from benchmarks.maritime.slots import page as slots
 from benchmarks.maritime.throughput import RATE
-from benchmarks.maritime.wordings import SETS
-from graftwork_maritime.lessons.script import KINDS
 from graftwork_runs import Record, Row, validate_record
 from graftwork_runs.tables import markdown
 
@@ -18,7 +17,6 @@ RECORDS = Path(__file__).parents[1] / "records" / "maritime"
 
 
 TOTALS = (EXPECTED, HARDLY, ALL)
-SAID = list(SETS)  # sets of wordings in their order
 
 
 def _known(name: str = "filter-quality") -> Record:
@@ -70,14 +68,14 @@ def alarms(name: str = "first") -> str:
     return markdown(["filter", "set", "faults found", "clean dialogues refused"], rows)
 
 
-def live() -> str:
+def live(role: Role = SHIP) -> str:
     """Live exchanges: a row for each partner and set of wordings, shares by kind of move, and the times."""
     files = sorted(
-        RECORDS.glob("live-*.json"), key=lambda file: (SAID.index(_said(file)), file.name)
+        RECORDS.glob(f"{role.records}-*.json"), key=lambda f: (_said(f, list(role.sets)), f.name)
     )
     records = [validate_record(file) for file in files]
     found = {(r.case, r.variant, r.metric): r for record in records for r in record.rows}
-    kinds = [c for c in (ALL_MOVES, *KINDS) if c in {case for case, _, _ in found}]
+    kinds = [c for c in (ALL_MOVES, *role.kinds) if c in {case for case, _, _ in found}]
     rows = []
     for variant in dict.fromkeys(variant for _, variant, _ in found):
         cells = [found.get((case, variant, "right, no fact changed")) for case in kinds]
@@ -93,10 +91,10 @@ def live() -> str:
     return markdown(head, rows) + "\n\n" + "\n\n".join(str(r.verdict) for r in records)
 
 
-def _said(file: Path) -> str:
-    """The set of wordings of a record's name; the first has none."""
+def _said(file: Path, sets: list[str]) -> int:
+    """The place of a record's set of wordings; a name without one has the first."""
     last = file.stem.rpartition("-")[2]
-    return last if last in SAID else SAID[0]
+    return sets.index(last) if last in sets else 0
 
 
 def throughput() -> str:
@@ -141,6 +139,7 @@ GENERATORS = {
     "maritime/recall-third": partial(recall, "third"),
     "maritime/recall-fourth": partial(recall, "fourth"),
     "maritime/live": live,
+    "maritime/coast": partial(live, COAST),
     "maritime/throughput": throughput,
     "maritime/first-run": first_run,
     **slots.GENERATORS,

@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -75,18 +76,20 @@ class Bench:
 
     def write(self, variant: str, batch: int, count: int) -> float:
         """Seconds for `count` dialogues, `batch` at once."""
-        from contextlib import nullcontext
-
         begun = time.perf_counter()
-        with self.graft.off() if variant == BASE else nullcontext():
+        with self._graft(variant):
             for at in range(0, count, batch):
                 rows = [n % len(self.prompts) for n in range(at, min(at + batch, count))]
                 self._complete(variant, rows, self.length)
         return time.perf_counter() - begun
 
-    def warm(self) -> None:
-        """What is done once."""
-        self._complete(GRAFT, [0], 2)
+    def warm(self, variant: str, batch: int) -> None:
+        """What a device does once for a size of batch."""
+        with self._graft(variant):
+            self._complete(variant, [n % len(self.prompts) for n in range(batch)], 2)
+
+    def _graft(self, variant: str) -> AbstractContextManager[Any]:
+        return self.graft.off() if variant == BASE else nullcontext()
 
     def _complete(self, variant: str, rows: Sequence[int], most: int) -> list[list[int]]:
         from graftwork_llm.decoding import Sampling, complete
@@ -121,6 +124,7 @@ def measured(
             count = max(batch, least)
             named: dict[str, Any] = {"case": case, "variant": f"{variant}, {batch} at once"}
             try:
+                bench.warm(variant, batch)
                 rates = [60 * count / bench.write(variant, batch, count) for _ in range(repeats)]
             except Exception as error:  # one row must not lose the others
                 why = f"{type(error).__name__}: {error}"[:200]
@@ -193,7 +197,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         before = os.getloadavg()[0]
         base, length = ("tiny", 8) if args.tiny else (args.base, args.length)
         bench = Bench(args.data, base, args.adapter, args.device, length)
-        bench.warm()
     except GraftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

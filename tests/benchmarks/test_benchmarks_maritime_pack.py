@@ -15,6 +15,7 @@ from benchmarks.maritime.pack.jobs import (
     CONTAMINATION,
     HEADLINE,
     LIVE,
+    LIVE_BOTH,
     LIVE_GRAFT,
     PARTS,
     SLOTS,
@@ -25,7 +26,8 @@ from benchmarks.maritime.pack.jobs import (
     Results,
     listed,
 )  # fmt: skip
-from benchmarks.maritime.pack.work import LESSONS, Bench, Setting, prepare
+from benchmarks.maritime.pack.lessons import SPLITS, STAGES, prepare
+from benchmarks.maritime.pack.work import Bench, Setting
 from graftwork.errors import GraftError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers warns of itself
@@ -35,15 +37,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # transformers warns of itsel
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     data = tmp_path_factory.mktemp("data")
     assert headline.main(["prepare", "--data", str(data), "--tiny"]) == 0
-    prepare(data, dict.fromkeys(LESSONS, 4))
+    for stage in STAGES.values():
+        prepare(stage, data, tiny=True)
     out = str(tmp_path_factory.mktemp("out"))
     return Bench(Setting(str(data), str(data / "none"), "tiny", out, tiny=True))
 
 
 def test_lessons_do_not_depend_on_the_processes(bench: Bench, tmp_path: Path) -> None:
-    prepare(tmp_path, dict.fromkeys(LESSONS, 4), workers=2)
-    for split in LESSONS:
-        file = f"live/{split}.jsonl"
+    prepare(STAGES[LIVE_BOTH], tmp_path, workers=2, tiny=True)
+    for split in SPLITS:
+        file = f"live-both/{split}.jsonl"
         assert (tmp_path / file).read_bytes() == (Path(bench.setting.data) / file).read_bytes()
 
 
@@ -87,6 +90,8 @@ def test_a_graft_that_was_not_kept_is_never_constrained(
     held = Job(HEADLINE, "LoRA-0-constrained")
     assert results.done(Job(HEADLINE, "LoRA-0")) and not results.ready(held)
     assert not results.ready(Job(LIVE, "seventh-0of8")) and results.ready(Job(LIVE, LIVE_GRAFT))
+    assert not results.ready(Job(LIVE, LIVE_BOTH))
+    assert Job(LIVE, "coast-fifth-0of8").waits_for == Job(LIVE, LIVE_BOTH)
     assert results.ready(Job(HEADLINE, "frozen-base-0-constrained"))
     assert main(["plan", "--out", str(tmp_path), "--jobs", "headline-LoRA-*"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -159,7 +164,8 @@ def test_jobs_of_every_part_leave_their_benchmarks_own_files(
     (out / LIVE / "run" / "tensorboard").mkdir(parents=True)  # as a fit that was killed early
     for job in (
         Job(HEADLINE, "LoRA-0"), Job(HEADLINE, "LoRA-0-constrained"), Job(CONTAMINATION, "base-s0"),
-        Job(CONTAMINATION, "2-e2-c3-s0"), Job(LIVE, LIVE_GRAFT), Job(LIVE, "seventh-1of8"), Job(LIVE, "eighth-7of8"),
+        Job(CONTAMINATION, "2-e2-c3-s0"), Job(LIVE, LIVE_GRAFT), Job(LIVE, LIVE_BOTH),
+        Job(LIVE, "seventh-1of8"), Job(LIVE, "eighth-7of8"), Job(LIVE, "coast-fifth-1of8"),
     ):  # fmt: skip
         assert bench.results.ready(job)
         assert bench.run(job)["wall"] > 0 and bench.results.done(job)
@@ -168,7 +174,7 @@ def test_jobs_of_every_part_leave_their_benchmarks_own_files(
     assert "result" in json.loads((out / CONTAMINATION / "2-e2-c3-s0.json").read_text())
     spoken = (out / LIVE / "seventh-1of8.jsonl").read_text().splitlines()
     variants = {json.loads(line)["variant"] for line in spoken}
-    assert variants == {f"tiny, graft{kept}, seventh wordings" for kept in ("", ", facts kept")}
+    assert variants == {"tiny, graft, seventh wordings"}
     file = out / LIVE / "seventh-1of8.jsonl"
     first = {k: v for k, v in json.loads(spoken[0]).items() if k in ("variant", "scenario")}
     file.write_text("\n".join([json.dumps({**first, "error": "once"}), *spoken]) + "\n")

@@ -35,10 +35,11 @@ def test_each_variant_and_batch_has_rows_and_a_failing_one_says_why(
     whole = bench._complete(GRAFT, [0, 1], 5)
     assert [len(row) for row in whole] == [5, 5]
     calls: list[tuple[str, int]] = []
+    warmed: list[tuple[str, int]] = []
     real = bench._complete
 
     def complete(variant: str, rows: list[int], most: int) -> list[list[int]]:
-        calls.append((variant, len(rows)))
+        (calls if most == 5 else warmed).append((variant, len(rows)))
         if variant == CONSTRAINED and len(rows) == 2:
             raise MemoryError("too much")
         return real(variant, rows, most)
@@ -47,6 +48,7 @@ def test_each_variant_and_batch_has_rows_and_a_failing_one_says_why(
     rows = measured(bench, [1, 2], 3, 2, "cpu")
     assert len(rows) == 12 and {r.metric for r in rows} == {RATE, TOKENS}
     assert calls.count((BASE, 1)) == 6 + 2 and calls.count((GRAFT, 2)) == 2
+    assert warmed == [(variant, n) for n in (1, 2) for variant in (BASE, GRAFT, CONSTRAINED)]
     [failed] = [r for r in rows if r.value is None and r.metric == RATE]
     assert failed.variant == f"{CONSTRAINED}, 2 at once" and failed.note == "MemoryError: too much"
     [rate] = [r for r in rows if r.variant == f"{BASE}, 2 at once" and r.metric == RATE]

@@ -74,11 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(args: argparse.Namespace) -> int:
     """Compose the live graft's dialogues."""
-    from benchmarks.maritime.pack import work
+    from benchmarks.maritime.pack import lessons
 
     _positive(args, "workers")
-    counts = dict.fromkeys(work.LESSONS, 4) if args.tiny else work.LESSONS
-    work.prepare(args.data, counts, args.workers)
+    for stage in lessons.STAGES.values():
+        lessons.prepare(stage, args.data, args.workers, args.tiny)
     return 0
 
 

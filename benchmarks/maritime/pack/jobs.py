@@ -22,8 +22,10 @@ from benchmarks.maritime.slots.work import listed as slots_listed
 from graftwork.errors import GraftError
 
 HEADLINE, SLOTS, CONTAMINATION, LIVE = PARTS = ("headline", "slots", "contamination", "live")
-LIVE_GRAFT, LIVE_PARTS = "graft", 8
-BLIND = ("seventh", "eighth")  # sets of wordings that no lesson has
+LIVE_GRAFT, LIVE_BOTH, LIVE_PARTS = "graft", "both", 8  # stages of a training, parts of exchanges
+BLIND = ("seventh", "eighth")  # sets of a coast station's wordings that no lesson has
+BLIND_SHIPS = ("fifth", "sixth")  # and of a ship's, to which the graft answers as coast station
+WATCH = "coast-"  # the names of those exchanges begin with it
 TUNINGS, COPIES = ("2", "8", "64", "full"), (0, 10, 1, 5)
 TINY_TUNINGS, TINY_COPIES = ("2", "full"), (0, 3)
 
@@ -55,11 +57,11 @@ class Job:
 
     @property
     def waits_for(self) -> Job | None:
-        """A fine-tuning needs its base, and an exchange the graft that answers."""
+        """A fine-tuning needs its base, an exchange the graft that answers, and its second stage the first."""
         if self.part == CONTAMINATION and not self.key.startswith(contamination.BASE):
             return Job(CONTAMINATION, f"{contamination.BASE}-{self.key.rpartition('-')[2]}")
         if self.part == LIVE and self.key != LIVE_GRAFT:
-            return Job(LIVE, LIVE_GRAFT)
+            return Job(LIVE, LIVE_BOTH if self.key.startswith(WATCH) else LIVE_GRAFT)
         return None
 
 
@@ -92,11 +94,12 @@ def listed(tiny: bool = False, parts: Sequence[str] = PARTS) -> list[Job]:
     few = [name for name, job in known.items() if job.arm == FEW_SHOT]  # that of seed 0 first
     asked = [j.name for j in contamination_jobs(tiny)]
     slots = [j.name for j in slots_listed((LORA, HEAD, ONCE))]
-    exchanges = [f"{said}-{n}of{LIVE_PARTS}" for said in BLIND for n in range(LIVE_PARTS)]
+    sets = (*BLIND, *(f"{WATCH}{said}" for said in BLIND_SHIPS))
+    exchanges = [f"{said}-{n}of{LIVE_PARTS}" for said in sets for n in range(LIVE_PARTS)]
     half = 1 + len(asked) // 2
     order = [
         (HEADLINE, free[0]),
-        (LIVE, [LIVE_GRAFT]),
+        (LIVE, [LIVE_GRAFT, LIVE_BOTH]),
         (HEADLINE, few[:1]),
         (SLOTS, slots[:3]),
         (HEADLINE, held[0]),
@@ -177,7 +180,7 @@ class Clock(clocks.Clock[Job]):
         if job.part == CONTAMINATION:
             return BASE_SECONDS if job.key.startswith(contamination.BASE) else TUNED_SECONDS
         if job.part == LIVE:
-            return FITTING if job.key == LIVE_GRAFT else LIVE_SECONDS
+            return FITTING if job.key in (LIVE_GRAFT, LIVE_BOTH) else LIVE_SECONDS
         return self._of_headline(headline_jobs()[job.key])
 
     def _of_headline(self, job: headline.Job) -> float:
