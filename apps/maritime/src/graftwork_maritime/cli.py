@@ -49,16 +49,24 @@ class MaritimeCLI(AppCLI):
     def passport(self) -> dict[str, Any]:
         """The base's name, what the graft writes, in which form, and what for."""
         form = getattr(self.datamodule, "form", None)
-        said = {"base": Path(self.model.base).name, **({"form": form} if form else {})}
+        said: dict[str, Any] = {
+            "base": Path(self.model.base).name,
+            **({"form": form} if form else {}),
+        }
+        # a folder may have one part alone
+        if form == LIVE and isinstance(self.datamodule, ComposedData):
+            said["plays"] = ["ship", "coast"]
         return {"app": {"maritime": {**said, "notice": NOTICE}}}
 
     def form_of(self, form: str | None) -> str:
         """The form that was asked for, else that in which the adapter was trained, else full."""
+        return form or str(self._said("form", "full"))
+
+    def _said(self, key: str, default: Any) -> Any:
+        """What the adapter's passport says for this app; the default without an adapter."""
         adapter = self._setting("adapter")
-        if form is not None or adapter is None:
-            return form or "full"
-        known = gw.inspect(self.adapter_folder(adapter)).get("app") or {}
-        return str(known.get("maritime", {}).get("form", "full"))
+        known = (gw.inspect(self.adapter_folder(adapter)).get("app") or {}) if adapter else {}
+        return known.get("maritime", {}).get(key, default)
 
     def save_graft(self, folder: Path | None = None, **passport: Any) -> Path | None:
         """Write the adapter folder; its data card says which dialogues."""
@@ -279,13 +287,14 @@ class MaritimeCLI(AppCLI):
     def _desk(
         self, partner: str | None, keep: bool, preset: str, temperature: float, form: str | None, constrained: bool
     ) -> Any:  # fmt: skip
+        from .live import ROLES
         from .live.opening import open_desk
 
         device = self.trainer.strategy.root_device
         adapter = self._setting("adapter")
         return open_desk(
             self.model, device, partner, adapter=adapter, keep=keep, preset=preset, temperature=temperature,
-            form=self.form_of(form), constrained=constrained,
+            form=self.form_of(form), constrained=constrained, plays=self._said("plays", ROLES),
         )  # fmt: skip
 
     @property
