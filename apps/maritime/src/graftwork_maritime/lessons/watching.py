@@ -60,7 +60,7 @@ class _Ship:
         self.voice = Voice(scenario, draw, self.station)
         self.told: set[str] = set()
         self.sent = False
-        self.queried: tuple[str, str] | None = None  # key and wording of what was said otherwise
+        self.queried: str | None = None  # the fact that was said otherwise, until it is restated
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -68,11 +68,11 @@ class _Ship:
 
     def hailed(
         self, kind: str, text: str, act: str, replies: tuple[str, ...], key: str | None = None,
-        speaker: str = "ship", **more: str | bool,
+        speaker: str = "ship", *, sender: str | None = None, what: str = "", wrong: bool = False,
     ) -> Hailed:  # fmt: skip
         name = self.scenario.vessel.name if "name" in self.told else None
         traffic = "distress" if self.grave else "urgency"
-        heard = Hail(act, traffic, name, self.missing, **more)  # type: ignore[arg-type]
+        heard = Hail(act, traffic, name, self.missing, sender, what, wrong)
         return Hailed(Move(kind, text, replies, key, speaker), heard)
 
     def next(self, kind: str, text: str) -> Hailed:
@@ -172,12 +172,12 @@ class _Ship:
         key = self.draw.choice(keys)
         text = self.turn(self.sentence(key, other=True))
         what = {"position": "position", "persons": "number of persons"}[key]
-        self.queried = (key, what)
+        self.queried = key
         return self.hailed("changed", text, "changed", ("query",), key, what=what)
 
     def restate(self) -> Hailed:
         assert self.queried is not None
-        key, self.queried = self.queried[0], None
+        key, self.queried = self.queried, None
         return self.next("restated", self.turn(self.sentence(key)))
 
     def other(self, kind: str) -> Hailed | None:
