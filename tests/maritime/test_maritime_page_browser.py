@@ -1,4 +1,4 @@
-"""The page in a real browser: a person plays the coast station, and sees state and violations after each turn."""
+"""The page in a real browser: a person plays a station, and sees state and violations after each turn."""
 
 from __future__ import annotations
 
@@ -107,11 +107,50 @@ def test_another_scenario_and_another_speaker(tab: Any) -> None:
     tab.click("text=New exchange")
     tab.wait_for_selector("text=/[Pp]an.pan/")
     assert tab.locator("#log li").count() == 1 and state(tab, "kind") == "urgency"
+    assert not tab.is_visible("#called")
     tab.select_option("#speaker", "other")
+    assert tab.is_visible("#called")
     say(tab, "Mayday, Mayday, Mayday. This is <i>Fenella</i> Tide. Sinking. Over.")
     assert "<i>Fenella</i>" in tab.locator("#log li.other").inner_text()
     tab.click("summary")
     assert '"category": "engine"' in tab.inner_text("#facts")
+
+
+def test_a_person_plays_the_ship(tab: Any) -> None:
+    tab.select_option("#role", label="ship")
+    tab.click("text=New exchange")
+    tab.wait_for_selector("text=The coast station listens")
+    you = tab.inner_text("#you")
+    assert tab.inner_text("#they") == "The coast station" and you in tab.text_content("#facts")
+    assert not tab.is_visible("text=Seelonce Mayday")
+    tab.click("button:text-is('Mayday')")
+    text = tab.input_value("#text")
+    assert f"this is {you}, {you}" in text and "{" not in text
+    tab.click("text=Say it")
+    turns(tab, 3)  # that it listens, the call, the answer
+    assert "position" in tab.locator("#log li.coast").last.inner_text()
+    tab.select_option("#speaker", "other")
+    tab.fill("#name", "Tug Oxmoor")
+    say(tab, "Radio check, please. Over.")
+    assert (
+        "Tug Oxmoor" in tab.locator("#log li.other").inner_text()
+        and state(tab, "procedure") == "silence"
+    )
+    tab.select_option("#role", label="coast station")
+    tab.click("text=New exchange")
+    turns(tab, 1)
+
+
+def test_a_part_that_the_adapter_has_not_learnt_is_not_offered(
+    browser: Any, tmp_path: Path
+) -> None:
+    desk = Desk(Composer, "one part", plays=("ship",))
+    with Page(TITLE, root=tmp_path, pages=LivePages(desk)) as page:
+        tab = browser.new_page()
+        tab.goto(page.url)
+        tab.wait_for_selector("#live[data-state=open]")
+        assert tab.locator("#role option").all_inner_texts() == ["coast station"]
+        tab.close()
 
 
 def test_a_problem_is_said_and_the_exchange_goes_on(tab: Any, page: Page) -> None:

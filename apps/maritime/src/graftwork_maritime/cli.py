@@ -259,7 +259,7 @@ class MaritimeCLI(AppCLI):
         seed: int = 0,
         constrained: bool = False,
     ) -> None:
-        """A live exchange with a ship: a fixed one with its report, or a local page where you play the coast station.
+        """A live exchange: a fixed one with a ship and its report, or a local page where you play a station.
 
         Args:
             serve: open the page, until Ctrl-C.

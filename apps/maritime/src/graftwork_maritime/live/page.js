@@ -5,8 +5,11 @@ const KEYS = {
   persons: "persons on board", help: "help asked for", acknowledged: "acknowledged", procedure: "procedure",
   stations: "stations heard",
 };
+const NAMES = { ship: "ship", coast: "coast station" };
 let session = null;
+let role = "ship"; // that the partner plays
 let lines = 0;
+let known = {}; // names of the exercise
 
 function part(tag, text, className) {
   const made = document.createElement(tag);
@@ -49,7 +52,8 @@ function show(step) {
   if (step.heard) add(step.heard, "", step.state.violations);
   const seconds = `${step.kind}, ${step.by}, ${step.seconds.toFixed(2)} s`;
   if (step.reply) add(step.reply, seconds, step.state.violations);
-  else add(null, `The ship is silent (${step.by}).`, []);
+  else if (step.heard || role === "ship") add(null, `The ${NAMES[role]} is silent (${step.by}).`, []);
+  else add(null, "The coast station listens. Make your call.", []);
   of("state").replaceChildren(...Object.entries(KEYS).map(([key, label]) => {
     const row = document.createElement("tr");
     row.append(part("th", label), part("td", shown(key, step.state[key])));
@@ -88,7 +92,10 @@ async function send(path, fields) {
 
 async function say(text) {
   if (session === null) return;
-  const step = await send("/turn", { session, text, speaker: of("speaker").value });
+  const other = of("speaker").value === "other";
+  const named = other && of("name").value.trim() ? { name: of("name").value.trim() } : {};
+  const speaker = other ? "other" : role === "ship" ? "coast" : "ship";
+  const step = await send("/turn", { session, text, speaker, ...named });
   if (step) {
     of("text").value = "";
     show(step);
@@ -96,13 +103,19 @@ async function say(text) {
 }
 
 async function open() {
-  const step = await send("/open", { index: of("index").value, seed: of("seed").value });
+  const step = await send("/open", { index: of("index").value, seed: of("seed").value, role: of("role").value });
   if (!step) return;
   session = step.session;
+  role = step.role;
   lines = 0;
   of("log").replaceChildren();
   of("facts").textContent = JSON.stringify(step.scenario, null, 1);
-  of("station").textContent = step.scenario.station.name;
+  known = { station: step.scenario.station.name, vessel: step.scenario.vessel.name };
+  const own = role === "ship" ? "coast" : "ship";
+  of("you").textContent = own === "coast" ? known.station : known.vessel;
+  of("they").textContent = `The ${NAMES[role]}`;
+  of("own").textContent = NAMES[own];
+  document.querySelectorAll("button[data-part]").forEach((b) => { b.hidden = b.dataset.part !== role; });
   show(step);
   of("live").dataset.state = "open";
 }
@@ -112,9 +125,10 @@ of("say").addEventListener("submit", (event) => {
   event.preventDefault();
   if (of("text").value.trim()) say(of("text").value);
 });
+of("speaker").addEventListener("change", () => { of("called").hidden = of("speaker").value !== "other"; });
 of("nothing").addEventListener("click", () => say(""));
 document.querySelectorAll("button[data-text]").forEach((button) => button.addEventListener("click", () => {
-  of("text").value = button.dataset.text.replace("{station}", of("station").textContent);
+  of("text").value = button.dataset.text.replace(/{(\w+)}/g, (_, name) => known[name]);
   of("text").focus();
 }));
 open();

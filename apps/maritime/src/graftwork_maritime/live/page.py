@@ -1,4 +1,4 @@
-"""The page on which a person plays the coast station and sees what is understood, turn by turn."""
+"""The page on which a person plays the coast station or the ship and sees what is understood, turn by turn."""
 
 from __future__ import annotations
 
@@ -15,13 +15,22 @@ from graftwork_runs.report.look import script_hash, section
 from .. import NOTICE
 from .desk import Desk
 
-TITLE = "Play the coast station"
+TITLE = "Radio exercise"
 SHIP_FIRST = ("distress", "urgency", "medical", "relay", "cancel")
 _ORDER = "Mayday. All stations, all stations, all stations. This is {station}. Seelonce %s. Out."
+#: by the part that the partner plays: what the person may be, and phrases at hand
+_YOU = {"ship": "coast station", "coast": "ship"}
 _PHRASES = {
-    "Say again": "Say again. Over.",
-    "Seelonce Mayday": _ORDER % "Mayday",
-    "Seelonce Feenee": _ORDER % "Feenee",
+    "ship": {
+        "Say again": "Say again. Over.",
+        "Seelonce Mayday": _ORDER % "Mayday",
+        "Seelonce Feenee": _ORDER % "Feenee",
+    },
+    "coast": {
+        "Mayday": "Mayday, Mayday, Mayday. {station}, this is {vessel}, {vessel}, {vessel}. I am in distress. Over.",
+        "When?": "When does help arrive? Over.",
+        "Say again": "Say again. Over.",
+    },
 }
 
 
@@ -51,19 +60,29 @@ class LivePages:
             if draw[0] in SHIP_FIRST
         )
         phrases = "".join(
-            f'<button type="button" class="plain" data-text="{escape(text)}">{escape(name)}</button>'
-            for name, text in _PHRASES.items()
+            f'<button type="button" class="plain" data-part="{part}" data-text="{escape(text)}">{escape(name)}</button>'
+            for part, known in _PHRASES.items()
+            for name, text in known.items()
+        )
+        parts = "".join(
+            f'<option value="{part}">{you}</option>'
+            for part, you in _YOU.items()
+            if part in self.desk.plays
         )
         exchange = (
             '<form id="begin"><label>Situation<select id="index">'
-            f'{options}</select></label><label>Number<input id="seed" type="number" min="0" max="999999" value="0">'
-            "</label><button>New exchange</button></form>"
-            '<p class="soft">You are <span id="station">the coast station</span>. The ship is played by: '
-            f'{escape(self.desk.title)}.</p><p id="problem" role="alert"></p><ol id="log" aria-live="polite"></ol>'
+            f'{options}</select></label><label>You are<select id="role">{parts}</select></label>'
+            '<label>Number<input id="seed" type="number" min="0" max="999999" value="0"></label>'
+            "<button>New exchange</button></form>"
+            '<p class="soft">You are <span id="you">the coast station</span>. <span id="they">The ship</span> is '
+            f'played by: {escape(self.desk.title)}.</p><p id="problem" role="alert"></p>'
+            '<ol id="log" aria-live="polite"></ol>'
             '<form id="say"><label class="wide">You say<input id="text" maxlength="2000" autocomplete="off" '
             'placeholder="What is your position? Over."></label>'
-            '<label>as<select id="speaker"><option value="coast">coast station</option>'
-            '<option value="other">another ship</option></select></label><button>Say it</button></form>'
+            '<label>as<select id="speaker"><option value="own" id="own">coast station</option>'
+            '<option value="other">another ship</option></select></label>'
+            '<label id="called" hidden>called<input id="name" maxlength="60" autocomplete="off"></label>'
+            "<button>Say it</button></form>"
             f'<form><button type="button" class="plain" id="nothing">Say nothing</button>{phrases}</form>'
         )
         understood = (
@@ -89,7 +108,8 @@ class LivePages:
         """Begin an exchange or take one turn; an error is told in the answer."""
         try:
             if path == "/open":
-                found = self.desk.open({key: _number(fields, key) for key in ("index", "seed")})
+                drawn = {key: _number(fields, key) for key in ("index", "seed")}
+                found = self.desk.open({**drawn, "role": fields.get("role", "ship")})
             elif path == "/turn":
                 found = self.desk.turn(fields)
             else:
