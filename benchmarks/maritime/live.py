@@ -71,7 +71,8 @@ def dialogue(
     session, lines = Session(scenario, partner, role.name, second), []
     session.open()
     for move in role.moves(scenario, SEED, role.sets[said]):
-        done = session.hear(move.text, move.speaker, OTHER if move.speaker == "other" else None)
+        name = OTHER if role.names and move.speaker == "other" else None
+        done = session.hear(move.text, move.speaker, name)
         lines.append({
             "scenario": scenario.id, "kind": move.kind, "heard": move.text, "wanted": list(move.replies),
             "key": move.key, "reply": done.reply.text if done.reply else None, "got": done.kind, "by": done.by,

@@ -34,6 +34,7 @@ class Role:
         moves: of a scenario, with a seed, in wordings.
         right: whether the reply to a move is right.
         records: what the names of its records begin with.
+        names: third stations are named to it, for it must call them; a ship only keeps silent.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Role:
     moves: Callable[[Scenario, int, Any], list[Move]]
     right: Callable[[Move, Exchange, Scenario], bool]
     records: str
+    names: bool = False
 
 
 def right(move: Move, done: Exchange, scenario: Scenario) -> bool:
@@ -74,6 +76,6 @@ SHIP = Role(
 COAST = Role(
     "coast", "ship", SHIPS, {"composer": {}, "model": LEARNT_SHIPS}, TO_COAST,
     lambda scenario, seed, said: [one.move for one in watching(scenario, MOVES, seed, said)], right_of_coast,
-    "coast",
+    "coast", names=True,
 )  # fmt: skip
 ROLES = {role.name: role for role in (SHIP, COAST)}

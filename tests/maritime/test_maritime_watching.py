@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.maritime import live
-from benchmarks.maritime.live_roles import COAST, MOVES, right_of_coast
+from benchmarks.maritime.live_roles import COAST, MOVES, SHIP, Role, right_of_coast
 from benchmarks.maritime.wordings import SHIPS
 from graftwork.errors import GraftError
 from graftwork_llm.decoding import Sampling
@@ -20,6 +20,7 @@ from graftwork_maritime.dialogues import Dialogue, Turn
 from graftwork_maritime.grammar import parse
 from graftwork_maritime.grammar.phrases import procedure
 from graftwork_maritime.lessons import Move, either, watch_lesson, watching
+from graftwork_maritime.lessons.script import OTHER
 from graftwork_maritime.lessons.watching import KINDS, Hailed
 from graftwork_maritime.lessons.watching import MOVES as LESSON
 from graftwork_maritime.lessons.wordings import SHIPS as LEARNT
@@ -254,6 +255,18 @@ def test_a_folder_of_lessons_has_both_prompts(tmp_path: Path) -> None:
     for (scenario, form, _), n in zip(found, range(len(source)), strict=True):
         assert source[n][1] == prompt(scenario, form)
     assert {form for _, form, _ in found} == {LIVE, WATCH}
+
+
+@pytest.mark.parametrize(("role", "names"), [(SHIP, {None}), (COAST, {None, OTHER})])
+def test_third_stations_are_named_to_the_one_that_must_call_them(
+    role: Role, names: set[str | None]
+) -> None:
+    heard: set[str | None] = set()
+    for scenario in islice(live.scenarios(), 12):
+        partner = Says("Received. Over.")
+        live.dialogue(scenario, partner, keep=False, role=role)
+        heard |= {s.turns[-1].name for s in partner.scenes if s.turns and s.heard}
+    assert heard == names
 
 
 def test_the_command_measures_a_coast_station(tmp_path: Path) -> None:

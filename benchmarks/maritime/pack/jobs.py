@@ -25,7 +25,7 @@ HEADLINE, SLOTS, CONTAMINATION, LIVE = PARTS = ("headline", "slots", "contaminat
 LIVE_GRAFT, LIVE_BOTH, LIVE_PARTS = "graft", "both", 8  # stages of a training, parts of exchanges
 BLIND = ("seventh", "eighth")  # sets of a coast station's wordings that no lesson has
 BLIND_SHIPS = ("fifth", "sixth")  # and of a ship's, to which the graft answers as coast station
-WATCH = "coast-"  # the names of those exchanges begin with it
+AS_COAST = "coast-"  # the names of those exchanges begin with it
 TUNINGS, COPIES = ("2", "8", "64", "full"), (0, 10, 1, 5)
 TINY_TUNINGS, TINY_COPIES = ("2", "full"), (0, 3)
 
@@ -61,7 +61,7 @@ class Job:
         if self.part == CONTAMINATION and not self.key.startswith(contamination.BASE):
             return Job(CONTAMINATION, f"{contamination.BASE}-{self.key.rpartition('-')[2]}")
         if self.part == LIVE and self.key != LIVE_GRAFT:
-            return Job(LIVE, LIVE_BOTH if self.key.startswith(WATCH) else LIVE_GRAFT)
+            return Job(LIVE, LIVE_BOTH if self.key.startswith(AS_COAST) else LIVE_GRAFT)
         return None
 
 
@@ -94,7 +94,7 @@ def listed(tiny: bool = False, parts: Sequence[str] = PARTS) -> list[Job]:
     few = [name for name, job in known.items() if job.arm == FEW_SHOT]  # that of seed 0 first
     asked = [j.name for j in contamination_jobs(tiny)]
     slots = [j.name for j in slots_listed((LORA, HEAD, ONCE))]
-    sets = (*BLIND, *(f"{WATCH}{said}" for said in BLIND_SHIPS))
+    sets = (*BLIND, *(f"{AS_COAST}{said}" for said in BLIND_SHIPS))
     exchanges = [f"{said}-{n}of{LIVE_PARTS}" for said in sets for n in range(LIVE_PARTS)]
     half = 1 + len(asked) // 2
     order = [

@@ -15,13 +15,13 @@ from benchmarks.joblist import pool
 from benchmarks.maritime import headline
 from benchmarks.maritime.pack import lessons
 from benchmarks.maritime.pack.jobs import (
+    AS_COAST,
     CONTAMINATION,
     HEADLINE,
     LIVE,
     LIVE_BOTH,
     LIVE_GRAFT,
     SLOTS,
-    WATCH,
     Job,
     Results,
     contamination_jobs,
@@ -103,8 +103,8 @@ class Bench:
         from benchmarks.maritime import live
 
         s = self.setting
-        said, _, part = key.removeprefix(WATCH).partition("-")
-        watches = key.startswith(WATCH)
+        said, _, part = key.removeprefix(AS_COAST).partition("-")
+        watches = key.startswith(AS_COAST)
         role, stage = ("coast", LIVE_BOTH) if watches else ("ship", LIVE_GRAFT)
         lines = s.folder(LIVE) / f"{key}.jsonl"
         graft = lessons.run_of(s.folder(LIVE), stage) / "graft"
